@@ -1,0 +1,17 @@
+"""Number formats by name, so that configs hold plain strings that print, diff and serialise."""
+
+from typing import NewType
+
+import jax.numpy as jnp
+
+# A field annotated `DType` accepts one of NAMES; the command line checks it.
+DType = NewType("DType", str)
+
+NAMES = ("float32", "bfloat16", "float16", "float64")
+
+
+def resolve(name: str) -> jnp.dtype:
+  """The dtype called `name`, one of NAMES."""
+  if name not in NAMES:
+    raise ValueError(f"unknown dtype {name!r}; expected one of {', '.join(NAMES)}")
+  return jnp.dtype(name)
