@@ -1,0 +1,46 @@
+# Each target makes its own environment when it is missing or when what it needs has changed.
+#   make demo                        train gpt2.Nano on real text for about a minute
+#   make test                        the whole suite;  make test-fast leaves out the slow tests
+#   make lint                        format, lint and types, as .ci/run checks them
+#   make test PYTHON=python3.12 VENV=.venv-3.12      another interpreter beside the first
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+WORKDIR ?= runs/demo
+
+INSTALLED := $(VENV)/.installed
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -q --numprocesses=$(WORKERS) --dist=loadfile
+
+.PHONY: install demo test test-fast lint format clean
+.DEFAULT_GOAL := test
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/runner --exp=gpt2.Nano --workdir=$(WORKDIR)
+
+test: $(INSTALLED)
+	$(PYTEST)
+
+test-fast: $(INSTALLED)
+	$(PYTEST) -m "not slow"
+
+lint: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# What was built; runs/ holds results and stays.
+clean:
+	rm -rf .venv .venv-* *.egg-info build dist .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
