@@ -1,0 +1,177 @@
+"""Grouped-query attention (Ainslie et al., 2023, https://arxiv.org/abs/2305.13245).
+
+Letters: B batch, T query length, S key length, K key/value heads, H head dimension,
+         N query heads, G = N / K query heads per key head, D model dimension.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from layers import initializers
+from layers.dropout import drop
+from layers.dtypes import DType
+from layers.errors import UserError
+from layers.masks import causal_mask
+from layers.product import product
+from layers.projection import Projection
+from layers.sharding import constrain
+from layers.tokens import Tokens
+
+Mask = Callable[[Tokens, Tokens], jax.Array]
+Drop = Callable[[jax.Array], jax.Array]
+
+
+class AttentionCore(Protocol):
+  """How scores become a weighted mean: the replaceable heart of attention."""
+
+  def __call__(
+    self,
+    query: jax.Array,  # [B, T, N, H], not yet scaled
+    key: jax.Array,  # [B, S, K, H]
+    value: jax.Array,  # [B, S, K, H]
+    query_tokens: Tokens,
+    key_tokens: Tokens,
+    *,
+    mask: Mask,
+    compute_dtype: str,
+    drop_weights: Drop | None,  # of [B, ...] attention weights; None: no dropout
+  ) -> jax.Array: ...  # [B, T, N, H] float32
+
+
+def dense_attention(
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  query_tokens: Tokens,
+  key_tokens: Tokens,
+  *,
+  mask: Mask = causal_mask,
+  compute_dtype: str = "float32",
+  drop_weights: Drop | None = None,
+) -> jax.Array:
+  """The reference: every faster core must agree with it, forward and backward.
+
+  softmax(q k^T / sqrt(H)) v with the softmax in float32 (Vaswani et al., 2017,
+  https://arxiv.org/abs/1706.03762, eq. 1). A fully masked row gives the mean of all values,
+  never NaN.
+
+  Args:
+    query: [B, T, N, H], not yet scaled.
+    key, value: [B, S, K, H]; K divides N, query head n reads key head n // G.
+    query_tokens, key_tokens: coordinates from which `mask` decides who attends to whom.
+    mask: (query tokens, key tokens) -> [B, T, S], True where attention is allowed.
+    compute_dtype: dtype of the products' operands.
+    drop_weights: dropout of the attention weights, a function of [B, K, G * T, S].
+
+  Returns:
+    [B, T, N, H] float32.
+  """
+  B, T, N, H = query.shape
+  S, K = key.shape[1:3]
+  G = N // K
+  # Heads first and groups folded into the length: two plain batched matrix products.
+  query = query.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(B * K, G * T, H)
+  key, value = (x.transpose(0, 2, 1, 3).reshape(B * K, S, H) for x in (key, value))
+  scores = product("nth,nsh->nts", query * H**-0.5, key, compute_dtype)
+  scores = scores.reshape(B, K, G, T, S)
+  allowed = mask(query_tokens, key_tokens)[:, None, None]
+  weights = jax.nn.softmax(jnp.where(allowed, scores, jnp.finfo(jnp.float32).min))
+  if drop_weights is not None:
+    weights = drop_weights(weights.reshape(B, K, G * T, S))
+  mixed = product("nts,nsh->nth", weights.reshape(B * K, G * T, S), value, compute_dtype)
+  return mixed.reshape(B, K, G, T, H).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
+class Attention(nn.Module):
+  """Self-attention with grouped heads around a replaceable core.
+
+  Attributes:
+    num_heads: query heads N.
+    num_kv_heads: key and value heads K, a divisor of N; None means N (multi-head).
+    head_dim: H; None means D / N.
+    core: an AttentionCore.
+    mask: who may attend to whom.
+    use_bias: biases on all four projections.
+    dropout_rate: of the attention weights.
+    init: of query, key and value kernels; `out_init` of the projection back to D.
+    residual_depth: see `initializers.residual`; derived from the model's depth.
+    compute_dtype, param_dtype: see Projection.
+  """
+
+  num_heads: int
+  num_kv_heads: int | None = None
+  head_dim: int | None = None
+  core: AttentionCore = dense_attention
+  mask: Mask = causal_mask
+  use_bias: bool = True
+  dropout_rate: float = 0.0
+  init_stddev: float = 0.02
+  residual_depth: int | None = None
+  compute_dtype: DType = DType("float32")
+  param_dtype: DType = DType("float32")
+
+  @nn.compact
+  def __call__(self, x: jax.Array, tokens: Tokens) -> jax.Array:
+    """x [B, T, D] gives [B, T, D]."""
+    num_kv_heads, head_dim = self._head_shape(x.shape[-1])
+    query = self._heads(x, "query", self.num_heads, head_dim, "heads")
+    key = self._heads(x, "key", num_kv_heads, head_dim, "kv_heads")
+    value = self._heads(x, "value", num_kv_heads, head_dim, "kv_heads")
+    mixed = self.core(
+      query,
+      key,
+      value,
+      tokens,
+      tokens,
+      mask=self.mask,
+      compute_dtype=self.compute_dtype,
+      drop_weights=self._drop_weights(tokens),
+    ).astype(x.dtype)
+    mixed = constrain(mixed, "batch", "length", "activation_heads", None)
+    return Projection(
+      features=x.shape[-1:],
+      input_axes=("heads", "head_dim"),
+      output_axes=("embed",),
+      init=initializers.residual(self.init_stddev, self.residual_depth),
+      use_bias=self.use_bias,
+      compute_dtype=self.compute_dtype,
+      param_dtype=self.param_dtype,
+      name="out",
+    )(mixed)
+
+  def _head_shape(self, model_dim: int) -> tuple[int, int]:
+    num_kv_heads = self.num_kv_heads or self.num_heads
+    if self.num_heads % num_kv_heads:
+      raise UserError(
+        f"num_kv_heads={num_kv_heads} does not divide num_heads={self.num_heads}; "
+        "choose a divisor"
+      )
+    if self.head_dim is None and model_dim % self.num_heads:
+      raise UserError(
+        f"num_heads={self.num_heads} does not divide model_dim={model_dim}; "
+        "choose a divisor, or set head_dim"
+      )
+    return num_kv_heads, self.head_dim or model_dim // self.num_heads
+
+  def _heads(self, x: jax.Array, name: str, count: int, head_dim: int, axis: str) -> jax.Array:
+    heads = Projection(
+      features=(count, head_dim),
+      input_axes=("embed",),
+      output_axes=(axis, "head_dim"),
+      init=initializers.normal(self.init_stddev),
+      use_bias=self.use_bias,
+      compute_dtype=self.compute_dtype,
+      param_dtype=self.param_dtype,
+      name=name,
+    )(x)
+    return constrain(heads, "batch", "length", f"activation_{axis}", None)
+
+  def _drop_weights(self, tokens: Tokens) -> Drop | None:
+    if self.dropout_rate == 0.0 or not self.has_rng("dropout"):
+      return None
+    key = self.make_rng("dropout")
+    return lambda weights: drop(weights, self.dropout_rate, key, tokens.rows)

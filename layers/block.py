@@ -1,0 +1,38 @@
+"""One pre-norm residual block (Radford et al., 2019, section 2.3).
+
+Letters: B batch, T length, D model dimension.
+"""
+
+import flax.linen as nn
+import jax
+
+from layers.dropout import Dropout
+from layers.sharding import constrain
+from layers.tokens import Tokens
+
+
+class Block(nn.Module):
+  """x + attention(norm(x)), then x + feed_forward(norm(x)).
+
+  Attributes:
+    attention, feed_forward: modules called as (x, tokens).
+    norm: a template; attention and feed-forward each get a copy of their own.
+    dropout_rate: of what either half adds to the stream.
+  """
+
+  attention: nn.Module
+  feed_forward: nn.Module
+  norm: nn.Module
+  dropout_rate: float = 0.0
+
+  @nn.compact
+  def __call__(self, x: jax.Array, tokens: Tokens) -> jax.Array:
+    """x [B, T, D] gives [B, T, D]."""
+    x = self._add(x, "attention", self.attention, tokens)
+    return self._add(x, "feed_forward", self.feed_forward, tokens)
+
+  def _add(self, x: jax.Array, name: str, half: nn.Module, tokens: Tokens) -> jax.Array:
+    # Calling the field `norm` twice would share its weights silently; a copy owns its own.
+    added = half(self.norm.copy(name=f"{name}_norm")(x), tokens)
+    added = Dropout(self.dropout_rate, name=f"{name}_dropout")(added, tokens.rows)
+    return constrain(x + added, "batch", "length", "activation_embed")

@@ -1,0 +1,104 @@
+"""A decoder-only language model: embedding, a stack of blocks, a norm, a head.
+
+Letters: B batch, T length, D model dimension, V vocabulary.
+"""
+
+import flax.linen as nn
+import jax
+
+from layers import dtypes
+from layers.dropout import Dropout
+from layers.dtypes import DType
+from layers.embeddings import LearnedPositions, OutputHead, TokenEmbedding, mask_padding
+from layers.errors import UserError
+from layers.rematerialization import RematPolicy
+from layers.sharding import constrain
+from layers.stack import Stack
+from layers.tokens import Tokens
+
+
+class Decoder(nn.Module):
+  """Token ids to next-token logits.
+
+  Fields that are None here are derived from the rest of the experiment by the runner
+  (runners/derivation.py): the vocabulary, the position range, the dtypes.
+
+  Attributes:
+    num_layers, model_dim: depth and width D.
+    block: a template, called as (x, tokens).
+    norm: a template of the last norm.
+    vocab_size: V. padded_vocab_size: see TokenEmbedding.
+    max_positions: rows of the learned position table.
+    learned_positions: False where the blocks know positions themselves (rotary).
+    tied_head: logits through the transposed embedding, or a projection of its own.
+    dropout_rate: of the embeddings.
+    scan_layers, remat: see Stack.
+    compute_dtype, param_dtype: see Projection.
+    activation_dtype: of the residual stream.
+  """
+
+  num_layers: int
+  model_dim: int
+  block: nn.Module
+  norm: nn.Module
+  vocab_size: int | None = None
+  padded_vocab_size: int | None = None
+  max_positions: int | None = None
+  learned_positions: bool = True
+  tied_head: bool = True
+  dropout_rate: float = 0.0
+  init_stddev: float = 0.02
+  scan_layers: bool = True
+  remat: RematPolicy = "none"
+  compute_dtype: DType = DType("float32")
+  param_dtype: DType = DType("float32")
+  activation_dtype: DType = DType("float32")
+
+  @nn.compact
+  def __call__(self, ids: jax.Array, tokens: Tokens) -> jax.Array:
+    """ids [B, T] int32 gives logits [B, T, V] float32; padding ids have the lowest float."""
+    if self.vocab_size is None:
+      raise UserError("the model's vocab_size is unset and its data give no vocabulary")
+    embedding = TokenEmbedding(
+      self.vocab_size,
+      self.model_dim,
+      self.padded_vocab_size,
+      init_stddev=self.init_stddev,
+      compute_dtype=self.compute_dtype,
+      param_dtype=self.param_dtype,
+      name="embedding",
+    )
+    x = embedding(ids)
+    if self.learned_positions:
+      x += self._positions(ids.shape[1])(tokens.positions)
+    x = x.astype(dtypes.resolve(self.activation_dtype))
+    x = Dropout(self.dropout_rate, name="embedding_dropout")(x, tokens.rows)
+    x = constrain(x, "batch", "length", "activation_embed")
+    x = Stack(self.block, self.num_layers, self.scan_layers, self.remat, name="stack")(x, tokens)
+    x = self.norm.copy(name="final_norm")(x)
+    logits = embedding.logits(x) if self.tied_head else self._head()(x)
+    return mask_padding(logits, self.vocab_size)
+
+  def _positions(self, length: int) -> LearnedPositions:
+    max_positions = self.max_positions or length
+    if max_positions < length:
+      raise UserError(
+        f"model.max_positions={max_positions} is shorter than the sequences of {length} tokens; "
+        "raise it, leave it unset, or lower sequence_length"
+      )
+    return LearnedPositions(
+      max_positions,
+      self.model_dim,
+      init_stddev=self.init_stddev,
+      param_dtype=self.param_dtype,
+      name="positions",
+    )
+
+  def _head(self) -> OutputHead:
+    return OutputHead(
+      self.padded_vocab_size or self.vocab_size or 0,
+      init_stddev=self.init_stddev,
+      compute_dtype=self.compute_dtype,
+      param_dtype=self.param_dtype,
+      name="head",
+    )

@@ -1,0 +1,40 @@
+"""Dropout that is a function of (seed, step, layer, global row) and nothing else.
+
+Letters: B batch.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def drop(x: jax.Array, rate: float, key: jax.Array, rows: jax.Array) -> jax.Array:
+  """Zeroes each element with probability `rate` and scales the rest by 1 / (1 - rate).
+
+  Each row draws from its own key, folded from its number in the global batch: neither the
+  mesh nor the split into microbatches changes the mask.
+
+  Args:
+    x: [B, ...].
+    rate: in [0, 1).
+    key: of this layer and step.
+    rows: [B] int32.
+  """
+  keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
+  keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1.0 - rate, x.shape[1:]))(keys)
+  return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
+
+
+class Dropout(nn.Module):
+  """`drop` with the key of the "dropout" collection; without that key, the identity.
+
+  Training passes the key, evaluation does not: there is no flag to forget.
+  """
+
+  rate: float
+
+  @nn.compact
+  def __call__(self, x: jax.Array, rows: jax.Array) -> jax.Array:
+    if self.rate == 0.0 or not self.has_rng("dropout"):
+      return x
+    return drop(x, self.rate, self.make_rng("dropout"), rows)

@@ -1,0 +1,102 @@
+"""Token ids to features and features to logits.
+
+Letters: B batch, T length, D model dimension, V vocabulary, P positions.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from layers import dtypes, initializers
+from layers.dtypes import DType
+from layers.product import project
+from layers.projection import Projection
+from layers.sharding import constrain, partitioned_init
+
+
+class TokenEmbedding(nn.Module):
+  """A table of V rows, padded with zero rows up to `padded_vocab_size`.
+
+  Attributes:
+    vocab_size: V.
+    model_dim: D.
+    padded_vocab_size: rows kept, for a mesh that V does not divide; None means V. The first
+      V rows begin the same whatever the padding.
+    compute_dtype, param_dtype: see Projection.
+  """
+
+  vocab_size: int
+  model_dim: int
+  padded_vocab_size: int | None = None
+  init_stddev: float = 0.02
+  compute_dtype: DType = DType("float32")
+  param_dtype: DType = DType("float32")
+
+  def setup(self):
+    self.table = self.param("table", partitioned_init(self._init, "vocab", "embed"))
+
+  def _init(self, key: jax.Array) -> jax.Array:
+    shape = (self.vocab_size, self.model_dim)
+    dtype = dtypes.resolve(self.param_dtype)
+    rows = initializers.normal(self.init_stddev)(key, shape, dtype)
+    return jnp.pad(rows, ((0, self._num_rows() - self.vocab_size), (0, 0)))
+
+  def _num_rows(self) -> int:
+    return self.padded_vocab_size or self.vocab_size
+
+  def __call__(self, ids: jax.Array) -> jax.Array:
+    """ids [B, T] int32 gives [B, T, D] in param_dtype."""
+    return jnp.take(self.table, ids, axis=0)
+
+  def logits(self, x: jax.Array) -> jax.Array:
+    """x [B, T, D] gives [B, T, V] float32 through the transposed table (tied head)."""
+    return project(x, self.table.T, self.compute_dtype)
+
+
+class LearnedPositions(nn.Module):
+  """A table of P positions, counted within each segment (Radford et al., 2019)."""
+
+  max_positions: int
+  model_dim: int
+  init_stddev: float = 0.02
+  param_dtype: DType = DType("float32")
+
+  @nn.compact
+  def __call__(self, positions: jax.Array) -> jax.Array:
+    """positions [B, T] int32, below P, gives [B, T, D] in param_dtype."""
+    init = partitioned_init(initializers.normal(self.init_stddev), "position", "embed")
+    shape = (self.max_positions, self.model_dim)
+    table = self.param("table", init, shape, dtypes.resolve(self.param_dtype))
+    return jnp.take(table, positions, axis=0)
+
+
+class OutputHead(nn.Module):
+  """An untied projection to logits, without bias."""
+
+  vocab_size: int
+  init_stddev: float = 0.02
+  compute_dtype: DType = DType("float32")
+  param_dtype: DType = DType("float32")
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """x [B, T, D] gives [B, T, V] float32."""
+    return Projection(
+      features=(self.vocab_size,),
+      input_axes=("embed",),
+      output_axes=("vocab",),
+      init=initializers.normal(self.init_stddev),
+      use_bias=False,
+      compute_dtype=self.compute_dtype,
+      param_dtype=self.param_dtype,
+      name="projection",
+    )(x.astype(jnp.float32))
+
+
+def mask_padding(logits: jax.Array, vocab_size: int) -> jax.Array:
+  """logits [B, T, V'] with those of ids from `vocab_size` on made impossible."""
+  logits = constrain(logits, "batch", "length", "activation_vocab")
+  if logits.shape[-1] == vocab_size:
+    return logits
+  known = jnp.arange(logits.shape[-1]) < vocab_size
+  return jnp.where(known, logits, jnp.finfo(logits.dtype).min)

@@ -1,0 +1,71 @@
+"""The position-wise half of a block.
+
+Letters: B batch, T length, D model dimension, F hidden dimension.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+
+from layers import initializers
+from layers.dtypes import DType
+from layers.projection import Projection
+from layers.sharding import constrain
+from layers.tokens import Tokens
+
+
+def gelu_tanh(x: jax.Array) -> jax.Array:
+  """The tanh form of GELU that GPT-2 uses (https://arxiv.org/abs/1606.08415, section 2)."""
+  return jax.nn.gelu(x, approximate=True)
+
+
+def gelu_exact(x: jax.Array) -> jax.Array:
+  """x * Phi(x) by the error function (https://arxiv.org/abs/1606.08415, section 2)."""
+  return jax.nn.gelu(x, approximate=False)
+
+
+class FeedForward(nn.Module):
+  """D -> F, a nonlinearity, F -> D.
+
+  Attributes:
+    hidden_dim: F; None means 4 * D.
+    activation: the nonlinearity.
+    use_bias: biases on both projections.
+    residual_depth: see `initializers.residual`; derived from the model's depth.
+    compute_dtype, param_dtype: see Projection.
+  """
+
+  hidden_dim: int | None = None
+  activation: Callable[[jax.Array], jax.Array] = gelu_tanh
+  use_bias: bool = True
+  init_stddev: float = 0.02
+  residual_depth: int | None = None
+  compute_dtype: DType = DType("float32")
+  param_dtype: DType = DType("float32")
+
+  @nn.compact
+  def __call__(self, x: jax.Array, tokens: Tokens) -> jax.Array:
+    """x [B, T, D] gives [B, T, D]; `tokens` is for kinds that route by segment."""
+    del tokens
+    hidden = Projection(
+      features=(self.hidden_dim or 4 * x.shape[-1],),
+      input_axes=("embed",),
+      output_axes=("mlp",),
+      init=initializers.normal(self.init_stddev),
+      use_bias=self.use_bias,
+      compute_dtype=self.compute_dtype,
+      param_dtype=self.param_dtype,
+      name="up",
+    )(x)
+    hidden = constrain(self.activation(hidden), "batch", "length", "activation_mlp")
+    return Projection(
+      features=x.shape[-1:],
+      input_axes=("mlp",),
+      output_axes=("embed",),
+      init=initializers.residual(self.init_stddev, self.residual_depth),
+      use_bias=self.use_bias,
+      compute_dtype=self.compute_dtype,
+      param_dtype=self.param_dtype,
+      name="down",
+    )(hidden)

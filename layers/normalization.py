@@ -1,0 +1,39 @@
+"""Normalisation over the feature dimension, in float32 whatever the activations are."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from layers import dtypes
+from layers.dtypes import DType
+from layers.sharding import partitioned_init
+
+
+class LayerNorm(nn.Module):
+  """Layer normalisation (Ba et al., 2016, https://arxiv.org/abs/1607.06450, eq. 4).
+
+  Attributes:
+    epsilon: added to the variance.
+    use_bias: whether there is a shift beside the scale.
+    param_dtype: dtype in which scale and bias are kept.
+  """
+
+  epsilon: float = 1e-5
+  use_bias: bool = True
+  param_dtype: DType = DType("float32")
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """x [..., D] gives the same shape and dtype."""
+    dtype = dtypes.resolve(self.param_dtype)
+    y = x.astype(jnp.float32)
+    # Two passes: E[x^2] - E[x]^2 cancels badly when the mean is large.
+    centred = y - y.mean(axis=-1, keepdims=True)
+    variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+    y = centred * jax.lax.rsqrt(variance + self.epsilon)
+    ones = partitioned_init(nn.initializers.ones, "embed")
+    y *= self.param("scale", ones, x.shape[-1:], dtype).astype(jnp.float32)
+    if self.use_bias:
+      zeros = partitioned_init(nn.initializers.zeros, "embed")
+      y += self.param("bias", zeros, x.shape[-1:], dtype).astype(jnp.float32)
+    return y.astype(x.dtype)

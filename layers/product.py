@@ -1,0 +1,81 @@
+"""The one matrix product: every dense projection and attention product goes through it.
+
+Operands are rounded to `compute_dtype`, products accumulate in float32 and come back as
+float32, forward and backward. On accelerators this is what the matrix units do; on CPUs with
+AVX512-BF16 or AMX it is also the fast path (bfloat16 -> bfloat16 is not). Autodiff alone
+would lose it: the transpose of a mixed-precision product multiplies a float32 cotangent.
+
+Activations are folded to two dimensions [tokens, features] before the product, because the
+weight gradient of [batch, length, features] otherwise takes a slow path with transposes.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from layers import dtypes
+
+
+def product(subscripts: str, x: jax.Array, y: jax.Array, compute_dtype: str) -> jax.Array:
+  """Two-operand einsum with operands in `compute_dtype` and a float32 result.
+
+  Every index must stand in at least two of the three terms, so that each gradient is again
+  a product of the same kind: "bth,bsh->bts" has the gradients "bts,bsh->bth" and
+  "bts,bth->bsh".
+
+  Args:
+    subscripts: as for jnp.einsum, explicit output, no ellipsis.
+    x, y: the operands, any floating dtype.
+    compute_dtype: the dtype that the operands are rounded to.
+
+  Raises:
+    ValueError: an index stands in one term only.
+  """
+  x_indices, y_indices, out = _terms(subscripts)
+  for index in set(x_indices + y_indices + out):
+    if sum(index in term for term in (x_indices, y_indices, out)) < 2:
+      raise ValueError(f"index {index!r} of {subscripts!r} stands in one term only")
+  return _product(subscripts, dtypes.resolve(compute_dtype), x, y)
+
+
+def _terms(subscripts: str) -> tuple[str, str, str]:
+  operands, out = subscripts.replace(" ", "").split("->")
+  x_indices, y_indices = operands.split(",")
+  return x_indices, y_indices, out
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _product(subscripts, dtype, x, y):
+  return _multiply(subscripts, x.astype(dtype), y.astype(dtype))
+
+
+def _multiply(subscripts, x, y):
+  return jnp.einsum(subscripts, x, y, preferred_element_type=jnp.float32)
+
+
+def _forward(subscripts, dtype, x, y):
+  rounded_x, rounded_y = x.astype(dtype), y.astype(dtype)
+  # The rounded operands are what the backward pass multiplies: saving them halves the
+  # memory of a bfloat16 step. Empty arrays carry the dtypes of the originals.
+  residuals = (rounded_x, rounded_y, jnp.empty(0, x.dtype), jnp.empty(0, y.dtype))
+  return _multiply(subscripts, rounded_x, rounded_y), residuals
+
+
+def _backward(subscripts, dtype, residuals, gradient):
+  x, y, like_x, like_y = residuals
+  x_indices, y_indices, out = _terms(subscripts)
+  gradient = gradient.astype(dtype)
+  dx = _multiply(f"{out},{y_indices}->{x_indices}", gradient, y)
+  dy = _multiply(f"{x_indices},{out}->{y_indices}", x, gradient)
+  return dx.astype(like_x.dtype), dy.astype(like_y.dtype)
+
+
+_product.defvjp(_forward, _backward)
+
+
+def project(x: jax.Array, kernel: jax.Array, compute_dtype: str) -> jax.Array:
+  """x [..., D] times kernel [D, F] gives [..., F] in float32."""
+  folded = x.reshape(-1, x.shape[-1])
+  result = product("td,df->tf", folded, kernel, compute_dtype)
+  return result.reshape(*x.shape[:-1], kernel.shape[-1])

@@ -1,0 +1,68 @@
+"""A block repeated num_layers times, scanned or unrolled.
+
+The block is used as a pure function of (parameters, input). Parameters and dropout of layer
+i are keyed by i alone, so that both forms begin with the same values and drop the same
+elements, and a checkpoint of one converts to the other by stacking.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from layers.rematerialization import RematPolicy, rematerialized
+from layers.tokens import Tokens
+
+
+class Stack(nn.Module):
+  """x passed through `num_layers` copies of `block`.
+
+  Attributes:
+    block: a template, called as (x, tokens).
+    num_layers: how many.
+    scan_layers: one compiled body and parameters stacked on a leading axis "layers"
+      (compile time independent of depth); otherwise each layer apart, which compiles
+      longer and runs faster where layers are small.
+    remat: what the backward pass recomputes.
+  """
+
+  block: nn.Module
+  num_layers: int
+  scan_layers: bool = True
+  remat: RematPolicy = "none"
+
+  @nn.compact
+  def __call__(self, x: jax.Array, tokens: Tokens) -> jax.Array:
+    """x [B, T, D] gives [B, T, D]."""
+    block = self.block.clone(parent=None, name=None)
+
+    def init_layers(key: jax.Array) -> Any:
+      keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jax.numpy.arange(num_layers))
+      if not self.scan_layers:
+        return {str(i): init_layer(keys[i]) for i in range(num_layers)}
+      return nn.meta.add_axis(jax.vmap(init_layer)(keys), 0, {nn.PARTITION_NAME: "layers"})
+
+    def init_layer(key: jax.Array) -> Any:
+      return block.init(key, x, tokens)["params"]
+
+    def apply_layer(params: Any, x: jax.Array, key: jax.Array | None) -> jax.Array:
+      rngs = {} if key is None else {"dropout": key}
+      return block.apply({"params": params}, x, tokens, rngs=rngs)
+
+    num_layers = self.num_layers
+    params = self.param("layers", init_layers)
+    keys = self._dropout_keys()
+    apply_layer = rematerialized(apply_layer, self.remat, in_scan=self.scan_layers)
+    if self.scan_layers:
+      body = lambda x, layer: (apply_layer(layer[0], x, layer[1]), None)  # noqa: E731
+      return jax.lax.scan(body, x, (params, keys))[0]
+    for i in range(num_layers):
+      x = apply_layer(params[str(i)], x, None if keys is None else keys[i])
+    return x
+
+  def _dropout_keys(self) -> jax.Array | None:
+    if not self.has_rng("dropout"):
+      return None
+    base = self.make_rng("dropout")
+    layers = jax.numpy.arange(self.num_layers)
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(base, layers)
