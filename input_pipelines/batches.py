@@ -1,0 +1,66 @@
+"""What training and evaluation read: batch n as a pure function of n, and the data that opens it.
+
+The data position is one integer, the batch number. There is no iterator state to save, so a
+run resumes at step 1,000,000 as fast as at step 0, any past batch can be looked at again, and
+the number of hosts may change between two runs.
+
+Letters: B sequences of the global batch, T tokens of a sequence, V ids of the vocabulary.
+"""
+
+import abc
+from typing import Protocol
+
+import numpy as np
+
+from input_pipelines.vocabularies import Vocabulary
+
+INPUTS = "decoder_input_tokens"  # int32 [B, T]
+TARGETS = "decoder_target_tokens"  # int32 [B, T]
+POSITIONS = "decoder_positions"  # int32 [B, T], from 0 in each segment
+SEGMENTS = "decoder_segment_ids"  # int32 [B, T], from 1 in each row; 0 is padding
+WEIGHTS = "decoder_loss_weights"  # float32 [B, T], 0 on padding
+
+
+class Batches(Protocol):
+  """Batches 0, 1, 2, ...: the same `n` always gives the same rows.
+
+  `batches[n]` is this host's rows of global batch n under seqio's keys (above). Hosts hold
+  contiguous blocks of rows, so concatenating them in host order is the global batch, whatever
+  the number of hosts. An `n` outside 0 .. num_batches - 1 raises IndexError, which also makes
+  a finite `Batches` iterable.
+  """
+
+  num_batches: int | None  # None: endless, the run ends by its number of steps
+  rows_per_epoch: int  # sequences in one pass over the data, all hosts together
+
+  def __getitem__(self, n: int) -> dict[str, np.ndarray]: ...
+
+
+class Data(abc.ABC):
+  """Training or evaluation data as configured: says its vocabulary and opens batches."""
+
+  @abc.abstractmethod
+  def vocabulary(self) -> Vocabulary:
+    """The vocabulary, ready in a moment: nothing is tokenised to answer."""
+
+  @abc.abstractmethod
+  def open(
+      self,
+      *,
+      sequence_length: int,
+      batch_size: int,
+      cache_dir: str,
+      seed: int | None,
+      num_epochs: int | None = None,
+      shard_index: int = 0,
+      num_shards: int = 1,
+  ) -> Batches:
+    """Batches of `batch_size` rows (over all hosts) of `sequence_length` tokens.
+
+    With a `seed`, for training: every epoch in its own order, endless, or `num_epochs` long
+    with the last batch filled up by rows of weight 0. With `seed=None`, for evaluation: the
+    data once and in order, the last batch filled up the same way, so that a weighted mean
+    over the batches is the mean over the whole set at any batch size.
+
+    `shard_index` of `num_shards` says which block of each global batch this host holds.
+    """

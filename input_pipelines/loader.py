@@ -1,0 +1,73 @@
+"""Batch n from packed rows: which rows, in which order, on which host.
+
+Training lays all epochs end to end, each in its own order. The rows of global batch n are at
+positions n * B .. n * B + B - 1 of that line, so batches run across the seam between two
+epochs and no row is dropped or seen twice. With R = 5 rows and B = 4:
+
+    position   0 1 2 3 4 | 5 6 7 8 9 | ...
+    row        3 0 4 1 2 | 1 4 2 0 3 | ...
+    batch      0 0 0 0 1   1 1 1 2 2
+
+The row is a hash of the position (permutation.py), hence batch 1,000,000 costs what batch 0
+does. Evaluation is the single epoch 0 .. R - 1 in order.
+
+Letters: B rows of the global batch, R rows of an epoch, T tokens of a row.
+"""
+
+import numpy as np
+
+from input_pipelines.packing import NO_ROW, PackedRows
+from input_pipelines.permutation import permute
+from layers.errors import UserError
+
+
+class RowBatches:
+  """Batches of packed rows (the protocol `Batches`)."""
+
+  def __init__(
+      self,
+      rows: PackedRows,
+      *,
+      batch_size: int,
+      seed: int | None,
+      num_epochs: int | None = None,
+      num_batches: int | None = None,
+      shard_index: int = 0,
+      num_shards: int = 1,
+  ):
+    """`seed=None` reads in order, once. `num_batches` cuts a finite stream short."""
+    if batch_size < 1 or batch_size % num_shards:
+      raise UserError(
+          f"batch_size={batch_size} cannot be divided among {num_shards} host(s); make it a "
+          f"positive multiple of {num_shards}")
+    assert 0 <= shard_index < num_shards
+    self.rows = rows
+    self.rows_per_epoch = rows.num_rows
+    self.num_batches: int | None = None
+    self._seed = seed
+    self._batch_size = batch_size
+    self._block = np.arange(batch_size // num_shards) + shard_index * (batch_size // num_shards)
+    self._num_positions: int | None = None
+    if seed is None:
+      num_epochs = 1
+    if num_epochs is not None:
+      self._num_positions = rows.num_rows * num_epochs
+      self.num_batches = -(-self._num_positions // batch_size)
+      if num_batches is not None:
+        self.num_batches = min(self.num_batches, num_batches)
+
+  def __getitem__(self, n: int) -> dict[str, np.ndarray]:
+    """This host's rows of global batch n, [B / num_shards, T] each."""
+    return self.rows.rows(self.row_indices(n))
+
+  def row_indices(self, n: int) -> np.ndarray:
+    """Which rows these are, [B / num_shards]; NO_ROW after the end of the data."""
+    if n < 0 or self.num_batches is not None and n >= self.num_batches:
+      raise IndexError(f"batch {n} of {self.num_batches}")
+    position = n * self._batch_size + self._block
+    epoch, index = np.divmod(position, self.rows_per_epoch)
+    if self._seed is not None:
+      index = permute(index, self.rows_per_epoch, self._seed, epoch)
+    if self._num_positions is not None:
+      index = np.where(position < self._num_positions, index, NO_ROW)
+    return index

@@ -1,0 +1,158 @@
+"""Vocabularies without TensorFlow: what an id stands for, and the ids of a text.
+
+Each has the ids of the seqio vocabulary it mirrors (`as_seqio`), which tokenises the corpus.
+These light ones size the model, decode rows and samples, and count bytes, so that a run
+whose tokens are already stored never loads TensorFlow.
+
+Letters: V ids of the vocabulary.
+"""
+
+import abc
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from layers.errors import UserError
+
+
+class Vocabulary(abc.ABC):
+  """Ids 0 .. vocab_size - 1. `bos_id` and `eos_id` are None where documents are not framed."""
+
+  vocab_size: int
+  bos_id: int | None = None
+  eos_id: int | None = None
+
+  @abc.abstractmethod
+  def encode(self, text: str) -> np.ndarray:
+    """The ids of `text`, int32 [tokens], without BOS and EOS."""
+
+  @abc.abstractmethod
+  def pieces(self) -> list[bytes]:
+    """For each id the UTF-8 bytes it stands for (V of them); specials stand for none."""
+
+  @abc.abstractmethod
+  def as_seqio(self) -> Any:
+    """The seqio.Vocabulary with these ids. Imports seqio."""
+
+  def decode(self, ids: Iterable[int]) -> str:
+    """The text of `ids`; specials vanish, bytes that are not UTF-8 become U+FFFD."""
+    pieces = self.pieces()
+    return b"".join(pieces[i] for i in np.asarray(ids).tolist()).decode("utf-8", "replace")
+
+  def token_bytes(self) -> np.ndarray:
+    """How many bytes of text each id stands for, float32 [V]: turns nats into bits per byte."""
+    return np.array([len(piece) for piece in self.pieces()], np.float32)
+
+  def facts(self) -> dict[str, Any]:
+    """What `vocabulary_from_facts` needs to make this vocabulary again, as JSON values."""
+    # JSON has no bytes: latin-1 maps each byte to the character of the same number.
+    pieces = [piece.decode("latin-1") for piece in self.pieces()]
+    return {"kind": "pieces", "pieces": pieces, "bos_id": self.bos_id, "eos_id": self.eos_id}
+
+  def fingerprint(self) -> str:
+    """Equal for equal vocabularies, and only for those."""
+    return hashlib.sha256(json.dumps(self.facts(), sort_keys=True).encode()).hexdigest()
+
+
+class ByteVocabulary(Vocabulary):
+  """UTF-8 bytes under seqio's ids: byte + 3, after 0 padding and BOS, 1 EOS, 2 unknown."""
+
+  vocab_size = 259
+  bos_id = 0
+  eos_id = 1
+  _NUM_SPECIALS = 3
+
+  def encode(self, text: str) -> np.ndarray:
+    return np.frombuffer(text.encode(), np.uint8).astype(np.int32) + self._NUM_SPECIALS
+
+  def pieces(self) -> list[bytes]:
+    return [b""] * self._NUM_SPECIALS + [bytes([byte]) for byte in range(256)]
+
+  def as_seqio(self) -> Any:
+    from input_pipelines.tensorflow_import import import_seqio
+    return import_seqio().ByteVocabulary()
+
+  def facts(self) -> dict[str, Any]:
+    return {"kind": "bytes"}
+
+
+class CharacterVocabulary(Vocabulary):
+  """The sorted characters of a text and nothing else, as nanoGPT's shakespeare_char has them.
+
+  No specials: Shakespeare gives exactly 65 ids. Id 0 is a character too, so padding is told
+  by segment id 0 and never by the token.
+  """
+
+  def __init__(self, characters: str):
+    assert list(characters) == sorted(set(characters)), "sorted characters, each once"
+    self.characters = characters
+    self.vocab_size = len(characters)
+    self._codes = np.array([ord(character) for character in characters], np.uint32)
+
+  def encode(self, text: str) -> np.ndarray:
+    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    ids = np.searchsorted(self._codes, codes).clip(max=self.vocab_size - 1)
+    if (unknown := self._codes[ids] != codes).any():
+      raise UserError(
+          f"the character {text[int(unknown.argmax())]!r} is not among the "
+          f"{self.vocab_size} characters of the training text; leave it out, or train with "
+          "the byte vocabulary, which knows every character")
+    return ids.astype(np.int32)
+
+  def pieces(self) -> list[bytes]:
+    return [character.encode() for character in self.characters]
+
+  def as_seqio(self) -> Any:
+    from input_pipelines.seqio_vocabularies import SeqioCharacterVocabulary
+    return SeqioCharacterVocabulary(self.characters)
+
+  def facts(self) -> dict[str, Any]:
+    return {"kind": "characters", "characters": self.characters}
+
+
+class PieceVocabulary(Vocabulary):
+  """Any other vocabulary as the table of its pieces, which is all that decoding needs.
+
+  The table cannot tokenise: `encode` asks the seqio vocabulary that it was taken from.
+  """
+
+  def __init__(
+      self,
+      pieces: list[bytes],
+      *,
+      bos_id: int | None,
+      eos_id: int | None,
+      load_seqio: Callable[[], Any] | None = None,
+  ):
+    self.vocab_size = len(pieces)
+    self.bos_id = bos_id
+    self.eos_id = eos_id
+    self._pieces = pieces
+    self._load_seqio = load_seqio
+
+  def encode(self, text: str) -> np.ndarray:
+    return np.array(self.as_seqio().encode(text), np.int32)
+
+  def pieces(self) -> list[bytes]:
+    return self._pieces
+
+  def as_seqio(self) -> Any:
+    if self._load_seqio is None:
+      raise UserError("these token ids were stored without their tokenizer; take the "
+                      "vocabulary from the data's configuration to encode text")
+    return self._load_seqio()
+
+
+def vocabulary_from_facts(
+    facts: dict[str, Any], load_seqio: Callable[[], Any] | None = None) -> Vocabulary:
+  """The vocabulary whose `facts()` these are."""
+  if facts["kind"] == "bytes":
+    return ByteVocabulary()
+  if facts["kind"] == "characters":
+    return CharacterVocabulary(facts["characters"])
+  return PieceVocabulary(
+      [piece.encode("latin-1") for piece in facts["pieces"]],
+      bos_id=facts["bos_id"], eos_id=facts["eos_id"], load_seqio=load_seqio)
