@@ -1,0 +1,55 @@
+"""What `@name` can mean on the command line: callables by a short name.
+
+The names in this table cost nothing until one is used. Other packages add theirs with
+`@referable`; anything importable is reached by its full name, `@my_package.module:Name(...)`.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from layers.errors import UserError
+from runners.import_by_name import import_object
+from runners.suggestions import did_you_mean
+
+# short name -> "module:attribute", sorted by subject.
+IN_TREE: dict[str, str] = {}
+
+_registered: dict[str, Callable[..., Any]] = {}
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def referable(target: F) -> F:
+  """Decorator: the class or function can be written `@its_name` in a value."""
+  register_reference(target.__name__, target)
+  return target
+
+
+def register_reference(name: str, target: Callable[..., Any]) -> None:
+  """Lets a value say `@name`. A name that means something else already is an error."""
+  old = _registered.get(name)
+  taken = name in IN_TREE or (old is not None and _identity(old) != _identity(target))
+  if taken:
+    raise UserError(f"@{name} already means {IN_TREE.get(name) or _identity(old)}; rename one")
+  _registered[name] = target
+
+
+def find_reference(name: str) -> Callable[..., Any]:
+  """The callable that `@name` means; UserError with the nearest names otherwise."""
+  if name in _registered:
+    return _registered[name]
+  full_name = IN_TREE.get(name, name)
+  if ":" not in full_name:
+    names = [f"@{known}" for known in (*IN_TREE, *_registered)]
+    raise UserError(
+      f"there is no @{name}: {did_you_mean('@' + name, names)}"
+      " (anything importable is @package.module:Name)"
+    )
+  target = import_object(*full_name.split(":", 1))
+  if not callable(target):
+    raise UserError(f"@{name} is a {type(target).__name__}, not a class or function")
+  return target
+
+
+def _identity(target: Any) -> str:
+  return f"{target.__module__}:{target.__qualname__}"

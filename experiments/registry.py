@@ -1,0 +1,182 @@
+"""Experiments by name: `gpt2.Nano` is the class `Nano` that the module `gpt2` registers.
+
+A module is imported only when a name in it is asked for, so that a name costs what it uses.
+Besides the families in this folder, experiments may live anywhere: a module loaded by hand
+(`--load`), or an entry point of the group `strata.experiments` whose value is the module.
+"""
+
+import abc
+import ast
+import dataclasses
+import fnmatch
+import functools
+import importlib.metadata
+import inspect
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+import fiddle as fdl
+
+from layers.errors import UserError
+from runners.import_by_name import import_module
+from runners.suggestions import did_you_mean
+
+if TYPE_CHECKING:  # the trainer loads jax; a list of names should not
+  from runners.trainer import Trainer
+
+ENTRY_POINT_GROUP = "strata.experiments"
+
+
+class Experiment(abc.ABC):
+  """What can be run. The docstring starts with the paper, the size, the result to expect."""
+
+  @abc.abstractmethod
+  def config(self) -> "fdl.Config[Trainer]":
+    """A fresh config of the whole run. Builds, downloads and prints nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """One registered experiment."""
+
+  name: str
+  experiment: type[Experiment]
+  tags: tuple[str, ...]
+  execution: Any  # one run of the module's code, told apart by its import spec
+
+  @property
+  def summary(self) -> str:
+    """The first line of its own docstring."""
+    return (inspect.cleandoc(self.experiment.__doc__ or "").splitlines() or [""])[0]
+
+  def matches(self, pattern: str) -> bool:
+    """Whether a part of the name, a glob over it, or a tag is `pattern`, whatever the case."""
+    name, pattern = self.name.lower(), pattern.lower()
+    return (
+      pattern in name or fnmatch.fnmatch(name, pattern) or pattern in map(str.lower, self.tags)
+    )
+
+
+_entries: dict[str, Entry] = {}
+
+E = TypeVar("E", bound=type[Experiment])
+
+
+@overload
+def register(experiment: E) -> E: ...
+@overload
+def register(*, tags: tuple[str, ...] = ()) -> Callable[[E], E]: ...
+def register(experiment: E | None = None, *, tags: tuple[str, ...] = ()) -> E | Callable[[E], E]:
+  """Class decorator, `@register` or `@register(tags=("demo",))`: name = "<module>.<Class>".
+
+  A second class of the same name is an error. The same class met again because its module was
+  reloaded is not: it takes the place of the old one.
+  """
+  if experiment is None:
+    return functools.partial(_add, tags=tags)
+  return _add(experiment, tags=tags)
+
+
+def _add(experiment: E, *, tags: tuple[str, ...]) -> E:
+  name = f"{experiment.__module__.rsplit('.', 1)[-1]}.{experiment.__name__}"
+  if not (isinstance(experiment, type) and issubclass(experiment, Experiment)):
+    raise TypeError(f"{name} is registered but is no subclass of Experiment")
+  module = sys.modules.get(experiment.__module__)
+  entry = Entry(name, experiment, tuple(tags), getattr(module, "__spec__", None))
+  if (old := _entries.get(name)) and not _is_reload(old, entry):
+    raise UserError(
+      f"two experiments are called {name!r}: {old.experiment.__module__}."
+      f"{old.experiment.__qualname__} and {experiment.__module__}.{experiment.__qualname__};"
+      " rename one of the classes or its module"
+    )
+  _entries[name] = entry
+  return experiment
+
+
+def _is_reload(old: Entry, new: Entry) -> bool:
+  """The same definition executed again: every import of a module has a spec of its own.
+
+  Code typed into a notebook has no spec; there a definition replaces the one before it.
+  """
+  same = (old.experiment.__module__, old.experiment.__qualname__) == (
+    new.experiment.__module__,
+    new.experiment.__qualname__,
+  )
+  return same and (new.execution is None or new.execution is not old.execution)
+
+
+def find(name: str) -> Entry:
+  """The experiment called `name`, importing the one module it can be in."""
+  if name not in _entries:
+    family = name.partition(".")[0]
+    for module in _modules_of(family):
+      import_module(module)
+  if name in _entries:
+    return _entries[name]
+  names = known_names()
+  raise UserError(f"there is no experiment {name!r}: {did_you_mean(name, names)}")
+
+
+def all_experiments() -> list[Entry]:
+  """Every experiment that can be reached, imported and sorted by name."""
+  for family in _families():
+    import_module(f"experiments.{family}")
+  for module in _entry_points().values():
+    import_module(module)
+  return sorted(_entries.values(), key=lambda entry: entry.name)
+
+
+def known_names() -> list[str]:
+  """The names that `find` accepts, for error messages.
+
+  The families of this folder are read, not imported, so that a slip of the pen is answered at
+  once, and by its own message even where another family cannot be imported.
+  """
+  declared = [f"{family}.{name}" for family, names in _families().items() for name in names]
+  for module in _entry_points().values():
+    import_module(module)
+  return sorted({*declared, *_entries})
+
+
+def _modules_of(family: str) -> list[str]:
+  modules = [f"experiments.{family}"] if family in _families() else []
+  points = _entry_points().items()
+  return modules + [module for name, module in points if family in (name, _last(module))]
+
+
+def _last(module: str) -> str:
+  return module.rsplit(".", 1)[-1]
+
+
+def _entry_points() -> dict[str, str]:
+  points = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
+  return {point.name: point.module for point in points}
+
+
+@functools.cache
+def _families() -> dict[str, tuple[str, ...]]:
+  """{module name: registered class names} of the files beside this one, read from source."""
+  folder = pathlib.Path(__file__).parent
+  found = {path.stem: _declared_in(path) for path in sorted(folder.glob("*.py"))}
+  return {family: names for family, names in found.items() if names}
+
+
+def _declared_in(path: pathlib.Path) -> tuple[str, ...]:
+  """The classes decorated with `@register` or `@register(...)` at the top level of a file."""
+  text = path.read_text(encoding="utf-8")
+  if "\n@" not in text:  # parsing is what costs
+    return ()
+  return tuple(
+    node.name
+    for node in ast.parse(text).body
+    if isinstance(node, ast.ClassDef) and any(map(_is_register, node.decorator_list))
+  )
+
+
+def _is_register(decorator: ast.expr) -> bool:
+  if isinstance(decorator, ast.Call):
+    decorator = decorator.func
+  name = decorator.attr if isinstance(decorator, ast.Attribute) else None
+  return (decorator.id if isinstance(decorator, ast.Name) else name) == "register"

@@ -1,0 +1,138 @@
+"""The text of a value, read without knowing its type yet: literals, bare words, @references.
+
+  3   1e-3   'text'   (1, 2)   {'a': None}     Python literals
+  bfloat16   /data/my file.txt                 a bare word: a string, an enum, a dtype
+  @adamw(learning_rate=1e-3)   @gelu           something registered, called or as it is
+"""
+
+import ast
+import dataclasses
+import re
+from typing import Any
+
+from layers.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Word:
+  """Text without quotes; what it means depends on the type that is expected."""
+
+  text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+  """`@name` (arguments None) or `@name(a=1)`; the arguments are not typed yet."""
+
+  name: str
+  arguments: dict[str, Any] | None
+  text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class FileText:
+  """A string out of a YAML or JSON file: text, or the text of a value that YAML cannot write.
+
+  YAML reads `1e-3` as a string, and has no notation for `@adamw()`.
+  """
+
+  text: str
+
+
+# A quoted string (left alone) or a reference; `user@host` is neither.
+_REFERENCE = re.compile(
+  r"""'(?:\\.|[^'\\])*' | "(?:\\.|[^"\\])*" | (?<![\w.])@(?P<name>[^\W\d][\w.]*(?::[\w.]+)?)""",
+  re.VERBOSE,
+)
+
+
+def parse_value(text: str) -> Any:
+  """Literals as themselves, the rest as `Word` and `Reference`, nested in any container."""
+  names: list[str] = []
+
+  def stand_in(match: re.Match) -> str:
+    if match["name"] is None:
+      return match[0]
+    names.append(match["name"])
+    return f"{_STAND_IN}{len(names) - 1}"
+
+  text = text.strip()
+  source = _REFERENCE.sub(stand_in, text)
+  try:
+    tree = ast.parse(source, mode="eval").body
+  except (SyntaxError, ValueError) as error:
+    return _not_python(text, error)
+  return _Reader(source, names).read(tree)
+
+
+def from_file(value: Any) -> Any:
+  """A value out of YAML or JSON in the same form as `parse_value` gives."""
+  if isinstance(value, str):
+    return FileText(value)
+  if isinstance(value, list):
+    return [from_file(item) for item in value]
+  if isinstance(value, dict):
+    return {key: from_file(item) for key, item in value.items()}
+  return value
+
+
+_STAND_IN = "_reference_"
+
+
+def _not_python(text: str, error: Exception) -> Word:
+  """Text such as `/data/my file.txt` is a word; a broken list or call is an error."""
+  if not text:
+    raise UserError("the value is empty: write '' for an empty text, None for nothing")
+  if text[0] in "@([{'\"":
+    reason = error.msg if isinstance(error, SyntaxError) else str(error)
+    raise UserError(f"the value {text} cannot be read: {reason}")
+  return Word(text)
+
+
+class _Reader:
+  """Turns a syntax tree into values; nothing is evaluated."""
+
+  def __init__(self, source: str, names: list[str]):
+    self._source = source
+    self._names = names
+
+  def read(self, node: ast.expr) -> Any:
+    match node:
+      case ast.Constant(value=value) if value is not Ellipsis:
+        return value
+      case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=ast.Constant(value=int() | float())):
+        return ast.literal_eval(node)
+      case ast.Tuple(elts=items):
+        return tuple(map(self.read, items))
+      case ast.List(elts=items):
+        return list(map(self.read, items))
+      case ast.Set(elts=items):
+        return {self.read(item) for item in items}
+      case ast.Dict(keys=keys, values=values) if all(keys):
+        return {self.read(k): self.read(v) for k, v in zip(keys, values, strict=True) if k}
+      case ast.Name(id=name) if name.startswith(_STAND_IN):
+        return Reference(self._name(name), None, self._text(node))
+      case ast.Call(func=ast.Name(id=name)) if name.startswith(_STAND_IN):
+        return self._call(node, self._name(name))
+    return self._word(node)
+
+  def _name(self, stand_in: str) -> str:
+    return self._names[int(stand_in.removeprefix(_STAND_IN))]
+
+  def _call(self, node: ast.Call, name: str) -> Reference:
+    text = self._text(node)
+    if node.args or any(keyword.arg is None for keyword in node.keywords):
+      raise UserError(f"{text}: arguments are given by name, like @{name}(name=value)")
+    arguments = {str(keyword.arg): self.read(keyword.value) for keyword in node.keywords}
+    return Reference(name, arguments, text)
+
+  def _word(self, node: ast.expr) -> Word:
+    text = self._text(node)
+    if "@" in text:
+      raise UserError(f"{text}: a @reference stands alone or as an item; it is not computed with")
+    return Word(text)
+
+  def _text(self, node: ast.expr) -> str:
+    """What the user wrote for this part of the value."""
+    segment = ast.get_source_segment(self._source, node) or ""
+    return re.sub(_STAND_IN + r"(\d+)", lambda m: f"@{self._names[int(m[1])]}", segment)

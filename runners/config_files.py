@@ -1,0 +1,163 @@
+"""config.json and config.txt: what a run was, written so that it can be read, compared, repeated.
+
+  {"exp": "gpt2.Nano", "config": {...}}     config.json, the config in Fiddle's own JSON
+  model.num_layers = 4                      config.txt, one field a line, defaults included
+
+Reading imports the modules that the file names and runs nothing else.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import fiddle as fdl
+from fiddle.experimental import serialization
+
+from layers.errors import UserError
+from runners.config_fields import field_of, fields, target_of
+from runners.config_tree import flatten, path_text, walk
+from runners.import_by_name import import_object, public_name
+from runners.suggestions import did_you_mean
+
+JSON_NAME = "config.json"
+TEXT_NAME = "config.txt"
+
+
+class Difference(NamedTuple):
+  """A field in which two configs differ; None where one of them has no such field."""
+
+  path: str
+  before: str | None
+  after: str | None
+
+
+class StoredConfig(NamedTuple):
+  """What a config.json holds: the experiment it came from and the resolved config."""
+
+  exp: str
+  config: fdl.Config
+
+
+def differences(before: fdl.Config, after: fdl.Config) -> list[Difference]:
+  """The fields whose printed values differ, in the order of `after`, then what it lacks."""
+  old, new = flatten(before), flatten(after)
+  paths = [*new, *(path for path in old if path not in new)]
+  return [
+    Difference(path, old.get(path), new.get(path))
+    for path in paths
+    if old.get(path) != new.get(path)
+  ]
+
+
+def to_text(config: fdl.Config) -> str:
+  """The content of config.txt."""
+  return "".join(f"{path} = {value}\n" for path, value in flatten(config).items())
+
+
+def to_json(config: fdl.Config, exp: str) -> str:
+  """The content of config.json."""
+  try:
+    stored = json.loads(serialization.dump_json(config))
+  except (serialization.UnserializableValueError, serialization.PyrefPolicyError) as error:
+    reason = str(error).splitlines()[0]
+    raise UserError(
+      f"the config of {exp} cannot be stored: {reason}; use a function or class that can be"
+      " imported by name, a nested config, or a plain value"
+    ) from error
+  return json.dumps({"exp": exp, "config": stored}, indent=1) + "\n"
+
+
+def from_json(text: str, source: str) -> StoredConfig:
+  """Reads what `to_json` wrote; `source` names the file in errors."""
+  try:
+    stored = json.loads(text)
+  except ValueError as error:
+    raise UserError(f"{source} is not JSON: {error}") from error
+  if not isinstance(stored, dict) or not {"exp", "config"} <= stored.keys():
+    raise UserError(f"{source} is not a run's config.json: it needs 'exp' and 'config'")
+  for module, name in sorted(set(_imports(stored["config"]))):
+    try:
+      import_object(module, name)
+    except UserError as error:
+      raise UserError(f"{source} names something that is not there: {error}") from error
+  try:
+    config = serialization.load_json(json.dumps(stored["config"]))
+  except (*_DAMAGE, serialization.DeserializationError) as error:
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    raise UserError(f"{source} is damaged: its config cannot be read ({reason})") from error
+  if not isinstance(config, fdl.Config):
+    raise UserError(f"{source} holds a {type(config).__name__}, not a config")
+  _check_fields(config, source)
+  return StoredConfig(str(stored["exp"]), config)
+
+
+def save(config: fdl.Config, exp: str, workdir: str | os.PathLike[str]) -> None:
+  """Writes config.json and config.txt into `workdir`; a crash leaves the old ones or the new."""
+  folder = pathlib.Path(workdir)
+  for name, text in ((TEXT_NAME, to_text(config)), (JSON_NAME, to_json(config, exp))):
+    try:
+      folder.mkdir(parents=True, exist_ok=True)
+      unfinished = folder / f".{name}.{os.getpid()}"
+      unfinished.write_text(text, encoding="utf-8")
+      os.replace(unfinished, folder / name)
+    except OSError as error:
+      reason = error.strerror or error
+      raise UserError(
+        f"cannot write {folder / name}: {reason}; choose another --workdir"
+      ) from error
+
+
+def load(path: str | os.PathLike[str]) -> StoredConfig:
+  """Reads a config.json, given as the file or as the run's folder."""
+  file = pathlib.Path(path)
+  if file.is_dir():
+    file = file / JSON_NAME
+  return from_json(read_text(file), str(file))
+
+
+def read_text(file: pathlib.Path) -> str:
+  """The text of a file that the user named."""
+  try:
+    return file.read_text(encoding="utf-8")
+  except UnicodeDecodeError as error:
+    raise UserError(f"{file} is not UTF-8 text (byte {error.start})") from error
+  except OSError as error:
+    raise UserError(f"cannot read {file}: {error.strerror or error}") from error
+
+
+# What Fiddle raises on JSON that is well formed but not what it wrote.
+_DAMAGE: Sequence[type[Exception]] = (
+  KeyError,
+  TypeError,
+  ValueError,
+  AttributeError,
+  IndexError,
+)
+
+
+def _imports(stored: Any) -> Iterator[tuple[str, str]]:
+  """Every (module, name) that a stored config refers to."""
+  if isinstance(stored, dict):
+    if stored.get("type") == "pyref" and {"module", "name"} <= stored.keys():
+      yield str(stored["module"]), str(stored["name"])
+    for value in stored.values():
+      yield from _imports(value)
+  elif isinstance(stored, list):
+    for value in stored:
+      yield from _imports(value)
+
+
+def _check_fields(config: fdl.Config, source: str) -> None:
+  """Fiddle loads a field that its class no longer has without a word; building would fail."""
+  for path, node, _ in [((), config, None), *walk(config)]:
+    if not isinstance(node, fdl.Buildable):
+      continue
+    for name in node.__arguments__:
+      if isinstance(name, str) and field_of(node, name) is None:
+        target = target_of(node)
+        raise UserError(
+          f"{source} sets {path_text(path) or 'the root'}.{name}, but {public_name(target)} has"
+          f" no field {name!r} (any more): {did_you_mean(name, fields(target))}"
+        )

@@ -1,0 +1,59 @@
+"""Objects by the name `module:Qualified.name`, as configs on disk and command lines write them.
+
+A name that leads nowhere is the user's error. A module that is found but fails while it is
+imported is its author's error, and surfaces as itself.
+"""
+
+import importlib
+import types
+from typing import Any
+
+from layers.errors import UserError
+from runners.suggestions import did_you_mean
+
+
+def import_module(name: str) -> types.ModuleType:
+  """The module called `name`; UserError when there is no such module."""
+  try:
+    return importlib.import_module(name)
+  except ModuleNotFoundError as error:
+    missing = error.name or ""
+    if name == missing or name.startswith(missing + "."):
+      raise UserError(
+        f"there is no module {name!r} ({missing!r} is not found): install the package it is in,"
+        " or start from the folder that holds it"
+      ) from error
+    raise
+
+
+def import_object(module_name: str, qualified_name: str) -> Any:
+  """What `module_name` calls `qualified_name` (dots reach into classes)."""
+  value: Any = import_module(module_name)
+  for part in qualified_name.split("."):
+    if not hasattr(value, part):
+      names = [name for name in dir(value) if not name.startswith("_")]
+      raise UserError(
+        f"{module_name!r} has no {qualified_name!r}: {did_you_mean(part, names)}"
+      )
+    value = getattr(value, part)
+  return value
+
+
+def public_name(value: Any) -> str:
+  """`module:Qualified.name` of a class or function, by its public module where it has one.
+
+  `jax._src.nn.functions:gelu` is an implementation detail that moves between versions;
+  `jax.nn:gelu` is the same object.
+  """
+  module_name, qualified_name = value.__module__, value.__qualname__
+  parts = [part for part in module_name.split(".") if not part.startswith("_")]
+  if len(parts) < len(module_name.split(".")):
+    for length in range(len(parts), 0, -1):
+      candidate = ".".join(parts[:length])
+      try:
+        module = importlib.import_module(candidate)
+      except ImportError:
+        continue
+      if getattr(module, qualified_name, None) is value:
+        return f"{candidate}:{qualified_name}"
+  return f"{module_name}:{qualified_name}"

@@ -1,0 +1,27 @@
+"""The nearest names to a misspelt one, for error messages that say the cure."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(word: str, options: Iterable[str], count: int = 5) -> list[str]:
+  """Up to `count` of `options`, most alike first; case does not matter, a shared part counts.
+
+  `nearest("gpt2.nan", ["gpt2.Nano", "lwm.Nano"])` is `["gpt2.Nano", "lwm.Nano"]`.
+  """
+  lowered = {option.lower(): option for option in options}
+  close = difflib.get_close_matches(word.lower(), lowered, n=count, cutoff=0.6)
+  if len(word) >= 3:
+    close += [option for option in lowered if word.lower() in option and option not in close]
+  return [lowered[option] for option in close[:count]]
+
+
+def did_you_mean(word: str, options: Iterable[str], count: int = 5) -> str:
+  """The end of an error message: the nearest options, or all of them when none is near."""
+  options = list(options)
+  if close := nearest(word, options, count):
+    return f"did you mean {' or '.join(close)}?"
+  if not options:
+    return "there are none"
+  shown = ", ".join(options[:12])
+  return f"there are {shown}{', ...' if len(options) > 12 else ''}"
