@@ -1,0 +1,149 @@
+"""Progress for whoever is watching: a live bar on a terminal, plain lines anywhere else."""
+
+import dataclasses
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, TextIO
+
+# How scalars are called and printed; whatever else an objective reports follows under its name.
+_FORMATS = {
+  "learning_rate": ("lr", "{:.2e}"),
+  "bits_per_byte": ("bits/byte", "{:.4f}"),
+  "loss": ("loss", "{:.4f}"),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Console:
+  """Writes to standard output."""
+
+  def open(self, workdir: str, num_steps: int | None) -> "PlainWriter | LiveWriter":
+    del workdir  # the console is nowhere in it
+    if sys.stdout.isatty():
+      return LiveWriter(num_steps, sys.stdout)
+    return PlainWriter(num_steps, sys.stdout)
+
+
+class PlainWriter:
+  """One line per log and one per evaluation: for files, pipes and CI."""
+
+  def __init__(self, num_steps: int | None, file: TextIO):
+    self._num_steps = num_steps
+    self._file = file
+
+  def resume(self, step: int) -> None:
+    """What was printed stays printed."""
+
+  def write(self, step: int, scalars: Mapping[str, float]) -> None:
+    for line in lines(step, self._num_steps, scalars):
+      print(line, file=self._file, flush=True)
+
+  def flush(self) -> None:
+    self._file.flush()
+
+  def close(self) -> None:
+    self.flush()
+
+
+class LiveWriter:
+  """A rich progress bar that the numbers of the last log stand beside; evaluations scroll by.
+
+  It appears with the first metrics, so that what goes wrong before leaves the terminal alone.
+  """
+
+  def __init__(self, num_steps: int | None, file: TextIO):
+    self._num_steps = num_steps
+    self._file = file
+    self._progress: Any = None
+    self._task: Any = None
+
+  def resume(self, step: int) -> None:
+    """What was printed stays printed."""
+
+  def write(self, step: int, scalars: Mapping[str, float]) -> None:
+    if self._progress is None:
+      self._progress = _progress(self._file)
+      self._task = self._progress.add_task("train", total=self._num_steps, figures="")
+      self._progress.start()
+    for line in evaluation_lines(step, scalars):
+      self._progress.console.print(line, highlight=False, markup=False)
+    figures = "  ".join(_figures(step, self._num_steps, scalars))
+    if figures:
+      self._progress.update(self._task, completed=step, figures=figures)
+
+  def flush(self) -> None:
+    if self._progress is not None:
+      self._progress.refresh()
+
+  def close(self) -> None:
+    if self._progress is not None:
+      self._progress.stop()
+      self._progress = None
+
+
+def _progress(file: TextIO) -> Any:
+  from rich import console, progress  # a tenth of a second: only where there is a terminal
+
+  return progress.Progress(
+    progress.MofNCompleteColumn(),
+    progress.BarColumn(bar_width=20),
+    progress.TextColumn("{task.fields[figures]}", markup=False),
+    console=console.Console(file=file),
+  )
+
+
+def lines(step: int, num_steps: int | None, scalars: Mapping[str, float]) -> Iterator[str]:
+  """What the scalars of one step say, a line for training and one for each evaluation."""
+  figures = "  ".join(_figures(step, num_steps, scalars))
+  if figures:
+    yield f"step {step}{f'/{num_steps}' if num_steps else ''}  {figures}"
+  yield from evaluation_lines(step, scalars)
+
+
+def evaluation_lines(step: int, scalars: Mapping[str, float]) -> Iterator[str]:
+  """One line for each evaluated data set: `step 200  validation  loss 1.8808  ...`."""
+  evaluations: dict[str, list[str]] = {}
+  for key, value in scalars.items():
+    kind, _, rest = key.partition("/")
+    if kind == "eval":
+      name, _, metric = rest.rpartition("/")
+      evaluations.setdefault(name, []).append(_figure(metric, value))
+  for name, figures in evaluations.items():
+    yield f"step {step}  {name}  {'  '.join(figures)}"
+
+
+def _figures(step: int, num_steps: int | None, scalars: Mapping[str, float]) -> Iterator[str]:
+  """What training says of itself; nothing in a step that was only evaluated."""
+  for key, value in scalars.items():
+    kind, _, metric = key.partition("/")
+    if kind == "train":
+      yield _figure(metric, value)
+  if "perf/tokens_per_s" not in scalars:
+    return
+  yield f"{_short(scalars['perf/tokens_per_s'])} tokens/s"
+  yield f"mfu {scalars['perf/mfu']:.1%}" if "perf/mfu" in scalars else "mfu n/a"
+  yield f"data wait {scalars['perf/data_wait']:.1%}"
+  yield f"{scalars['perf/step_ms']:.0f} ms/step"
+  if num_steps:
+    yield f"eta {_duration((num_steps - step) * scalars['perf/step_ms'] / 1e3)}"
+
+
+def _figure(metric: str, value: float) -> str:
+  name, form = _FORMATS.get(metric, (metric, "{:.4g}"))
+  return f"{name} {form.format(value)}"
+
+
+def _short(count: float) -> str:
+  """12345.0 -> 12.3k"""
+  for unit in ("", "k", "M"):
+    if abs(count) < 999.5:
+      return f"{count:.3g}{unit}"
+    count /= 1e3
+  return f"{count:.3g}G"
+
+
+def _duration(seconds: float) -> str:
+  """3723.4 -> 1:02:03"""
+  minutes, seconds = divmod(round(max(0.0, seconds)), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
