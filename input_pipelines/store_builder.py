@@ -76,33 +76,21 @@ def open_or_build(
 ) -> TokenStore:
   """The store at `path`, built if it is not there or is damaged (said on stderr).
 
-  `tokenise` is called only to build: it may import TensorFlow. `identity` is noted in the
-  index for people to read.
+  `tokenise` is called only to build: it may import TensorFlow. `identity`, which the path's
+  address stands for, is noted in the index for people to read.
   """
-  if (store := _open(path)) is not None:
-    return store
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(path.with_name(path.name + ".lock")):
-      if (store := _open(path)) is not None:  # another process built it meanwhile
-        return store
-      shutil.rmtree(path, ignore_errors=True)
-      _say(f"building token store {path} (once)")
-      _Build(path, vocabulary, commit_tokens).run(tokenise(), identity)
-  except PermissionError as error:
-    raise UserError(f"cannot write the token store {path}: {error.strerror}; point "
-                    "STRATA_CACHE at a directory that you can write") from error
-  return TokenStore(path)
-
-
-def _open(path: Path) -> TokenStore | None:
-  if not path.exists():
-    return None
-  try:
+  with contextlib.suppress(DamagedStore):
     return TokenStore(path)
-  except DamagedStore as damage:
-    _say(f"token store {path} is damaged ({damage}); building it again")
-    return None
+  with _lock(path):
+    try:
+      return TokenStore(path)  # another process has built it meanwhile
+    except DamagedStore as damage:
+      if path.exists():
+        _say(f"token store {path} is damaged ({damage}); building it again")
+        shutil.rmtree(path)
+    _say(f"building token store {path} (once)")
+    _Build(path, vocabulary, commit_tokens).run(tokenise(), identity)
+  return TokenStore(path)
 
 
 class _Build:
@@ -140,14 +128,17 @@ class _Build:
       progress = _Progress(**json.loads((self._partial / _PROGRESS).read_bytes()))
     except FileNotFoundError:
       progress = _Progress(num_shards)
-    if progress.num_shards != num_shards:  # the source was laid out anew: no place to go on
-      progress = _Progress(num_shards)
+    files = {self._partial / TOKENS: progress.num_tokens * self._dtype.itemsize,
+             self._partial / DOCUMENTS: progress.num_documents * 8}
+    for path in files:
+      path.touch()
+    lost = any(path.stat().st_size < size for path, size in files.items())
+    if lost or progress.num_shards != num_shards:  # someone meddled: nothing to go on from
+      progress, files = _Progress(num_shards), dict.fromkeys(files, 0)
+    for path, size in files.items():
+      os.truncate(path, size)
     if progress.num_tokens:
       _say(f"going on after {progress.num_tokens:,} tokens of an unfinished build")
-    for name, size in ((TOKENS, progress.num_tokens * self._dtype.itemsize),
-                       (DOCUMENTS, progress.num_documents * 8)):
-      with (self._partial / name).open("ab") as file:
-        file.truncate(size)
     return progress
 
   def _add(self, piece: Piece, progress: _Progress) -> None:
@@ -157,6 +148,7 @@ class _Build:
           f"document {progress.num_documents} holds token ids from {tokens.min()} to "
           f"{tokens.max()}, outside the vocabulary of {self._vocabulary.vocab_size}; its "
           "preprocessors and its vocabulary do not belong together")
+    assert piece.starts_document or progress.num_documents, "a corpus starts with a document"
     if piece.starts_document:
       self._pending_starts.append(progress.num_tokens)
       progress.num_documents += 1
@@ -173,8 +165,6 @@ class _Build:
     _write_json(self._partial / _PROGRESS, dataclasses.asdict(progress))
 
   def _finish(self, progress: _Progress, identity: dict[str, Any]) -> None:
-    with (self._partial / DOCUMENTS).open("r+b") as file:  # a kill in here is cut off above
-      file.truncate(progress.num_documents * 8)
     _append(self._partial / DOCUMENTS, np.array([progress.num_tokens], np.int64))
     _write_json(self._partial / INDEX, {
         "num_tokens": progress.num_tokens,
@@ -186,16 +176,23 @@ class _Build:
     })
     os.rename(self._partial, self._path)
     _sync(self._path.parent)
+    (self._path / _PROGRESS).unlink()
 
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-  """Holds `path` alone; the system lets go of it when the process dies, however it dies."""
-  with path.open("w") as file:
+  """Holds the store at `path` alone; the system lets go when the process dies, however it dies."""
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.with_name(path.name + ".lock").open("w")
+  except OSError as error:
+    raise UserError(f"the token store cannot be written to {path.parent}: {error.strerror}; set "
+                    "STRATA_CACHE to a directory that you can write") from None
+  with file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-      _say(f"waiting for the process that builds {path.with_suffix('')}")
+      _say(f"waiting for the process that is building token store {path}")
       fcntl.flock(file, fcntl.LOCK_EX)
     yield
 

@@ -1,0 +1,80 @@
+"""Text as training or evaluation data: a seqio task, its token store, and batches of rows.
+
+    source -> seqio task -> token store -> packed rows -> batches
+              (once, TensorFlow)        (every run, numpy alone)
+"""
+
+import abc
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from input_pipelines.batches import Data
+from input_pipelines.loader import RowBatches
+from input_pipelines.packing import PackedRows
+from input_pipelines.store_builder import Tokenised, open_or_build
+from input_pipelines.token_store import TokenStore, store_path
+from layers.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextData(Data):
+  """One split of a text corpus. A subclass says which corpus."""
+
+  split: str = "train"
+  num_batches: int | None = None  # evaluation reads this many batches; None: the whole split
+
+  @abc.abstractmethod
+  def name(self) -> str:
+    """What the store is called, for people: letters, digits, `_`, `.`, `-`."""
+
+  @abc.abstractmethod
+  def identity(self) -> dict[str, Any]:
+    """All that the tokens depend on, as JSON values: another identity, another store."""
+
+  @abc.abstractmethod
+  def tokenise(self) -> Tokenised:
+    """The split as tokens, from its seqio task. Imports TensorFlow."""
+
+  def check(self) -> None:
+    """UserError for what is wrong with the configuration, before anything is built."""
+
+  def store(self, cache_dir: str) -> TokenStore:
+    """The split's token store under `cache_dir`, built if it is not there."""
+    self.check()
+    vocabulary = self.vocabulary()
+    identity = {**self.identity(), "split": self.split, "vocabulary": vocabulary.fingerprint()}
+    path: Path = store_path(cache_dir, f"{self.name()}-{self.split}", identity)
+    return open_or_build(
+        path, identity=identity, vocabulary=vocabulary, tokenise=self.tokenise)
+
+  def open(
+      self,
+      *,
+      sequence_length: int,
+      batch_size: int,
+      cache_dir: str,
+      seed: int | None,
+      num_epochs: int | None = None,
+      shard_index: int = 0,
+      num_shards: int = 1,
+  ) -> RowBatches:
+    if seed is not None and self.num_batches is not None:
+      raise UserError(
+          f"num_batches={self.num_batches} limits evaluation data; the length of training is "
+          "set by num_steps or num_epochs")
+    rows = self._rows(cache_dir, sequence_length, training=seed is not None)
+    return RowBatches(
+        rows, batch_size=batch_size, seed=seed, num_epochs=num_epochs,
+        num_batches=self.num_batches, shard_index=shard_index, num_shards=num_shards)
+
+  def _rows(self, cache_dir: str, sequence_length: int, *, training: bool) -> PackedRows:
+    store = self.store(cache_dir)
+    rows = PackedRows(store.tokens, store.offsets, sequence_length)
+    needed = sequence_length if training else 1
+    if rows.num_pairs < needed:
+      raise UserError(
+          f"the {self.split} split of {self.name()} has {store.num_tokens} tokens, too few for "
+          f"one row of sequence_length={sequence_length}; give it more text, or set a shorter "
+          "sequence_length")
+    return rows
