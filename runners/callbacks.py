@@ -1,0 +1,144 @@
+"""What an experiment may hang on the loop: three hooks, in an order that is law.
+
+The loop (runners/train_loop.py) calls `on_step` after each step, callbacks in list order, when
+the scalars of the step are known and before they are written and the state is saved. So what
+a callback adds is written, and a run restored at that step does not see the step again.
+"""
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import jax
+
+from layers.errors import UserError
+
+
+@dataclasses.dataclass
+class Run:
+  """What callbacks see of the run.
+
+  Attributes:
+    workdir: where the run lives.
+    num_steps: where it ends.
+    step: steps done.
+    stop_reason: set by `stop`; the loop ends after saving the step at hand.
+  """
+
+  workdir: str
+  num_steps: int
+  step: int = 0
+  stop_reason: str | None = None
+
+  def stop(self, reason: str) -> None:
+    """Ends the run after this step, saved and reported with `reason`."""
+    self.stop_reason = self.stop_reason or reason
+
+
+class Callback:
+  """Override what you need. `state` and `restore` make a callback survive a restart."""
+
+  def on_start(self, run: Run) -> None:
+    """Before the first step, after a restore."""
+
+  def on_step(self, run: Run, scalars: dict[str, float]) -> None:
+    """After step `run.step`; `scalars` is empty unless something was logged or evaluated."""
+
+  def on_end(self, run: Run) -> None:
+    """After the last step, also when the run ends by an error."""
+
+  def state(self) -> dict[str, Any]:
+    """What to save, as JSON."""
+    return {}
+
+  def restore(self, state: dict[str, Any]) -> None:
+    """Takes back what `state` gave."""
+
+
+@dataclasses.dataclass
+class EarlyStopping(Callback):
+  """Ends the run when a metric has not improved for `patience` evaluations.
+
+  Attributes:
+    metric: the scalar to watch.
+    patience: evaluations without improvement that are tolerated.
+    min_delta: what counts as an improvement.
+    mode: whether smaller or larger is better.
+  """
+
+  metric: str = "eval/validation/loss"
+  patience: int = 5
+  min_delta: float = 0.0
+  mode: Literal["min", "max"] = "min"
+
+  def __post_init__(self):
+    self._best: float | None = None
+    self._bad = 0
+
+  def on_step(self, run: Run, scalars: dict[str, float]) -> None:
+    if self.metric not in scalars:
+      return
+    value = scalars[self.metric] * (1 if self.mode == "min" else -1)
+    if self._best is None or value < self._best - self.min_delta:
+      self._best, self._bad = value, 0
+    else:
+      self._bad += 1
+    if self._bad >= self.patience:
+      run.stop(f"{self.metric} has not improved for {self._bad} evaluations")
+
+  def state(self) -> dict[str, Any]:
+    return {"best": self._best, "bad": self._bad}
+
+  def restore(self, state: dict[str, Any]) -> None:
+    self._best, self._bad = state["best"], state["bad"]
+
+
+@dataclasses.dataclass
+class StopOnNonFinite(Callback):
+  """Fails when the loss is logged as NaN or infinite, before that state is saved."""
+
+  metric: str = "train/loss"
+
+  def on_step(self, run: Run, scalars: dict[str, float]) -> None:
+    value = scalars.get(self.metric)
+    if value is not None and not math.isfinite(value):
+      raise FloatingPointError(
+        f"{self.metric} is {value} at step {run.step}. Nothing is saved from here; the last "
+        "checkpoint is intact. Lower the learning rate, lengthen the warmup or clip harder"
+      )
+
+
+@dataclasses.dataclass
+class Profile(Callback):
+  """Traces a few steps with jax.profiler into workdir/profile (open it with TensorBoard).
+
+  Attributes:
+    start: steps after which the trace begins, counted from the (re)start of the process, so
+      that compilation is not in it.
+    num_steps: how many steps it covers.
+  """
+
+  start: int = 10
+  num_steps: int = 5
+
+  def __post_init__(self):
+    if self.start < 1 or self.num_steps < 1:
+      raise UserError("a profile starts after at least 1 step and covers at least 1")
+    self._seen = 0
+    self._tracing = False
+
+  def on_step(self, run: Run, scalars: dict[str, float]) -> None:
+    self._seen += 1
+    if self._seen == self.start:
+      jax.profiler.start_trace(f"{run.workdir}/profile")
+      self._tracing = True
+    elif self._seen == self.start + self.num_steps:
+      self._finish()
+
+  def on_end(self, run: Run) -> None:
+    self._finish()
+
+  def _finish(self) -> None:
+    if self._tracing:
+      jax.profiler.stop_trace()
+      self._tracing = False

@@ -1,0 +1,60 @@
+"""Weighted metrics over the whole of each evaluation set."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from input_pipelines.batches import Batches
+from runners.meshes import place
+from tasks.objective import Objective
+
+
+class Evaluator:
+  """Evaluates parameters on fixed data: the same rows in the same order, every time.
+
+  It draws no random number and moves no training data, so a run with evaluation is bitwise
+  the run without. Sums merge in float64 on the host: the same number at any batch size.
+
+  Args:
+    eval_step: (params, batch) -> CLU collection, jitted.
+    objective: for the summary.
+    data: name -> batches in evaluation order.
+    sharding: of a batch.
+  """
+
+  def __init__(
+    self,
+    eval_step: Callable[[Any, Any], Any],
+    objective: Objective,
+    data: Mapping[str, Batches],
+    sharding: NamedSharding,
+  ):
+    self._eval_step, self._objective = eval_step, objective
+    self._data, self._sharding = data, sharding
+
+  def __call__(self, params: Any) -> dict[str, float]:
+    """`eval/<name>/<metric>` -> value, over every evaluation set."""
+    scalars: dict[str, float] = {}
+    for name, batches in self._data.items():
+      summary = self._objective.summary(self._evaluate(params, batches))
+      scalars |= {f"eval/{name}/{key}": float(value) for key, value in summary.items()}
+    return scalars
+
+  def _evaluate(self, params: Any, batches: Batches) -> Any:
+    total, pending = None, []
+    for n in range(batches.num_batches or 0):
+      pending.append(self._eval_step(params, place(batches[n], self._sharding)))
+      # A few in flight keep the device busy; all of them would fill its memory.
+      if len(pending) == 4:
+        total = _merge(total, pending.pop(0))
+    for collection in pending:
+      total = _merge(total, collection)
+    return total
+
+
+def _merge(total: Any, collection: Any) -> Any:
+  collection = jax.tree.map(np.float64, jax.device_get(collection))
+  return collection if total is None else total.merge(collection)

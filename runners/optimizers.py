@@ -1,0 +1,102 @@
+"""Optimizers: optax's, with clipping and a decay mask, as one callable each.
+
+An optimizer is any function that returns an optax.GradientTransformation; a parameter of
+that function called `learning_rate` is logged. Moments are float32 whatever the parameters.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+DecayMask = Callable[[Any], Any]
+
+_NOT_DECAYED = ("bias", "scale")
+
+
+def decay_kernels(params: Any) -> Any:
+  """True for kernels and embedding tables, False for biases and norm scales.
+
+  By name and not by rank: stacked layers give a bias a second dimension.
+  """
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: getattr(path[-1], "key", None) not in _NOT_DECAYED, params
+  )
+
+
+def adamw(
+  learning_rate: optax.ScalarOrSchedule,
+  b1: float = 0.9,
+  b2: float = 0.95,
+  eps: float = 1e-8,
+  weight_decay: float = 0.1,
+  clip_norm: float | None = 1.0,
+  decay_mask: DecayMask = decay_kernels,
+) -> optax.GradientTransformation:
+  """AdamW (Loshchilov & Hutter, 2019, https://arxiv.org/abs/1711.05101) after clipping."""
+  return _clipped(
+    clip_norm,
+    optax.adamw(
+      learning_rate,
+      b1=b1,
+      b2=b2,
+      eps=eps,
+      weight_decay=weight_decay,
+      mask=decay_mask,
+      mu_dtype=jnp.float32,
+    ),
+  )
+
+
+def sgdm(
+  learning_rate: optax.ScalarOrSchedule,
+  momentum: float = 0.9,
+  nesterov: bool = False,
+  weight_decay: float = 0.0,
+  clip_norm: float | None = None,
+  decay_mask: DecayMask = decay_kernels,
+) -> optax.GradientTransformation:
+  """SGD with momentum; the decay is part of the gradient, as in the classical form."""
+  return _clipped(
+    clip_norm,
+    optax.add_decayed_weights(weight_decay, mask=decay_mask),
+    optax.sgd(
+      learning_rate,
+      momentum=momentum or None,
+      nesterov=nesterov,
+      accumulator_dtype=jnp.float32,
+    ),
+  )
+
+
+def lion(
+  learning_rate: optax.ScalarOrSchedule,
+  b1: float = 0.9,
+  b2: float = 0.99,
+  weight_decay: float = 1.0,
+  clip_norm: float | None = 1.0,
+  decay_mask: DecayMask = decay_kernels,
+) -> optax.GradientTransformation:
+  """Lion (Chen et al., 2023, https://arxiv.org/abs/2302.06675): a tenth of AdamW's rate."""
+  return _clipped(
+    clip_norm,
+    optax.lion(
+      learning_rate,
+      b1=b1,
+      b2=b2,
+      weight_decay=weight_decay,
+      mask=decay_mask,
+      mu_dtype=jnp.float32,
+    ),
+  )
+
+
+def _clipped(
+  clip_norm: float | None, *transformations: optax.GradientTransformation
+) -> optax.GradientTransformation:
+  """The chain, behind a clip by global norm unless clip_norm is None."""
+  if clip_norm is None:
+    return optax.chain(*transformations)
+  return optax.chain(optax.clip_by_global_norm(clip_norm), *transformations)

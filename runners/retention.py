@@ -1,0 +1,25 @@
+"""When to save and which checkpoints to keep, as an experiment states it."""
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoints:
+  """Any one of the three reasons keeps a checkpoint.
+
+  Attributes:
+    every: steps between saves; None saves at the end and on a signal only.
+    keep_latest: how many of the newest to keep.
+    keep_every: also keep those at multiples of this many steps.
+    keep_best: also keep this many with the best `metric`.
+    metric: the scalar that decides which is best, evaluated at the step that is saved.
+    mode: whether the best is the smallest or the largest.
+  """
+
+  every: int | None = 1000
+  keep_latest: int = 1
+  keep_every: int | None = None
+  keep_best: int = 0
+  metric: str = "eval/validation/loss"
+  mode: Literal["min", "max"] = "min"

@@ -1,0 +1,116 @@
+"""The training loop. Read this file first: everything else is called from here."""
+
+import collections
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from runners.callbacks import Callback, Run
+from runners.checkpoints import CheckpointWriter
+from runners.evaluation import Evaluator
+from runners.signals import Interruption
+from runners.throughput import Throughput
+from runners.train_state import TrainState
+from runners.writers import Writer
+
+_IN_FLIGHT = 2  # steps dispatched ahead of the device: enough to keep it busy
+
+
+class TrainLoop:
+  """Runs a state from its step to the end of the run.
+
+  Order within a step (tests/runners/test_train_loop.py pins it down):
+
+    1. the next batch is drawn, and the update dispatched
+    2. every log_every steps the sums of the interval are fetched: the only wait for the device
+    3. every eval_every steps, and after the last, the evaluation sets
+    4. callbacks, in list order
+    5. writers: one row with all scalars of the step
+    6. the checkpoint: state, data position, callbacks' state
+    7. the stop: last step, a callback's wish, or a signal; what is not saved yet is saved
+
+  So a checkpoint of step n exists only after row n is written, and a run restored at n draws
+  batch n next: no row is lost, none comes twice.
+
+  Args:
+    train_step: (state, batch) -> (state, loss), jitted, donating the state.
+    batches: an iterator of device batches from the state's step on, with `last_wait_s`.
+    fetch: (state) -> scalars of the interval, and the state with empty sums.
+  """
+
+  def __init__(
+    self,
+    run: Run,
+    *,
+    train_step: Callable[[TrainState, Any], tuple[TrainState, jax.Array]],
+    batches: Any,
+    fetch: Callable[[TrainState], tuple[dict[str, float], TrainState]],
+    evaluator: Evaluator | Callable[[Any], dict[str, float]],
+    callbacks: Sequence[Callback],
+    writer: Writer,
+    checkpoints: CheckpointWriter,
+    throughput: Throughput,
+    log_every: int,
+    eval_every: int | None,
+  ):
+    self._run, self._train_step, self._batches = run, train_step, batches
+    self._fetch, self._evaluator, self._callbacks = fetch, evaluator, callbacks
+    self._writer, self._checkpoints, self._throughput = writer, checkpoints, throughput
+    self._log_every, self._eval_every = log_every, eval_every
+    self._in_flight: collections.deque[jax.Array] = collections.deque()
+
+  def __call__(self, state: TrainState, interruption: Interruption) -> TrainState:
+    run = self._run
+    for callback in self._callbacks:
+      callback.on_start(run)
+    try:
+      while run.step < run.num_steps:
+        state = self._update(state)
+        state, scalars = self._observe(state)
+        for callback in self._callbacks:
+          callback.on_step(run, scalars)
+        if scalars:
+          self._writer.write(run.step, scalars)
+        ending = run.step == run.num_steps or run.stop_reason or interruption.signal
+        if ending or self._checkpoints.due(run.step):
+          self._save(state, scalars)
+        if ending:
+          break
+      self._checkpoints.wait()
+    finally:
+      for callback in self._callbacks:
+        callback.on_end(run)
+      self._writer.flush()
+    return state
+
+  def _update(self, state: TrainState) -> TrainState:
+    state, loss = self._train_step(state, next(self._batches))
+    self._throughput.step(self._batches.last_wait_s)
+    self._in_flight.append(loss)
+    if len(self._in_flight) > _IN_FLIGHT:
+      self._in_flight.popleft().block_until_ready()
+    self._run.step += 1
+    return state
+
+  def _observe(self, state: TrainState) -> tuple[TrainState, dict[str, float]]:
+    """The scalars of the step: none unless it is one to log or to evaluate."""
+    step, last = self._run.step, self._run.step == self._run.num_steps
+    scalars: dict[str, float] = {}
+    if step % self._log_every == 0 or last:
+      fetched, state = self._fetch(state)
+      scalars |= fetched | self._throughput.scalars()
+    if last or (self._eval_every and step % self._eval_every == 0):
+      self._throughput.pause()
+      scalars |= self._evaluator(state.params)
+      self._throughput.resume()
+    return state, scalars
+
+  def _save(self, state: TrainState, scalars: dict[str, float]) -> None:
+    self._throughput.pause()
+    run = {
+      "data": {"batch": self._run.step},
+      "callbacks": [callback.state() for callback in self._callbacks],
+    }
+    self._checkpoints.save(self._run.step, state, run, scalars)
+    self._throughput.resume()

@@ -1,0 +1,86 @@
+"""Trainer: every field that an experiment can set.
+
+An experiment returns one `fdl.Config[Trainer]`. What can be derived (vocabulary size, schedule
+lengths, position range, dtypes, accumulation) is left unset there and derived when the
+runner materialises the config: see runners/derivation.py.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import flax.linen as nn
+import optax
+
+from input_pipelines.batches import Data
+from layers.dtypes import DType
+from layers.sharding import Rules
+from runners.callbacks import Callback
+from runners.meshes import DEFAULT_RULES, MeshShape
+from runners.retention import Checkpoints
+from runners.writers import WriterConfig
+from tasks.objective import Objective
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Precision:
+  """Number formats.
+
+  Attributes:
+    compute_dtype: of the operands of products, which accumulate in float32. None: bfloat16 on
+      accelerators, float32 on CPU.
+    param_dtype: of parameters; the optimizer's moments are float32 in any case.
+    activation_dtype: of what passes between layers. None: compute_dtype on accelerators,
+      float32 on CPU, where narrower elementwise work is slower.
+  """
+
+  compute_dtype: DType | None = None
+  param_dtype: DType = DType("float32")
+  activation_dtype: DType | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trainer:
+  """A whole training run.
+
+  Attributes:
+    model: called as the objective calls it.
+    objective: loss and metrics.
+    train_data: what is learned from.
+    eval_data: name -> what is evaluated on; each takes from train_data what it leaves unset.
+    optimizer: an optax transformation.
+    mesh: devices along each axis.
+    sharding: ordered (logical axis, mesh axis) rules.
+    num_steps: optimizer updates; or num_epochs, passes over train_data.
+    batch_size: sequences per update, over all devices.
+    sequence_length: tokens per sequence.
+    microbatch_size: sequences per forward pass, over all devices; None: batch_size. A
+      divisor of batch_size: gradients of the microbatches are summed.
+    precision: number formats.
+    seed: of parameters, data order and dropout.
+    log_every, eval_every: in steps. eval_every None: at the end only.
+    checkpoints: when to save and what to keep.
+    callbacks: called in this order after each step.
+    writers: where scalars go, all at once.
+    init_from: a run or checkpoint whose parameters a fresh run begins with.
+  """
+
+  model: nn.Module
+  objective: Objective
+  train_data: Data
+  optimizer: optax.GradientTransformation
+  batch_size: int
+  sequence_length: int
+  eval_data: Mapping[str, Data] = dataclasses.field(default_factory=dict)
+  mesh: MeshShape = MeshShape()
+  sharding: Rules = DEFAULT_RULES
+  num_steps: int | None = None
+  num_epochs: int | None = None
+  microbatch_size: int | None = None
+  precision: Precision = Precision()
+  seed: int = 0
+  log_every: int = 10
+  eval_every: int | None = None
+  checkpoints: Checkpoints = Checkpoints()
+  callbacks: Sequence[Callback] = ()
+  writers: Sequence[WriterConfig] = ()
+  init_from: str | None = None

@@ -1,0 +1,95 @@
+"""Next-token prediction over packed rows.
+
+Letters: B batch, T length, V vocabulary.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from clu import metrics
+
+from layers.tokens import Tokens
+from tasks.objective import ROWS, Apply, Batch
+
+
+@flax.struct.dataclass
+class TokenMetrics(metrics.Collection):
+  """Pairs (sum, weight), so that any split of the tokens merges to the same values."""
+
+  loss: metrics.Average  # nats per token
+  bits_per_byte: metrics.Average  # of the text that the tokens stand for
+  z_loss: metrics.Average
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NextToken:
+  """sum(weight * nll) / sum(weight) over the global batch.
+
+  Attributes:
+    z_loss: coefficient of log(Z)^2, which keeps logits from drifting (Chowdhery et al.,
+      2022, https://arxiv.org/abs/2204.02311, section 5). 0 leaves it out; 1e-4 is usual.
+    token_bytes: [V] float32, bytes of UTF-8 that each id stands for; derived from the
+      vocabulary. None: bits per byte are not reported.
+  """
+
+  z_loss: float = 0.0
+  token_bytes: np.ndarray | None = None
+
+  def model_inputs(self, batch: Batch) -> tuple[jax.Array, Tokens]:
+    tokens = Tokens(batch["decoder_positions"], batch["decoder_segment_ids"], batch[ROWS])
+    return batch["decoder_input_tokens"], tokens
+
+  def totals(self, batch: Batch) -> jax.Array:
+    return batch["decoder_loss_weights"].sum()
+
+  def loss(self, apply: Apply, batch: Batch, totals: Any) -> tuple[jax.Array, TokenMetrics]:
+    logits = apply(*self.model_inputs(batch))  # [B, T, V] float32
+    targets = batch["decoder_target_tokens"]
+    weights = batch["decoder_loss_weights"]
+    nll, log_z = token_losses(logits, targets)
+    nll_sum = (weights * nll).sum()
+    z_sum = (weights * jnp.square(log_z)).sum()
+    loss = (nll_sum + self.z_loss * z_sum) / jnp.maximum(totals, 1.0)
+    num_bytes = self._bytes(targets, weights)
+    return loss, TokenMetrics.empty().replace(
+      loss=metrics.Average(total=nll_sum, count=weights.sum()),
+      bits_per_byte=metrics.Average(total=nll_sum / math.log(2), count=num_bytes),
+      z_loss=metrics.Average(total=self.z_loss * z_sum, count=weights.sum()),
+    )
+
+  def empty_metrics(self) -> TokenMetrics:
+    zero = metrics.Average(total=jnp.zeros(()), count=jnp.zeros(()))
+    return TokenMetrics.empty().replace(loss=zero, bits_per_byte=zero, z_loss=zero)
+
+  def summary(self, collection: TokenMetrics) -> dict[str, Any]:
+    values = collection.compute()
+    if self.token_bytes is None:
+      del values["bits_per_byte"]
+    if self.z_loss == 0.0:
+      del values["z_loss"]
+    return values
+
+  def _bytes(self, targets: jax.Array, weights: jax.Array) -> jax.Array:
+    if self.token_bytes is None:
+      return jnp.zeros((), jnp.float32)
+    return (weights * jnp.asarray(self.token_bytes, jnp.float32)[targets]).sum()
+
+
+def token_losses(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Negative log-likelihood and log of the partition function of each token.
+
+  Args:
+    logits: [B, T, V] float32.
+    targets: [B, T] int32.
+
+  Returns:
+    Two arrays [B, T] float32.
+  """
+  log_z = jax.nn.logsumexp(logits, axis=-1)
+  chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+  return log_z - chosen, log_z
