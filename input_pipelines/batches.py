@@ -1,4 +1,4 @@
-"""What training and evaluation read: batch n as a pure function of n, and the data that opens it.
+"""What training and evaluation read: batch n as a pure function of n, and who opens it.
 
 The data position is one integer, the batch number. There is no iterator state to save, so a
 run resumes at step 1,000,000 as fast as at step 0, any past batch can be looked at again, and

@@ -14,6 +14,8 @@ does. Evaluation is the single epoch 0 .. R - 1 in order.
 Letters: B rows of the global batch, R rows of an epoch, T tokens of a row.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from input_pipelines.packing import NO_ROW, PackedRows
@@ -34,16 +36,21 @@ class RowBatches:
       num_batches: int | None = None,
       shard_index: int = 0,
       num_shards: int = 1,
+      description: Mapping[str, str] | None = None,
   ):
-    """`seed=None` reads in order, once. `num_batches` cuts a finite stream short."""
+    """`seed=None` reads in order, once. `num_batches` cuts a finite stream short.
+
+    `description` says for people where the rows come from.
+    """
     if batch_size < 1 or batch_size % num_shards:
       raise UserError(
           f"batch_size={batch_size} cannot be divided among {num_shards} host(s); make it a "
           f"positive multiple of {num_shards}")
     assert 0 <= shard_index < num_shards
-    self.rows = rows
+    self.description = dict(description or {})
     self.rows_per_epoch = rows.num_rows
     self.num_batches: int | None = None
+    self._rows = rows
     self._seed = seed
     self._batch_size = batch_size
     self._block = np.arange(batch_size // num_shards) + shard_index * (batch_size // num_shards)
@@ -58,7 +65,7 @@ class RowBatches:
 
   def __getitem__(self, n: int) -> dict[str, np.ndarray]:
     """This host's rows of global batch n, [B / num_shards, T] each."""
-    return self.rows.rows(self.row_indices(n))
+    return self._rows.rows(self.row_indices(n))
 
   def row_indices(self, n: int) -> np.ndarray:
     """Which rows these are, [B / num_shards]; NO_ROW after the end of the data."""

@@ -34,7 +34,7 @@ class PackedRows:
   """Row r of a corpus as a function of r, gathered straight from the stored tokens."""
 
   def __init__(self, tokens: np.ndarray, offsets: np.ndarray, sequence_length: int):
-    """tokens: [num_tokens] ids; offsets: [D + 1], document d is tokens[offsets[d]:offsets[d+1]].
+    """tokens: [num_tokens] ids, of which document d is tokens[offsets[d]:offsets[d + 1]].
 
     Documents of one token make no pair, so they drop out here.
     """

@@ -4,7 +4,9 @@ A Task made here has the preprocessors `tokenize` and `frame_documents`, and the
 `targets`: BOS, the document's ids, EOS, whole, whatever its length.
 """
 
+import difflib
 import functools
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -91,6 +93,25 @@ def register_documents(name: str, source: DocumentSource, vocabulary: Vocabulary
   return seqio.TaskRegistry.add(
       name, source=SeqioDocumentSource(source), preprocessors=[tokenize, frame],
       output_features={TARGETS: feature}, metric_fns=[])
+
+
+def find_task(name: str, module: str):
+  """The Task `name`, which `module` should have registered, if its `targets` can be stored."""
+  if name in seqio.MixtureRegistry.names():
+    raise UserError(f"{name} is a seqio mixture; name one of the tasks in it")
+  if name not in seqio.TaskRegistry.names():
+    near = difflib.get_close_matches(name, seqio.TaskRegistry.names(), n=3)
+    hint = f"; nearest: {', '.join(near)}" if near else ""
+    raise UserError(f"the module {module} registers no seqio task {name!r}{hint}")
+  task = seqio.TaskRegistry.get(name)
+  feature = task.output_features.get(TARGETS)
+  if feature is None or feature.rank != 1 or not feature.dtype.is_integer:
+    raise UserError(f"the seqio task {name} has no feature 'targets' of token ids, one row a "
+                    f"document; it has {', '.join(task.output_features)}")
+  if others := sorted(set(task.output_features) - {TARGETS}):
+    print(f"the seqio task {name}: only 'targets' is read, not {', '.join(others)}",
+          file=sys.stderr)
+  return task
 
 
 class TokenisedTask:

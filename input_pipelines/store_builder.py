@@ -162,11 +162,11 @@ class _Build:
     _append(self._partial / TOKENS, np.concatenate([empty, *self._pending_tokens]))
     _append(self._partial / DOCUMENTS, np.array(self._pending_starts, np.int64))
     self._pending_tokens, self._pending_starts = [], []
-    _write_json(self._partial / _PROGRESS, dataclasses.asdict(progress))
+    write_json(self._partial / _PROGRESS, dataclasses.asdict(progress))
 
   def _finish(self, progress: _Progress, identity: dict[str, Any]) -> None:
     _append(self._partial / DOCUMENTS, np.array([progress.num_tokens], np.int64))
-    _write_json(self._partial / INDEX, {
+    write_json(self._partial / INDEX, {
         "num_tokens": progress.num_tokens,
         "num_documents": progress.num_documents,
         "dtype": self._dtype.name,
@@ -181,14 +181,9 @@ class _Build:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-  """Holds the store at `path` alone; the system lets go when the process dies, however it dies."""
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.with_name(path.name + ".lock").open("w")
-  except OSError as error:
-    raise UserError(f"the token store cannot be written to {path.parent}: {error.strerror}; set "
-                    "STRATA_CACHE to a directory that you can write") from None
-  with file:
+  """Holds the store at `path` alone; however this process dies, the system lets go of it."""
+  make_cache_directory(path.parent)
+  with path.with_name(path.name + ".lock").open("w") as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -197,22 +192,31 @@ def _lock(path: Path) -> Iterator[None]:
     yield
 
 
-def _append(path: Path, array: np.ndarray) -> None:
-  with path.open("ab") as file:
-    file.write(array.tobytes())
-    file.flush()
-    os.fsync(file.fileno())
+def make_cache_directory(path: Path) -> None:
+  """Makes `path` with its parents; UserError where this user may not write there."""
+  with contextlib.suppress(OSError):
+    path.mkdir(parents=True, exist_ok=True)
+  if not os.access(path, os.W_OK | os.X_OK):
+    raise UserError(f"cannot write to the cache directory {path}; set STRATA_CACHE to a "
+                    "directory that you can write")
 
 
-def _write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
   """Replaces `path` as a whole: a reader finds the old content or the new, never a part."""
-  new = path.with_name(path.name + ".new")
+  new = path.with_name(f"{path.name}.{os.getpid()}.new")
   with new.open("w") as file:
     json.dump(value, file, indent=1)
     file.flush()
     os.fsync(file.fileno())
   os.replace(new, path)
   _sync(path.parent)
+
+
+def _append(path: Path, array: np.ndarray) -> None:
+  with path.open("ab") as file:
+    file.write(array.tobytes())
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _sync(directory: Path) -> None:

@@ -63,18 +63,15 @@ class TextData(Data):
       raise UserError(
           f"num_batches={self.num_batches} limits evaluation data; the length of training is "
           "set by num_steps or num_epochs")
-    rows = self._rows(cache_dir, sequence_length, training=seed is not None)
-    return RowBatches(
-        rows, batch_size=batch_size, seed=seed, num_epochs=num_epochs,
-        num_batches=self.num_batches, shard_index=shard_index, num_shards=num_shards)
-
-  def _rows(self, cache_dir: str, sequence_length: int, *, training: bool) -> PackedRows:
     store = self.store(cache_dir)
     rows = PackedRows(store.tokens, store.offsets, sequence_length)
-    needed = sequence_length if training else 1
+    needed = 1 if seed is None else sequence_length
     if rows.num_pairs < needed:
       raise UserError(
           f"the {self.split} split of {self.name()} has {store.num_tokens} tokens, too few for "
           f"one row of sequence_length={sequence_length}; give it more text, or set a shorter "
           "sequence_length")
-    return rows
+    return RowBatches(
+        rows, batch_size=batch_size, seed=seed, num_epochs=num_epochs,
+        num_batches=self.num_batches, shard_index=shard_index, num_shards=num_shards,
+        description=store.description())

@@ -54,6 +54,11 @@ class TokenStore:
   def vocabulary_facts(self) -> dict[str, Any]:
     return self.index["vocabulary"]
 
+  def description(self) -> dict[str, str]:
+    """Its facts for people."""
+    return {"store": str(self.path), "tokens": f"{self.num_tokens:,} ({self.index['dtype']})",
+            "documents": f"{self.num_documents:,}"}
+
   def verify(self) -> None:
     """Reads every byte against the checksums; DamagedStore where one differs."""
     for name, checksum in self.index["sha256"].items():

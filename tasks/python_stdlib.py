@@ -53,9 +53,9 @@ class PythonStdlib(TextData):
     from input_pipelines.seqio_tasks import TokenisedTask
     if names := _sources().undecodable:
       print(f"not UTF-8, left out: {', '.join(names)}", file=sys.stderr)
-    return TokenisedTask(self.task(), self.split)
+    return TokenisedTask(self.seqio_task(), self.split)
 
-  def task(self) -> Any:
+  def seqio_task(self) -> Any:
     """The seqio Task `python_stdlib`, registered."""
     from input_pipelines.seqio_tasks import register_documents
     return register_documents(TASK, _sources(), ByteVocabulary())

@@ -51,9 +51,9 @@ class TextFile(TextData):
 
   def tokenise(self) -> Tokenised:
     from input_pipelines.seqio_tasks import TokenisedTask
-    return TokenisedTask(self.task(), self.split)
+    return TokenisedTask(self.seqio_task(), self.split)
 
-  def task(self) -> Any:
+  def seqio_task(self) -> Any:
     """The seqio Task, with both splits, registered under a name of its content."""
     from input_pipelines.seqio_tasks import register_documents
     scan = self._scan()
@@ -62,7 +62,8 @@ class TextFile(TextData):
 
   def check(self) -> None:
     if self.split not in _Split.splits:
-      raise UserError(f"a text file has no split {self.split!r}; it has 'train' and 'validation'")
+      raise UserError(
+          f"a text file has no split {self.split!r}; it has 'train' and 'validation'")
     scan = self._scan()
     cut = self._cut(scan)
     for split, size in ((TRAIN, cut), (VALIDATION, scan.num_characters - cut)):

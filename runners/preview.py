@@ -1,0 +1,67 @@
+"""The first rows of the training data as the model will see them, decoded.
+
+    runner data --exp=gpt2.Nano
+"""
+
+from typing import Any
+
+import fiddle as fdl
+import numpy as np
+
+from input_pipelines.batches import INPUTS, POSITIONS, SEGMENTS, WEIGHTS, Batches, Data
+from input_pipelines.vocabularies import Vocabulary
+
+_SHOWN_CHARACTERS = 60
+
+
+def print_rows(
+    config: fdl.Config[Any], num_rows: int, build_only: bool, cache_dir: str) -> None:
+  """Prints the first `num_rows` rows that a run of `config` trains on; builds no model.
+
+  `build_only` makes the token store and prints its facts alone.
+  """
+  data: Data = fdl.build(config.train_data)
+  vocabulary = data.vocabulary()
+  batches = data.open(
+      sequence_length=config.sequence_length, batch_size=config.batch_size,
+      cache_dir=cache_dir, seed=config.seed)
+  _print_header(batches, vocabulary)
+  if build_only:
+    return
+  for number in range(num_rows):
+    n, row = divmod(number, config.batch_size)
+    batch = batches[n]
+    _print_row(f"batch {n} row {row}", {key: value[row] for key, value in batch.items()},
+               vocabulary)
+
+
+def _print_header(batches: Batches, vocabulary: Vocabulary) -> None:
+  facts = {
+      **getattr(batches, "description", {}),
+      "vocabulary": f"{type(vocabulary).__name__}, {vocabulary.vocab_size} ids",
+      "rows per epoch": f"{batches.rows_per_epoch:,}",
+  }
+  for name, value in facts.items():
+    print(f"{name + ':':<16}{value}")
+
+
+def _print_row(title: str, row: dict[str, np.ndarray], vocabulary: Vocabulary) -> None:
+  """One line a segment: its number, positions, sum of loss weights, and input text."""
+  print(f"\n{title}")
+  for segment in np.unique(row[SEGMENTS]).tolist():
+    members = row[SEGMENTS] == segment
+    positions, weight = row[POSITIONS][members], row[WEIGHTS][members].sum()
+    if segment == 0:
+      print(f"  padding    {members.sum()} tokens  weight {weight:g}")
+      continue
+    text = _shortened(vocabulary.decode(row[INPUTS][members]))
+    print(f"  segment {segment:<3}positions {positions.min()}-{positions.max()}  "
+          f"weight {weight:g}  {text}")
+
+
+def _shortened(text: str) -> str:
+  """The text on one line, its middle left out where it is long."""
+  if len(text) <= _SHOWN_CHARACTERS:
+    return repr(text)
+  half = _SHOWN_CHARACTERS // 2
+  return f"{text[:half]!r} ... {text[-half:]!r}"
