@@ -86,7 +86,7 @@ class TensorBoardWriter:
 
 def _open_clu_writer(directory: str, restored: int | None) -> Any:
   """CLU's writer; TensorFlow sees no accelerator, and TensorBoard nothing after `restored`."""
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   import tensorflow as tf  # six seconds
 
   try:
@@ -95,19 +95,23 @@ def _open_clu_writer(directory: str, restored: int | None) -> Any:
     pass
   from clu import metric_writers
 
-  if restored is not None and tf.io.gfile.isdir(directory):
-    _hide_events_after(directory, restored)
+  if restored is not None:
+    _start_after(directory, restored)
   return metric_writers.SummaryWriter(directory)
 
 
-def _hide_events_after(directory: str, step: int) -> None:
-  """Event files cannot be cut, but TensorBoard forgets what lies past a START event's step."""
+def _start_after(directory: str, step: int) -> None:
+  """Hides what was written after `step`: event files cannot be cut.
+
+  TensorBoard forgets the events from a START event's step on, at every START but the first it
+  reads: so a fresh run writes one too.
+  """
   from tensorboard.compat.proto import event_pb2
   from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
   messages: Any = event_pb2  # protobuf makes the classes when it runs
   start = messages.SessionLog(status=messages.SessionLog.START)
-  first_hidden = step + 1 if step > 0 else 0
+  first_step = step + 1 if step > 0 else 0
   writer = EventFileWriter(directory)
-  writer.add_event(messages.Event(step=first_hidden, session_log=start, wall_time=time.time()))
+  writer.add_event(messages.Event(step=first_step, session_log=start, wall_time=time.time()))
   writer.close()

@@ -66,9 +66,9 @@ def open_writers(
 class MultiWriter:
   """Writes to several at once. One that fails is reported and keeps no other from its data.
 
-  A full disk ends no training. A failing writer is tried again each time; it is reported when it
-  fails and when it recovers, not at every step in between. `resume` alone lets errors through:
-  there they mean that the workdir is not what the user thinks it is.
+  A full disk ends no training. A failing writer is tried again each time; it is reported when
+  it fails and when it recovers, not at every step in between. `resume` alone lets errors
+  through: there they mean that the workdir is not what the user thinks it is.
   """
 
   def __init__(self, writers: Sequence[Writer]):

@@ -1,0 +1,57 @@
+"""The suite runs on CPUs, leaves the user's caches alone, and can simulate many devices."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# Before the first test module imports jax or TensorFlow; subprocesses inherit it.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("STRATA_CACHE", str(ROOT / ".pytest_cache" / "strata"))
+os.environ["PYTHONPATH"] = os.pathsep.join(
+  filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+)
+
+
+def pytest_addoption(parser):
+  parser.addoption(
+    "--update-golden", action="store_true", help="write golden files instead of comparing"
+  )
+
+
+@pytest.fixture
+def update_golden(request) -> bool:
+  """Whether to rewrite golden files: review the diff before committing it."""
+  return request.config.getoption("--update-golden")
+
+
+@pytest.fixture
+def run_with_devices():
+  """Runs Python code in a fresh process that sees `num_devices` CPU devices.
+
+  The number of devices is fixed when jax starts, hence the process. The last line that the code
+  prints is read as JSON and returned:
+
+      assert run_with_devices(8, "import jax, json; print(json.dumps(jax.device_count()))") == 8
+  """
+
+  def run(num_devices: int, code: str, *, timeout_s: float = 600):
+    devices = f"--xla_force_host_platform_device_count={num_devices}"
+    result = subprocess.run(
+      [sys.executable, "-c", code],
+      cwd=ROOT,
+      env={**os.environ, "XLA_FLAGS": devices},
+      capture_output=True,
+      text=True,
+      timeout=timeout_s,
+    )
+    assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
+    return json.loads(result.stdout.strip().splitlines()[-1])
+
+  return run
