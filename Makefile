@@ -6,7 +6,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
-WORKDIR ?= runs/demo
 
 INSTALLED := $(VENV)/.installed
 BIN := $(VENV)/bin
@@ -23,7 +22,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/runner --exp=gpt2.Nano --workdir=$(WORKDIR)
+	rm -rf runs/demo
+	$(BIN)/runner --exp=gpt2.Nano --workdir=runs/demo
 
 test: $(INSTALLED)
 	$(PYTEST)
