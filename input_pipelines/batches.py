@@ -45,15 +45,15 @@ class Data(abc.ABC):
 
   @abc.abstractmethod
   def open(
-      self,
-      *,
-      sequence_length: int,
-      batch_size: int,
-      cache_dir: str,
-      seed: int | None,
-      num_epochs: int | None = None,
-      shard_index: int = 0,
-      num_shards: int = 1,
+    self,
+    *,
+    sequence_length: int,
+    batch_size: int,
+    cache_dir: str,
+    seed: int | None,
+    num_epochs: int | None = None,
+    shard_index: int = 0,
+    num_shards: int = 1,
   ) -> Batches:
     """Batches of `batch_size` rows (over all hosts) of `sequence_length` tokens.
 

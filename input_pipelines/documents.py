@@ -6,7 +6,7 @@ document too long for one string comes in parts, one after another within its sp
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 
@@ -22,7 +22,8 @@ class Text:
 class DocumentSource(Protocol):
   """The same texts in the same order at every reading."""
 
-  splits: tuple[str, ...]
+  @property
+  def splits(self) -> Sequence[str]: ...
 
   def num_shards(self, split: str) -> int: ...
 

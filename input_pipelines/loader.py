@@ -27,16 +27,16 @@ class RowBatches:
   """Batches of packed rows (the protocol `Batches`)."""
 
   def __init__(
-      self,
-      rows: PackedRows,
-      *,
-      batch_size: int,
-      seed: int | None,
-      num_epochs: int | None = None,
-      num_batches: int | None = None,
-      shard_index: int = 0,
-      num_shards: int = 1,
-      description: Mapping[str, str] | None = None,
+    self,
+    rows: PackedRows,
+    *,
+    batch_size: int,
+    seed: int | None,
+    num_epochs: int | None = None,
+    num_batches: int | None = None,
+    shard_index: int = 0,
+    num_shards: int = 1,
+    description: Mapping[str, str] | None = None,
   ):
     """`seed=None` reads in order, once. `num_batches` cuts a finite stream short.
 
@@ -44,8 +44,9 @@ class RowBatches:
     """
     if batch_size < 1 or batch_size % num_shards:
       raise UserError(
-          f"batch_size={batch_size} cannot be divided among {num_shards} host(s); make it a "
-          f"positive multiple of {num_shards}")
+        f"batch_size={batch_size} cannot be divided among {num_shards} host(s); make it a "
+        f"positive multiple of {num_shards}"
+      )
     assert 0 <= shard_index < num_shards
     self.description = dict(description or {})
     self.rows_per_epoch = rows.num_rows

@@ -57,10 +57,10 @@ class PackedRows:
     # clipping keeps that in range, and what was gathered is zeroed below.
     where = column + np.repeat(tokens - columns, lengths)
     batch = {
-        INPUTS: self._tokens.take(where, mode="clip").astype(np.int32),
-        TARGETS: self._tokens.take(where + 1, mode="clip").astype(np.int32),
-        POSITIONS: (column - first_column).astype(np.int32),
-        SEGMENTS: np.repeat(segments.astype(np.int32), lengths),
+      INPUTS: self._tokens.take(where, mode="clip").astype(np.int32),
+      TARGETS: self._tokens.take(where + 1, mode="clip").astype(np.int32),
+      POSITIONS: (column - first_column).astype(np.int32),
+      SEGMENTS: np.repeat(segments.astype(np.int32), lengths),
     }
     real = batch[SEGMENTS] > 0
     if not segments.all():
@@ -70,7 +70,8 @@ class PackedRows:
     return {key: value.reshape(shape) for key, value in batch.items()}
 
   def _pieces(
-      self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    self, indices: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The runs of one document in one row, row after row, padding among them, [pieces] each:
 
     segment number (0: padding), first column counted through all rows, first token, length.
@@ -88,5 +89,6 @@ class PackedRows:
     column = row * T + start - starts[row]
     length = np.diff(column, append=len(indices) * T)
     token = np.where(
-        is_padding, 0, self._token_starts[document] + start - self._pair_starts[document])
+      is_padding, 0, self._token_starts[document] + start - self._pair_starts[document]
+    )
     return np.where(is_padding, 0, nth + 1), column, token, length

@@ -34,8 +34,7 @@ def permute(index: np.ndarray, length: int, seed: int, epoch: np.ndarray | int) 
   return place.astype(np.int64)
 
 
-def _feistel(
-    number: np.ndarray, keys: np.ndarray, num_left: int, num_right: int) -> np.ndarray:
+def _feistel(number: np.ndarray, keys: np.ndarray, num_left: int, num_right: int) -> np.ndarray:
   left, right = number // np.uint64(num_right), number % np.uint64(num_right)
   for i in range(0, _ROUNDS, 2):
     left = (left + _hash(right ^ _hash(keys + np.uint64(i)))) % np.uint64(num_left)

@@ -22,12 +22,12 @@ class Prefetch:
   """
 
   def __init__(
-      self,
-      batches: Batches,
-      *,
-      start: int = 0,
-      transfer: Callable[[Any], Any] = lambda batch: batch,
-      depth: int = 2,
+    self,
+    batches: Batches,
+    *,
+    start: int = 0,
+    transfer: Callable[[Any], Any] = lambda batch: batch,
+    depth: int = 2,
   ):
     """`depth` batches wait ready at most; `transfer` runs in the thread (device_put)."""
     assert depth > 0
@@ -42,7 +42,8 @@ class Prefetch:
     self._changed = threading.Condition()
     # A daemon: an interpreter that exits without `close` does not hang on it.
     self._thread = threading.Thread(
-        target=self._run, args=(start,), name="prefetch", daemon=True)
+      target=self._run, args=(start,), name="prefetch", daemon=True
+    )
     self._thread.start()
 
   def __enter__(self) -> "Prefetch":

@@ -51,12 +51,22 @@ class SeqioDocumentSource(seqio.DataSource):
   def _read(self, split: str, shard):
     def texts(shard) -> Iterator[dict[str, Any]]:
       for text in self._documents.read(split, int(shard)):
-        yield {TARGETS: text.text, STARTS_DOCUMENT: text.starts_document,
-               ENDS_DOCUMENT: text.ends_document}
+        yield {
+          TARGETS: text.text,
+          STARTS_DOCUMENT: text.starts_document,
+          ENDS_DOCUMENT: text.ends_document,
+        }
 
     flag = tf.TensorSpec([], tf.bool)
-    return tf.data.Dataset.from_generator(texts, args=(shard,), output_signature={
-        TARGETS: tf.TensorSpec([], tf.string), STARTS_DOCUMENT: flag, ENDS_DOCUMENT: flag})
+    return tf.data.Dataset.from_generator(
+      texts,
+      args=(shard,),
+      output_signature={
+        TARGETS: tf.TensorSpec([], tf.string),
+        STARTS_DOCUMENT: flag,
+        ENDS_DOCUMENT: flag,
+      },
+    )
 
 
 def frame_documents(dataset, vocabulary: Vocabulary):
@@ -68,11 +78,14 @@ def frame_documents(dataset, vocabulary: Vocabulary):
   eos = [] if vocabulary.eos_id is None else [vocabulary.eos_id]
 
   def when(flag, ids):
-    return tf.constant(ids, tf.int32)[:len(ids) * tf.cast(flag, tf.int32)]
+    return tf.constant(ids, tf.int32)[: len(ids) * tf.cast(flag, tf.int32)]
 
   def frame(example: Mapping[str, Any]) -> dict[str, Any]:
-    parts = (when(example[STARTS_DOCUMENT], bos), example[TARGETS],
-             when(example[ENDS_DOCUMENT], eos))
+    parts = (
+      when(example[STARTS_DOCUMENT], bos),
+      example[TARGETS],
+      when(example[ENDS_DOCUMENT], eos),
+    )
     return {**example, TARGETS: tf.concat(parts, axis=0)}
 
   return dataset.map(frame, num_parallel_calls=tf.data.AUTOTUNE)
@@ -91,8 +104,12 @@ def register_documents(name: str, source: DocumentSource, vocabulary: Vocabulary
 
   feature = seqio.Feature(vocabulary.as_seqio(), add_eos=False, dtype=tf.int32)
   return seqio.TaskRegistry.add(
-      name, source=SeqioDocumentSource(source), preprocessors=[tokenize, frame],
-      output_features={TARGETS: feature}, metric_fns=[])
+    name,
+    source=SeqioDocumentSource(source),
+    preprocessors=[tokenize, frame],
+    output_features={TARGETS: feature},
+    metric_fns=[],
+  )
 
 
 def find_task(name: str, module: str):
@@ -106,11 +123,14 @@ def find_task(name: str, module: str):
   task = seqio.TaskRegistry.get(name)
   feature = task.output_features.get(TARGETS)
   if feature is None or feature.rank != 1 or not feature.dtype.is_integer:
-    raise UserError(f"the seqio task {name} has no feature 'targets' of token ids, one row a "
-                    f"document; it has {', '.join(task.output_features)}")
+    raise UserError(
+      f"the seqio task {name} has no feature 'targets' of token ids, one row a "
+      f"document; it has {', '.join(task.output_features)}"
+    )
   if others := sorted(set(task.output_features) - {TARGETS}):
-    print(f"the seqio task {name}: only 'targets' is read, not {', '.join(others)}",
-          file=sys.stderr)
+    print(
+      f"the seqio task {name}: only 'targets' is read, not {', '.join(others)}", file=sys.stderr
+    )
   return task
 
 
@@ -119,17 +139,25 @@ class TokenisedTask:
 
   def __init__(self, task, split: str):
     if split not in task.splits:
-      raise UserError(f"the task {task.name} has no split {split!r}; it has "
-                      f"{', '.join(map(repr, task.splits))}")
+      raise UserError(
+        f"the task {task.name} has no split {split!r}; it has "
+        f"{', '.join(map(repr, task.splits))}"
+      )
     self._task = task
     self._split = split
     self.num_shards = max(1, len(task.source.list_shards(split)))
 
   def pieces(self, shard: int, first: int) -> Iterator[Piece]:
     dataset = self._task.get_dataset(
-        sequence_length=None, split=self._split, shuffle=False, seed=0, num_epochs=1,
-        shard_info=seqio.ShardInfo(shard, self.num_shards), trim_output_features=False,
-        try_in_mem_cache=False)
+      sequence_length=None,
+      split=self._split,
+      shuffle=False,
+      seed=0,
+      num_epochs=1,
+      shard_info=seqio.ShardInfo(shard, self.num_shards),
+      trim_output_features=False,
+      try_in_mem_cache=False,
+    )
     options = tf.data.Options()
     options.deterministic = True  # in order, however many threads tokenise
     for example in dataset.skip(first).with_options(options).as_numpy_iterator():

@@ -6,10 +6,10 @@ import numpy as np
 
 from input_pipelines.tensorflow_import import import_seqio, import_tensorflow
 from input_pipelines.vocabularies import (
-    ByteVocabulary,
-    CharacterVocabulary,
-    PieceVocabulary,
-    Vocabulary,
+  ByteVocabulary,
+  CharacterVocabulary,
+  PieceVocabulary,
+  Vocabulary,
 )
 
 tf = import_tensorflow()
@@ -61,8 +61,10 @@ class SeqioCharacterVocabulary(seqio.Vocabulary):
     return tf.strings.unicode_encode(tf.gather(self._code_points, ids), "UTF-8")
 
   def __eq__(self, other: object) -> bool:
-    return (isinstance(other, SeqioCharacterVocabulary)
-            and self._numpy.characters == other._numpy.characters)
+    return (
+      isinstance(other, SeqioCharacterVocabulary)
+      and self._numpy.characters == other._numpy.characters
+    )
 
   def __hash__(self) -> int:
     return hash(self._numpy.characters)
@@ -84,8 +86,8 @@ def vocabulary_of(vocabulary) -> Vocabulary:
     if special is not None and special < len(pieces):
       pieces[special] = b""
   return PieceVocabulary(
-      pieces, bos_id=_bos_id(vocabulary), eos_id=vocabulary.eos_id,
-      load_seqio=lambda: vocabulary)
+    pieces, bos_id=_bos_id(vocabulary), eos_id=vocabulary.eos_id, load_seqio=lambda: vocabulary
+  )
 
 
 def _bos_id(vocabulary) -> int | None:

@@ -23,12 +23,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from input_pipelines.token_store import (
-    DOCUMENTS,
-    INDEX,
-    TOKENS,
-    DamagedStore,
-    TokenStore,
-    file_checksum,
+  DOCUMENTS,
+  INDEX,
+  TOKENS,
+  DamagedStore,
+  TokenStore,
+  file_checksum,
 )
 from input_pipelines.vocabularies import Vocabulary
 from layers.errors import UserError
@@ -67,12 +67,12 @@ class _Progress:
 
 
 def open_or_build(
-    path: Path,
-    *,
-    identity: dict[str, Any],
-    vocabulary: Vocabulary,
-    tokenise: Callable[[], Tokenised],
-    commit_tokens: int = _COMMIT_TOKENS,
+  path: Path,
+  *,
+  identity: dict[str, Any],
+  vocabulary: Vocabulary,
+  tokenise: Callable[[], Tokenised],
+  commit_tokens: int = _COMMIT_TOKENS,
 ) -> TokenStore:
   """The store at `path`, built if it is not there or is damaged (said on stderr).
 
@@ -119,8 +119,10 @@ class _Build:
       progress.shard, progress.piece = progress.shard + 1, 0
     self._commit(progress)
     self._finish(progress, identity)
-    _say(f"token store ready: {progress.num_tokens:,} tokens, {progress.num_documents:,} "
-         f"documents, {time.monotonic() - start:.1f} s")
+    _say(
+      f"token store ready: {progress.num_tokens:,} tokens, {progress.num_documents:,} "
+      f"documents, {time.monotonic() - start:.1f} s"
+    )
 
   def _resume(self, num_shards: int) -> _Progress:
     """What earlier attempts committed, with the files cut to it."""
@@ -128,8 +130,10 @@ class _Build:
       progress = _Progress(**json.loads((self._partial / _PROGRESS).read_bytes()))
     except FileNotFoundError:
       progress = _Progress(num_shards)
-    files = {self._partial / TOKENS: progress.num_tokens * self._dtype.itemsize,
-             self._partial / DOCUMENTS: progress.num_documents * 8}
+    files = {
+      self._partial / TOKENS: progress.num_tokens * self._dtype.itemsize,
+      self._partial / DOCUMENTS: progress.num_documents * 8,
+    }
     for path in files:
       path.touch()
     lost = any(path.stat().st_size < size for path, size in files.items())
@@ -145,9 +149,10 @@ class _Build:
     tokens = np.asarray(piece.tokens)
     if tokens.size and not 0 <= tokens.min() <= tokens.max() < self._vocabulary.vocab_size:
       raise UserError(
-          f"document {progress.num_documents} holds token ids from {tokens.min()} to "
-          f"{tokens.max()}, outside the vocabulary of {self._vocabulary.vocab_size}; its "
-          "preprocessors and its vocabulary do not belong together")
+        f"document {progress.num_documents} holds token ids from {tokens.min()} to "
+        f"{tokens.max()}, outside the vocabulary of {self._vocabulary.vocab_size}; its "
+        "preprocessors and its vocabulary do not belong together"
+      )
     assert piece.starts_document or progress.num_documents, "a corpus starts with a document"
     if piece.starts_document:
       self._pending_starts.append(progress.num_tokens)
@@ -166,14 +171,17 @@ class _Build:
 
   def _finish(self, progress: _Progress, identity: dict[str, Any]) -> None:
     _append(self._partial / DOCUMENTS, np.array([progress.num_tokens], np.int64))
-    write_json(self._partial / INDEX, {
+    write_json(
+      self._partial / INDEX,
+      {
         "num_tokens": progress.num_tokens,
         "num_documents": progress.num_documents,
         "dtype": self._dtype.name,
         "vocabulary": self._vocabulary.facts(),
         "identity": identity,
         "sha256": {name: file_checksum(self._partial / name) for name in (TOKENS, DOCUMENTS)},
-    })
+      },
+    )
     os.rename(self._partial, self._path)
     _sync(self._path.parent)
     (self._path / _PROGRESS).unlink()
@@ -197,8 +205,10 @@ def make_cache_directory(path: Path) -> None:
   with contextlib.suppress(OSError):
     path.mkdir(parents=True, exist_ok=True)
   if not os.access(path, os.W_OK | os.X_OK):
-    raise UserError(f"cannot write to the cache directory {path}; set STRATA_CACHE to a "
-                    "directory that you can write")
+    raise UserError(
+      f"cannot write to the cache directory {path}; set STRATA_CACHE to a "
+      "directory that you can write"
+    )
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -12,6 +12,7 @@ def import_tensorflow() -> Any:
   """The tensorflow module, blind to GPUs."""
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # a missing GPU is no error here
   import tensorflow as tf
+
   tf.config.set_visible_devices([], "GPU")
   return tf
 
@@ -20,4 +21,5 @@ def import_seqio() -> Any:
   """The seqio module, over a TensorFlow that is blind to GPUs."""
   import_tensorflow()
   import seqio
+
   return seqio

@@ -1,7 +1,7 @@
 """Text as training or evaluation data: a seqio task, its token store, and batches of rows.
 
-    source -> seqio task -> token store -> packed rows -> batches
-              (once, TensorFlow)        (every run, numpy alone)
+source -> seqio task -> token store -> packed rows -> batches
+          (once, TensorFlow)        (every run, numpy alone)
 """
 
 import abc
@@ -45,33 +45,40 @@ class TextData(Data):
     vocabulary = self.vocabulary()
     identity = {**self.identity(), "split": self.split, "vocabulary": vocabulary.fingerprint()}
     path: Path = store_path(cache_dir, f"{self.name()}-{self.split}", identity)
-    return open_or_build(
-        path, identity=identity, vocabulary=vocabulary, tokenise=self.tokenise)
+    return open_or_build(path, identity=identity, vocabulary=vocabulary, tokenise=self.tokenise)
 
   def open(
-      self,
-      *,
-      sequence_length: int,
-      batch_size: int,
-      cache_dir: str,
-      seed: int | None,
-      num_epochs: int | None = None,
-      shard_index: int = 0,
-      num_shards: int = 1,
+    self,
+    *,
+    sequence_length: int,
+    batch_size: int,
+    cache_dir: str,
+    seed: int | None,
+    num_epochs: int | None = None,
+    shard_index: int = 0,
+    num_shards: int = 1,
   ) -> RowBatches:
     if seed is not None and self.num_batches is not None:
       raise UserError(
-          f"num_batches={self.num_batches} limits evaluation data; the length of training is "
-          "set by num_steps or num_epochs")
+        f"num_batches={self.num_batches} limits evaluation data; the length of training is "
+        "set by num_steps or num_epochs"
+      )
     store = self.store(cache_dir)
     rows = PackedRows(store.tokens, store.offsets, sequence_length)
     needed = 1 if seed is None else sequence_length
     if rows.num_pairs < needed:
       raise UserError(
-          f"the {self.split} split of {self.name()} has {store.num_tokens} tokens, too few for "
-          f"one row of sequence_length={sequence_length}; give it more text, or set a shorter "
-          "sequence_length")
+        f"the {self.split} split of {self.name()} has {store.num_tokens} tokens, too few for "
+        f"one row of sequence_length={sequence_length}; give it more text, or set a shorter "
+        "sequence_length"
+      )
     return RowBatches(
-        rows, batch_size=batch_size, seed=seed, num_epochs=num_epochs,
-        num_batches=self.num_batches, shard_index=shard_index, num_shards=num_shards,
-        description=store.description())
+      rows,
+      batch_size=batch_size,
+      seed=seed,
+      num_epochs=num_epochs,
+      num_batches=self.num_batches,
+      shard_index=shard_index,
+      num_shards=num_shards,
+      description=store.description(),
+    )

@@ -38,9 +38,9 @@ class TextScan:
     part = int(np.searchsorted(self.part_characters, character, "right")) - 1
     if part == len(self.part_bytes) - 1:
       return self.num_bytes
-    start, end = self.part_bytes[part:part + 2]
+    start, end = self.part_bytes[part : part + 2]
     text = self.read(int(start), int(end)).decode()
-    return int(start) + len(text[:character - self.part_characters[part]].encode())
+    return int(start) + len(text[: character - self.part_characters[part]].encode())
 
   def read(self, start: int, end: int) -> bytes:
     with self.path.open("rb") as file:
@@ -56,13 +56,16 @@ def scan_text(path: str) -> TextScan:
       raise UserError(f"the text file {path} is empty; give a file with text in it")
     return _scan(path, status.st_size, status.st_mtime_ns)
   except FileNotFoundError:
-    raise UserError(f"no text file at {path} (looked from {os.getcwd()}); check the path, or "
-                    "give an absolute one") from None
+    raise UserError(
+      f"no text file at {path} (looked from {os.getcwd()}); check the path, or "
+      "give an absolute one"
+    ) from None
   except IsADirectoryError:
     raise UserError(f"{path} is a directory; give one text file in it") from None
   except OSError as error:
-    raise UserError(f"cannot read the text file {path}: {error.strerror}; make it readable, or "
-                    "give another") from None
+    raise UserError(
+      f"cannot read the text file {path}: {error.strerror}; make it readable, or give another"
+    ) from None
 
 
 @functools.lru_cache(maxsize=8)  # by size and time too: the splits of one file scan it once
@@ -80,9 +83,12 @@ def _scan(path: str, size: int, mtime_ns: int) -> TextScan:
       part_characters.append(part_characters[-1] + len(text))
   _decode(decoder, b"", part_bytes[-1], path)
   return TextScan(
-      path=Path(path), sha256=checksum.hexdigest(),
-      characters="".join(map(chr, np.flatnonzero(seen).tolist())),
-      part_bytes=np.array(part_bytes), part_characters=np.array(part_characters))
+    path=Path(path),
+    sha256=checksum.hexdigest(),
+    characters="".join(map(chr, np.flatnonzero(seen).tolist())),
+    part_bytes=np.array(part_bytes),
+    part_characters=np.array(part_characters),
+  )
 
 
 def _decode(decoder: codecs.IncrementalDecoder, chunk: bytes, start: int, path: str) -> str:
@@ -91,6 +97,7 @@ def _decode(decoder: codecs.IncrementalDecoder, chunk: bytes, start: int, path: 
     return decoder.decode(chunk, final=not chunk)
   except UnicodeDecodeError as error:
     raise UserError(
-        f"the text file {path} is not UTF-8: byte {start + error.start} "
-        f"(0x{error.object[error.start]:02x}) starts no character; convert it, for example "
-        f"with `iconv -f latin1 -t utf-8`") from None
+      f"the text file {path} is not UTF-8: byte {start + error.start} "
+      f"(0x{error.object[error.start]:02x}) starts no character; convert it, for example "
+      f"with `iconv -f latin1 -t utf-8`"
+    ) from None

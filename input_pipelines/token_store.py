@@ -56,8 +56,11 @@ class TokenStore:
 
   def description(self) -> dict[str, str]:
     """Its facts for people."""
-    return {"store": str(self.path), "tokens": f"{self.num_tokens:,} ({self.index['dtype']})",
-            "documents": f"{self.num_documents:,}"}
+    return {
+      "store": str(self.path),
+      "tokens": f"{self.num_tokens:,} ({self.index['dtype']})",
+      "documents": f"{self.num_documents:,}",
+    }
 
   def verify(self) -> None:
     """Reads every byte against the checksums; DamagedStore where one differs."""

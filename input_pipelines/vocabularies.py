@@ -73,6 +73,7 @@ class ByteVocabulary(Vocabulary):
 
   def as_seqio(self) -> Any:
     from input_pipelines.tensorflow_import import import_seqio
+
     return import_seqio().ByteVocabulary()
 
   def facts(self) -> dict[str, Any]:
@@ -97,9 +98,10 @@ class CharacterVocabulary(Vocabulary):
     ids = np.searchsorted(self._codes, codes).clip(max=self.vocab_size - 1)
     if (unknown := self._codes[ids] != codes).any():
       raise UserError(
-          f"the character {text[int(unknown.argmax())]!r} is not among the "
-          f"{self.vocab_size} characters of the training text; leave it out, or train with "
-          "the byte vocabulary, which knows every character")
+        f"the character {text[int(unknown.argmax())]!r} is not among the "
+        f"{self.vocab_size} characters of the training text; leave it out, or train with "
+        "the byte vocabulary, which knows every character"
+      )
     return ids.astype(np.int32)
 
   def pieces(self) -> list[bytes]:
@@ -107,6 +109,7 @@ class CharacterVocabulary(Vocabulary):
 
   def as_seqio(self) -> Any:
     from input_pipelines.seqio_vocabularies import SeqioCharacterVocabulary
+
     return SeqioCharacterVocabulary(self.characters)
 
   def facts(self) -> dict[str, Any]:
@@ -120,12 +123,12 @@ class PieceVocabulary(Vocabulary):
   """
 
   def __init__(
-      self,
-      pieces: list[bytes],
-      *,
-      bos_id: int | None,
-      eos_id: int | None,
-      load_seqio: Callable[[], Any] | None = None,
+    self,
+    pieces: list[bytes],
+    *,
+    bos_id: int | None,
+    eos_id: int | None,
+    load_seqio: Callable[[], Any] | None = None,
   ):
     self.vocab_size = len(pieces)
     self.bos_id = bos_id
@@ -141,18 +144,24 @@ class PieceVocabulary(Vocabulary):
 
   def as_seqio(self) -> Any:
     if self._load_seqio is None:
-      raise UserError("these token ids were stored without their tokenizer; take the "
-                      "vocabulary from the data's configuration to encode text")
+      raise UserError(
+        "these token ids were stored without their tokenizer; take the "
+        "vocabulary from the data's configuration to encode text"
+      )
     return self._load_seqio()
 
 
 def vocabulary_from_facts(
-    facts: dict[str, Any], load_seqio: Callable[[], Any] | None = None) -> Vocabulary:
+  facts: dict[str, Any], load_seqio: Callable[[], Any] | None = None
+) -> Vocabulary:
   """The vocabulary whose `facts()` these are."""
   if facts["kind"] == "bytes":
     return ByteVocabulary()
   if facts["kind"] == "characters":
     return CharacterVocabulary(facts["characters"])
   return PieceVocabulary(
-      [piece.encode("latin-1") for piece in facts["pieces"]],
-      bos_id=facts["bos_id"], eos_id=facts["eos_id"], load_seqio=load_seqio)
+    [piece.encode("latin-1") for piece in facts["pieces"]],
+    bos_id=facts["bos_id"],
+    eos_id=facts["eos_id"],
+    load_seqio=load_seqio,
+  )

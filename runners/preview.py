@@ -1,6 +1,6 @@
 """The first rows of the training data as the model will see them, decoded.
 
-    runner data --exp=gpt2.Nano
+runner data --exp=gpt2.Nano
 """
 
 from typing import Any
@@ -15,7 +15,8 @@ _SHOWN_CHARACTERS = 60
 
 
 def print_rows(
-    config: fdl.Config[Any], num_rows: int, build_only: bool, cache_dir: str) -> None:
+  config: fdl.Config[Any], num_rows: int, build_only: bool, cache_dir: str
+) -> None:
   """Prints the first `num_rows` rows that a run of `config` trains on; builds no model.
 
   `build_only` makes the token store and prints its facts alone.
@@ -23,23 +24,27 @@ def print_rows(
   data: Data = fdl.build(config.train_data)
   vocabulary = data.vocabulary()
   batches = data.open(
-      sequence_length=config.sequence_length, batch_size=config.batch_size,
-      cache_dir=cache_dir, seed=config.seed)
+    sequence_length=config.sequence_length,
+    batch_size=config.batch_size,
+    cache_dir=cache_dir,
+    seed=config.seed,
+  )
   _print_header(batches, vocabulary)
   if build_only:
     return
   for number in range(num_rows):
     n, row = divmod(number, config.batch_size)
     batch = batches[n]
-    _print_row(f"batch {n} row {row}", {key: value[row] for key, value in batch.items()},
-               vocabulary)
+    _print_row(
+      f"batch {n} row {row}", {key: value[row] for key, value in batch.items()}, vocabulary
+    )
 
 
 def _print_header(batches: Batches, vocabulary: Vocabulary) -> None:
   facts = {
-      **getattr(batches, "description", {}),
-      "vocabulary": f"{type(vocabulary).__name__}, {vocabulary.vocab_size} ids",
-      "rows per epoch": f"{batches.rows_per_epoch:,}",
+    **getattr(batches, "description", {}),
+    "vocabulary": f"{type(vocabulary).__name__}, {vocabulary.vocab_size} ids",
+    "rows per epoch": f"{batches.rows_per_epoch:,}",
   }
   for name, value in facts.items():
     print(f"{name + ':':<16}{value}")
@@ -55,8 +60,10 @@ def _print_row(title: str, row: dict[str, np.ndarray], vocabulary: Vocabulary) -
       print(f"  padding    {members.sum()} tokens  weight {weight:g}")
       continue
     text = _shortened(vocabulary.decode(row[INPUTS][members]))
-    print(f"  segment {segment:<3}positions {positions.min()}-{positions.max()}  "
-          f"weight {weight:g}  {text}")
+    print(
+      f"  segment {segment:<3}positions {positions.min()}-{positions.max()}  "
+      f"weight {weight:g}  {text}"
+    )
 
 
 def _shortened(text: str) -> str:

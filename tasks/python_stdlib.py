@@ -26,9 +26,18 @@ TASK = "python_stdlib"
 TRAIN = "train"
 VALIDATION = "validation"
 
-_LEFT_OUT_FOLDERS = frozenset({
-    "__pycache__", "site-packages", "dist-packages", "test", "tests", "idle_test",
-    "encodings", "pydoc_data"})
+_LEFT_OUT_FOLDERS = frozenset(
+  {
+    "__pycache__",
+    "site-packages",
+    "dist-packages",
+    "test",
+    "tests",
+    "idle_test",
+    "encodings",
+    "pydoc_data",
+  }
+)
 _LEFT_OUT_PREFIXES = ("config-", "_sysconfigdata")  # made for this machine by the build
 _VALIDATION_FRACTION = 0.05
 _FILES_PER_SHARD = 64
@@ -46,11 +55,15 @@ class PythonStdlib(TextData):
 
   def identity(self) -> dict[str, Any]:
     described = "".join(f"{file.name} {file.size} {file.sha256}\n" for file in _sources().files)
-    return {"source": TASK, "files": len(_sources().files),
-            "sha256": hashlib.sha256(described.encode()).hexdigest()}
+    return {
+      "source": TASK,
+      "files": len(_sources().files),
+      "sha256": hashlib.sha256(described.encode()).hexdigest(),
+    }
 
   def tokenise(self) -> Tokenised:
     from input_pipelines.seqio_tasks import TokenisedTask
+
     if names := _sources().undecodable:
       print(f"not UTF-8, left out: {', '.join(names)}", file=sys.stderr)
     return TokenisedTask(self.seqio_task(), self.split)
@@ -58,16 +71,17 @@ class PythonStdlib(TextData):
   def seqio_task(self) -> Any:
     """The seqio Task `python_stdlib`, registered."""
     from input_pipelines.seqio_tasks import register_documents
+
     return register_documents(TASK, _sources(), ByteVocabulary())
 
   def check(self) -> None:
     if self.split not in _Sources.splits:
-      raise UserError(
-          f"{TASK} has no split {self.split!r}; it has 'train' and 'validation'")
+      raise UserError(f"{TASK} has no split {self.split!r}; it has 'train' and 'validation'")
     if not _sources().files:
       raise UserError(
-          f"this Python has no library sources in {_folder()}; use another Python, or other "
-          "data, for example --set=train_data=@text_file(path='FILE')")
+        f"this Python has no library sources in {_folder()}; use another Python, or other "
+        "data, for example --set=train_data=@text_file(path='FILE')"
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +121,7 @@ class _Sources:
 
   def read(self, split: str, shard: int) -> Iterator[Text]:
     first = shard * _FILES_PER_SHARD
-    for name in self._names(split)[first:first + _FILES_PER_SHARD]:
+    for name in self._names(split)[first : first + _FILES_PER_SHARD]:
       yield Text((self._folder / name).read_bytes())
 
   def _names(self, split: str) -> list[str]:
@@ -126,7 +140,8 @@ def _folder() -> Path:
 def _names(folder: Path) -> Iterator[str]:
   for path in folder.rglob("*.py"):
     parts = path.relative_to(folder).parts
-    left_out = any(part in _LEFT_OUT_FOLDERS or part.startswith(_LEFT_OUT_PREFIXES)
-                   for part in parts)
+    left_out = any(
+      part in _LEFT_OUT_FOLDERS or part.startswith(_LEFT_OUT_PREFIXES) for part in parts
+    )
     if not left_out:
       yield "/".join(parts)

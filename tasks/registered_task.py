@@ -44,6 +44,7 @@ class RegisteredTask(TextData):
       facts = json.loads(notes.read_bytes())
       return vocabulary_from_facts(facts, load_seqio=self._seqio_vocabulary)
     from input_pipelines.seqio_vocabularies import vocabulary_of
+
     vocabulary = vocabulary_of(self._seqio_vocabulary())
     make_cache_directory(notes.parent)
     write_json(notes, vocabulary.facts())
@@ -57,11 +58,13 @@ class RegisteredTask(TextData):
 
   def tokenise(self) -> Tokenised:
     from input_pipelines.seqio_tasks import TokenisedTask
+
     return TokenisedTask(self.seqio_task(), self.split)
 
   def seqio_task(self) -> Any:
     """The Task, with `targets` that can be stored. Imports seqio and the module."""
     from input_pipelines.seqio_tasks import find_task
+
     self.check()
     importlib.import_module(str(self.module))
     return find_task(str(self.task), str(self.module))
@@ -69,8 +72,9 @@ class RegisteredTask(TextData):
   def check(self) -> None:
     if not self.task or not self.module:
       raise UserError(
-          "a registered task needs its name and the module that registers it; give "
-          "--set=train_data.task=NAME and --set=train_data.module=PACKAGE.MODULE")
+        "a registered task needs its name and the module that registers it; give "
+        "--set=train_data.task=NAME and --set=train_data.module=PACKAGE.MODULE"
+      )
 
   def _seqio_vocabulary(self) -> Any:
     return self.seqio_task().output_features["targets"].vocabulary
@@ -87,6 +91,8 @@ def _source(module: str) -> str:
   except ModuleNotFoundError:  # a package on the way to it
     spec = None
   if spec is None or not spec.origin:
-    raise UserError(f"no module {module} on the Python path; install it, or run where it is, "
-                    "with PYTHONPATH=. if need be")
+    raise UserError(
+      f"no module {module} on the Python path; install it, or run where it is, "
+      "with PYTHONPATH=. if need be"
+    )
   return Path(spec.origin).read_text()

@@ -46,16 +46,22 @@ class TextFile(TextData):
 
   def identity(self) -> dict[str, Any]:
     scan = self._scan()
-    return {"source": "text_file", "bytes": scan.num_bytes, "sha256": scan.sha256,
-            "validation_fraction": self.validation_fraction}
+    return {
+      "source": "text_file",
+      "bytes": scan.num_bytes,
+      "sha256": scan.sha256,
+      "validation_fraction": self.validation_fraction,
+    }
 
   def tokenise(self) -> Tokenised:
     from input_pipelines.seqio_tasks import TokenisedTask
+
     return TokenisedTask(self.seqio_task(), self.split)
 
   def seqio_task(self) -> Any:
     """The seqio Task, with both splits, registered under a name of its content."""
     from input_pipelines.seqio_tasks import register_documents
+
     scan = self._scan()
     name = re.sub(r"\W", "_", f"{self.name()}_{self.validation_fraction}_{scan.sha256[:16]}")
     return register_documents(name, _Split(scan, self._cut(scan)), self.vocabulary())
@@ -63,22 +69,26 @@ class TextFile(TextData):
   def check(self) -> None:
     if self.split not in _Split.splits:
       raise UserError(
-          f"a text file has no split {self.split!r}; it has 'train' and 'validation'")
+        f"a text file has no split {self.split!r}; it has 'train' and 'validation'"
+      )
     scan = self._scan()
     cut = self._cut(scan)
     for split, size in ((TRAIN, cut), (VALIDATION, scan.num_characters - cut)):
       if self.split == split and size < 2:
         raise UserError(
-            f"the text file {self.path} of {scan.num_characters} characters with "
-            f"validation_fraction={self.validation_fraction} leaves {size} for the {split} "
-            "split; give a longer text or another fraction")
+          f"the text file {self.path} of {scan.num_characters} characters with "
+          f"validation_fraction={self.validation_fraction} leaves {size} for the {split} "
+          "split; give a longer text or another fraction"
+        )
 
   def _scan(self) -> TextScan:
     if not self.path:
       raise UserError("no text file given; name one with --set=train_data.path=FILE")
     if not 0 <= self.validation_fraction < 1:
-      raise UserError(f"validation_fraction={self.validation_fraction} is not a fraction; give "
-                      "a number from 0 up to, but not including, 1")
+      raise UserError(
+        f"validation_fraction={self.validation_fraction} is not a fraction; give "
+        "a number from 0 up to, but not including, 1"
+      )
     if self.tokens not in ("characters", "bytes"):
       raise UserError(f"tokens={self.tokens!r} is unknown; choose 'characters' or 'bytes'")
     return scan_text(str(Path(self.path).expanduser()))
@@ -97,8 +107,8 @@ class _Split:
     cut_byte = scan.byte_of(cut)
     bounds = scan.part_bytes
     self._bounds = {  # the byte at which each part starts, and where the last one ends
-        TRAIN: np.append(bounds[bounds < cut_byte], cut_byte),
-        VALIDATION: np.append(cut_byte, bounds[bounds > cut_byte]),
+      TRAIN: np.append(bounds[bounds < cut_byte], cut_byte),
+      VALIDATION: np.append(cut_byte, bounds[bounds > cut_byte]),
     }
 
   def num_shards(self, split: str) -> int:
@@ -110,5 +120,7 @@ class _Split:
     first = shard * _PARTS_PER_SHARD
     for part in range(first, min(first + _PARTS_PER_SHARD, num_parts)):
       yield Text(
-          self._scan.read(bounds[part], bounds[part + 1]),
-          starts_document=part == 0, ends_document=part == num_parts - 1)
+        self._scan.read(bounds[part], bounds[part + 1]),
+        starts_document=part == 0,
+        ends_document=part == num_parts - 1,
+      )

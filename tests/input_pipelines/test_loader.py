@@ -1,0 +1,120 @@
+"""Batch n depends on (seed, n) alone; hosts share it out; nothing is dropped or doubled."""
+
+import time
+
+import numpy as np
+import pytest
+
+from input_pipelines.batches import SEGMENTS, TARGETS, WEIGHTS
+from input_pipelines.loader import RowBatches
+from input_pipelines.packing import PackedRows
+from layers.errors import UserError
+
+T = 8
+
+
+def rows_of(num_rows, ragged=0):
+  """A corpus whose every token is another, so that rows can be told by their targets."""
+  num_tokens = num_rows * T + 1 - ragged
+  return PackedRows(np.arange(num_tokens, dtype=np.uint32), np.array([0, num_tokens]), T)
+
+
+def targets(batches):
+  """All targets of a finite stream that weigh anything."""
+  return np.concatenate([batch[TARGETS][batch[WEIGHTS] > 0] for batch in batches])
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 10, 23])
+def test_each_epoch_holds_every_row_once_across_batch_seams(batch_size):
+  R = 10
+  batches = RowBatches(rows_of(R), batch_size=batch_size, seed=0)
+  order = np.concatenate([batches.row_indices(n) for n in range(40)])[: 4 * R]
+  for epoch in order.reshape(4, R):
+    assert sorted(epoch) == list(range(R))
+  assert len({tuple(epoch) for epoch in order.reshape(4, R)}) == 4
+
+
+def test_the_same_seed_gives_the_same_batches_and_another_does_not():
+  one, same, other = (RowBatches(rows_of(50), batch_size=8, seed=s) for s in (3, 3, 4))
+  for n in range(10):
+    np.testing.assert_array_equal(one[n][TARGETS], same[n][TARGETS])
+  assert any((one[n][TARGETS] != other[n][TARGETS]).any() for n in range(10))
+
+
+def test_batches_may_be_asked_for_in_any_order():
+  batches = RowBatches(rows_of(50), batch_size=8, seed=3)
+  forwards = [batches[n][TARGETS] for n in range(20)]
+  for n in reversed(range(20)):
+    np.testing.assert_array_equal(batches[n][TARGETS], forwards[n])
+
+
+def test_batch_one_million_costs_no_more_than_the_first():
+  start = time.perf_counter()
+  RowBatches(rows_of(1000), batch_size=8, seed=0)[1_000_000]
+  assert time.perf_counter() - start < 1.0
+
+
+@pytest.mark.parametrize("seed, num_epochs", [(0, None), (0, 2), (None, None)])
+@pytest.mark.parametrize("num_shards", [2, 4, 8])
+def test_hosts_hold_contiguous_blocks_of_the_same_global_batch(num_shards, seed, num_epochs):
+  rows = rows_of(21, ragged=3)
+  whole = RowBatches(rows, batch_size=8, seed=seed, num_epochs=num_epochs)
+  parts = [
+    RowBatches(
+      rows,
+      batch_size=8,
+      seed=seed,
+      num_epochs=num_epochs,
+      shard_index=i,
+      num_shards=num_shards,
+    )
+    for i in range(num_shards)
+  ]
+  assert {part.num_batches for part in parts} == {whole.num_batches}
+  for n in range(whole.num_batches or 7):
+    for key, value in whole[n].items():
+      np.testing.assert_array_equal(np.concatenate([part[n][key] for part in parts]), value)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 7, 100])
+def test_evaluation_reads_everything_once_in_order_and_pads_the_tail(batch_size):
+  rows = rows_of(10, ragged=3)
+  batches = RowBatches(rows, batch_size=batch_size, seed=None)
+  assert batches.num_batches == -(-10 // batch_size)
+  np.testing.assert_array_equal(targets(batches), np.arange(1, 10 * T + 1 - 3))
+  last = batches[batches.num_batches - 1]
+  assert last[TARGETS].shape == (batch_size, T)
+  np.testing.assert_array_equal(last[WEIGHTS] > 0, last[SEGMENTS] > 0)
+
+
+def test_num_batches_limits_evaluation_but_never_lengthens_it():
+  assert len(list(RowBatches(rows_of(10), batch_size=2, seed=None, num_batches=3))) == 3
+  assert len(list(RowBatches(rows_of(10), batch_size=2, seed=None, num_batches=99))) == 5
+
+
+@pytest.mark.parametrize("batch_size", [3, 4, 5])
+def test_two_epochs_hold_every_target_exactly_twice(batch_size):
+  batches = RowBatches(rows_of(10, ragged=3), batch_size=batch_size, seed=1, num_epochs=2)
+  tokens, counts = np.unique(targets(batches), return_counts=True)
+  np.testing.assert_array_equal(tokens, np.arange(1, 10 * T + 1 - 3))
+  assert set(counts.tolist()) == {2}
+  assert sum(len(batch[TARGETS]) for batch in batches) == batches.num_batches * batch_size
+
+
+def test_a_limited_epoch_count_changes_no_batch_before_the_end():
+  endless = RowBatches(rows_of(10), batch_size=4, seed=1)
+  limited = RowBatches(rows_of(10), batch_size=4, seed=1, num_epochs=2)
+  assert endless.num_batches is None and limited.num_batches == 5
+  for n in range(5):
+    np.testing.assert_array_equal(endless[n][TARGETS], limited[n][TARGETS])
+
+
+@pytest.mark.parametrize("n", [-1, 5, 6])
+def test_a_batch_outside_the_data_is_an_index_error(n):
+  with pytest.raises(IndexError):
+    RowBatches(rows_of(10), batch_size=2, seed=None)[n]
+
+
+def test_a_batch_that_hosts_cannot_share_is_the_users_error():
+  with pytest.raises(UserError, match="batch_size=6 .* multiple of 4"):
+    RowBatches(rows_of(10), batch_size=6, seed=0, num_shards=4)

@@ -1,0 +1,83 @@
+"""Ids and text go back and forth, and the light ids are seqio's ids."""
+
+import numpy as np
+import pytest
+
+from input_pipelines.vocabularies import (
+  ByteVocabulary,
+  CharacterVocabulary,
+  PieceVocabulary,
+  vocabulary_from_facts,
+)
+from layers.errors import UserError
+
+TEXT = "naïve café, 東京 🙂\n"
+CHARACTERS = CharacterVocabulary("".join(sorted(set(TEXT))))
+PIECES = PieceVocabulary([b"", b"\xf0\x9f", b" the", b"\n"], bos_id=None, eos_id=0)
+
+
+@pytest.mark.parametrize("vocabulary", [ByteVocabulary(), CHARACTERS])
+def test_decoding_undoes_encoding(vocabulary):
+  ids = vocabulary.encode(TEXT)
+  assert ids.dtype == np.int32
+  assert ids.min() >= 0 and ids.max() < vocabulary.vocab_size
+  assert vocabulary.decode(ids) == TEXT
+  assert vocabulary.encode("").size == 0
+
+
+@pytest.mark.parametrize("vocabulary", [ByteVocabulary(), CHARACTERS])
+def test_token_bytes_sum_to_the_bytes_of_the_text(vocabulary):
+  table = vocabulary.token_bytes()
+  assert table.shape == (vocabulary.vocab_size,) and table.dtype == np.float32
+  assert table[vocabulary.encode(TEXT)].sum() == len(TEXT.encode())
+
+
+def test_specials_stand_for_no_bytes_and_vanish_in_text():
+  vocabulary = ByteVocabulary()
+  assert vocabulary.token_bytes()[:3].tolist() == [0, 0, 0]
+  framed = [vocabulary.bos_id, *vocabulary.encode("ab"), vocabulary.eos_id]
+  assert vocabulary.decode(framed) == "ab"
+
+
+def test_half_a_character_decodes_to_a_replacement_mark():
+  assert (
+    ByteVocabulary().decode(ByteVocabulary().encode("é")[:1]) == "\N{REPLACEMENT CHARACTER}"
+  )
+
+
+def test_a_character_vocabulary_has_exactly_its_characters():
+  assert CharacterVocabulary("abc").vocab_size == 3
+  assert CharacterVocabulary("abc").encode("cab").tolist() == [2, 0, 1]
+
+
+def test_an_unknown_character_is_named():
+  with pytest.raises(UserError, match="'z' is not among the 3 characters"):
+    CharacterVocabulary("abc").encode("abz")
+
+
+@pytest.mark.parametrize("vocabulary", [ByteVocabulary(), CHARACTERS, PIECES])
+def test_facts_make_the_same_vocabulary_again(vocabulary):
+  again = vocabulary_from_facts(vocabulary.facts())
+  assert type(again) is type(vocabulary)
+  assert again.pieces() == vocabulary.pieces()
+  assert (again.vocab_size, again.bos_id, again.eos_id) == (
+    vocabulary.vocab_size, vocabulary.bos_id, vocabulary.eos_id)
+  assert again.fingerprint() == vocabulary.fingerprint()
+
+
+def test_different_vocabularies_have_different_fingerprints():
+  vocabularies = [ByteVocabulary(), CHARACTERS, PIECES, CharacterVocabulary("abc")]
+  assert len({vocabulary.fingerprint() for vocabulary in vocabularies}) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vocabulary", [ByteVocabulary(), CHARACTERS])
+def test_ids_are_those_of_the_seqio_vocabulary(vocabulary):
+  mirrored = vocabulary.as_seqio()
+  ids = vocabulary.encode(TEXT)
+  assert mirrored.vocab_size == vocabulary.vocab_size
+  assert mirrored.eos_id == vocabulary.eos_id
+  assert list(mirrored.encode(TEXT)) == ids.tolist()
+  np.testing.assert_array_equal(mirrored.encode_tf(TEXT).numpy(), ids)
+  assert mirrored.decode(ids.tolist()) == TEXT
+  assert mirrored.decode_tf(mirrored.encode_tf(TEXT)).numpy().decode() == TEXT
