@@ -67,7 +67,7 @@ class LiveWriter:
       self._progress.start()
     for line in evaluation_lines(step, scalars):
       self._progress.console.print(line, highlight=False, markup=False)
-    figures = "  ".join(_figures(step, self._num_steps, scalars))
+    figures = "  ".join(_live_figures(step, self._num_steps, scalars))
     if figures:
       self._progress.update(self._task, completed=step, figures=figures)
 
@@ -82,12 +82,16 @@ class LiveWriter:
 
 
 def _progress(file: TextIO) -> Any:
-  from rich import console, progress  # a tenth of a second: only where there is a terminal
+  from rich import (
+    console,
+    progress,
+    table,
+  )  # a tenth of a second: only where there is a terminal
 
   return progress.Progress(
-    progress.MofNCompleteColumn(),
-    progress.BarColumn(bar_width=20),
+    progress.MofNCompleteColumn(table_column=table.Column(no_wrap=True)),
     progress.TextColumn("{task.fields[figures]}", markup=False),
+    progress.BarColumn(bar_width=20),  # the first to shrink
     console=console.Console(file=file),
   )
 
@@ -118,14 +122,34 @@ def _figures(step: int, num_steps: int | None, scalars: Mapping[str, float]) -> 
     kind, _, metric = key.partition("/")
     if kind == "train":
       yield _figure(metric, value)
-  if "perf/tokens_per_s" not in scalars:
-    return
+  if "perf/step_ms" in scalars:
+    yield from _speed(scalars)
+    yield f"{scalars['perf/step_ms']:.0f} ms/step"
+    if num_steps:
+      yield f"eta {_time_left(num_steps - step, scalars)}"
+
+
+def _live_figures(
+  step: int, num_steps: int | None, scalars: Mapping[str, float]
+) -> Iterator[str]:
+  """As much of it as stands beside a bar in 80 columns."""
+  if "train/loss" in scalars:
+    yield _figure("loss", scalars["train/loss"])
+  if "perf/step_ms" in scalars:
+    yield from _speed(scalars)
+    if num_steps:
+      yield f"eta {_time_left(num_steps - step, scalars)}"
+
+
+def _speed(scalars: Mapping[str, float]) -> Iterator[str]:
   yield f"{_short(scalars['perf/tokens_per_s'])} tokens/s"
   yield f"mfu {scalars['perf/mfu']:.1%}" if "perf/mfu" in scalars else "mfu n/a"
   yield f"data wait {scalars['perf/data_wait']:.1%}"
-  yield f"{scalars['perf/step_ms']:.0f} ms/step"
-  if num_steps:
-    yield f"eta {_duration((num_steps - step) * scalars['perf/step_ms'] / 1e3)}"
+
+
+def _time_left(steps: int, scalars: Mapping[str, float]) -> str:
+  """At the speed of the last interval, evaluations not counted."""
+  return _duration(steps * scalars["perf/step_ms"] / 1e3)
 
 
 def _figure(metric: str, value: float) -> str:

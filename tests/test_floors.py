@@ -14,14 +14,12 @@ FLOORS = ("layers", "input_pipelines", "tasks", "runners", "experiments")
 
 # What a floor does without, wherever in a file the import stands.
 WITHOUT = {
-  "layers": {
-    *("tensorflow", "tensorflow_datasets", "seqio", "grain", "datasets", "clu", "orbax"),
-  },
-  "input_pipelines": {*("jax", "jaxlib", "flax", "optax", "orbax", "clu")},
+  "layers": {"tensorflow", "tensorflow_datasets", "seqio", "grain", "datasets", "clu", "orbax"},
+  "input_pipelines": {"jax", "jaxlib", "flax", "optax", "orbax", "clu"},
 }
 
 # Names that say nothing of what is inside: whatever has no home ends up there.
-DRAWERS = {*("utils", "util", "common", "misc", "helpers", "helper", "lib")}
+DRAWERS = {"utils", "util", "common", "misc", "helpers", "helper", "lib"}
 
 MAX_LINES = 400
 

@@ -8,10 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
-HEAVY = (
-  *("tensorflow", "tensorflow_datasets", "seqio", "tensorboard"),
-  *("transformers", "datasets", "wandb"),
-)
+TENSORFLOW = ("tensorflow", "tensorflow_datasets", "seqio", "tensorboard")
+HEAVY = (*TENSORFLOW, "transformers", "datasets", "wandb")
 
 # Imports module after module and prints which of HEAVY came along, and with which module.
 IMPORT_ALL = """
