@@ -14,6 +14,8 @@ from typing import Any
 
 from absl import logging
 
+from input_pipelines.tensorflow_import import import_tensorflow
+
 DIRECTORY = "tensorboard"
 
 
@@ -86,13 +88,7 @@ class TensorBoardWriter:
 
 def _open_clu_writer(directory: str, restored: int | None) -> Any:
   """CLU's writer; TensorFlow sees no accelerator, and TensorBoard nothing after `restored`."""
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-  import tensorflow as tf  # six seconds
-
-  try:
-    tf.config.set_visible_devices([], "GPU")
-  except RuntimeError:  # in use already: whoever imported TensorFlow first has hidden them
-    pass
+  import_tensorflow()
   from clu import metric_writers
 
   if restored is not None:
