@@ -11,8 +11,36 @@ from layers.errors import UserError
 from runners.import_by_name import import_object
 from runners.suggestions import did_you_mean
 
-# short name -> "module:attribute", sorted by subject.
-IN_TREE: dict[str, str] = {}
+_BY_MODULE = {
+  "layers.attention": ("Attention", "dense_attention"),
+  "layers.decoder": ("Decoder",),
+  "layers.feed_forward": ("FeedForward", "gelu_exact", "gelu_tanh"),
+  "layers.masks": ("causal_mask", "full_mask"),
+  "layers.normalization": ("LayerNorm",),
+  "runners.callbacks": ("EarlyStopping", "Profile", "StopOnNonFinite"),
+  "runners.console": ("Console",),
+  "runners.json_lines": ("JsonLines",),
+  "runners.meshes": ("MeshShape",),
+  "runners.optimizers": ("adamw", "decay_kernels", "lion", "sgdm"),
+  "runners.retention": ("Checkpoints",),
+  "runners.schedules": (
+    "constant",
+    "warmup_cosine",
+    "warmup_exponential",
+    "warmup_linear",
+    "warmup_rsqrt",
+    "warmup_stable_decay",
+  ),
+  "runners.tensorboard_writer": ("TensorBoard",),
+  "runners.trainer": ("Precision",),
+  "tasks.language_modeling": ("NextToken",),
+  "tasks.python_stdlib": ("PythonStdlib",),
+  "tasks.registered_task": ("RegisteredTask",),
+  "tasks.text_file": ("TextFile",),
+}
+
+# short name -> "module:attribute".
+IN_TREE = {name: f"{module}:{name}" for module, names in _BY_MODULE.items() for name in names}
 
 _registered: dict[str, Callable[..., Any]] = {}
 

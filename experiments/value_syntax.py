@@ -62,7 +62,10 @@ def parse_value(text: str) -> Any:
     tree = ast.parse(source, mode="eval").body
   except (SyntaxError, ValueError) as error:
     return _not_python(text, error)
-  return _Reader(source, names).read(tree)
+  try:
+    return _Reader(source, names).read(tree)
+  except TypeError as error:  # a list as a key
+    raise UserError(f"the value {text} cannot be read: {error}") from error
 
 
 def from_file(value: Any) -> Any:
@@ -128,8 +131,9 @@ class _Reader:
 
   def _word(self, node: ast.expr) -> Word:
     text = self._text(node)
-    if "@" in text:
-      raise UserError(f"{text}: a @reference stands alone or as an item; it is not computed with")
+    parts = (part.id for part in ast.walk(node) if isinstance(part, ast.Name))
+    if any(name.startswith(_STAND_IN) for name in parts):
+      raise UserError(f"{text}: a @reference stands alone or as an item; quote it if it is text")
     return Word(text)
 
   def _text(self, node: ast.expr) -> str:

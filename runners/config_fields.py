@@ -17,7 +17,7 @@ class _Required:
   """The default of a field that has none."""
 
   def __repr__(self) -> str:
-    return "<required>"
+    return "<not set>"
 
 
 REQUIRED = _Required()
@@ -109,8 +109,12 @@ def as_node(value: Any) -> Any:
   """
   if isinstance(value, fdl.Buildable | type) or not dataclasses.is_dataclass(value):
     return value
-  known = fields(type(value))
-  return fdl.Config(type(value), **{name: getattr(value, name) for name in known})
+  node = fdl.Config(type(value))
+  for name, field in fields(type(value)).items():
+    held = getattr(value, name)
+    if held is not field.default and held != field.default_value():
+      setattr(node, name, held)
+  return node
 
 
 def _is_linen(target: Callable) -> bool:
@@ -131,13 +135,15 @@ def _type_hints(target: Callable) -> dict[str, Any]:
   """Resolved annotations; one that cannot be resolved costs only itself, not the others."""
   if isinstance(target, type) and not dataclasses.is_dataclass(target):
     return _type_hints(target.__init__)
-  holders = reversed(target.__mro__) if isinstance(target, type) else [inspect.unwrap(target)]
+  if isinstance(target, type):
+    holders = [(cls, vars(cls).get("__annotations__", {})) for cls in reversed(target.__mro__)]
+  else:
+    function = inspect.unwrap(target)
+    holders = [(function, getattr(function, "__annotations__", {}))]
   hints = {}
-  for holder in holders:
+  for holder, annotations in holders:
     namespace = vars(sys.modules.get(holder.__module__, types.SimpleNamespace()))
-    for name, annotation in vars(holder).get("__annotations__", {}).items() if isinstance(
-      holder, type
-    ) else getattr(holder, "__annotations__", {}).items():
+    for name, annotation in annotations.items():
       hints[name] = _resolve(name, annotation, namespace)
   return hints
 

@@ -1,0 +1,218 @@
+"""The command line: `runner [COMMAND] --exp=NAME [--set=PATH=VALUE]... [--workdir=DIR]...`.
+
+Exit codes: 0 done; 2 the user's input is wrong, said in one line; 1 anything else, with a
+traceback; 130 and 143 stopped by a signal.
+"""
+
+import dataclasses
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from absl import flags, logging
+
+from experiments.invocation import Invocation
+from experiments.overrides import VERBS, Override, OverrideErrors
+from layers.errors import UserError
+from runners.suggestions import did_you_mean
+
+DEFAULT_COMMAND = "train"
+
+_CONFIG_FLAGS = ("exp", *VERBS, "load")
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+  """Where a command's function is, its arguments, the flags that mean something to it."""
+
+  function: str  # in experiments.commands
+  summary: str
+  flags: tuple[str, ...] = ()
+  arguments: str = ""
+  num_arguments: tuple[int, ...] = (0,)
+
+  def run(self, invocation: Invocation) -> int:
+    module, function = self.function.split(":")
+    return getattr(importlib.import_module(f"experiments.commands.{module}"), function)(invocation)
+
+
+COMMANDS = {
+  "train": Command(
+    "running:train",
+    "trains; the same command again in the same workdir continues",
+    (*_CONFIG_FLAGS, "workdir", "accept_change", "cache_dir"),
+  ),
+  "eval": Command(
+    "running:evaluate",
+    "evaluates checkpoints of a run",
+    (*_CONFIG_FLAGS, "workdir", "step", "cache_dir"),
+  ),
+  "list": Command(
+    "catalogue:list_experiments",
+    "every experiment, or those that match a name or tag",
+    ("load",),
+    "[PATTERN]",
+    (0, 1),
+  ),
+  "show": Command("inspection:show_config", "the resolved config", (*_CONFIG_FLAGS, "format")),
+  "diff": Command(
+    "inspection:diff_configs",
+    "the fields in which two experiments, runs or files differ",
+    ("load",),
+    "A B",
+    (2,),
+  ),
+  "why": Command(
+    "inspection:explain_value",
+    "a field's value, who set it, and the values before it",
+    _CONFIG_FLAGS,
+    "PATH",
+    (1,),
+  ),
+  "data": Command(
+    "running:preview_data",
+    "the first packed rows, decoded",
+    (*_CONFIG_FLAGS, "num_rows", "cache", "cache_dir"),
+  ),
+  "ckpt": Command(
+    "checkpoints:inspect_checkpoints",
+    "the steps of a run, or what is in a checkpoint",
+    (),
+    "ls|show RUN",
+    (2,),
+  ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs one command; returns the exit code."""
+  logging.set_verbosity(logging.WARNING)
+  try:
+    return _run(sys.argv if argv is None else argv)
+  except UserError as error:
+    lines = error.errors if isinstance(error, OverrideErrors) else [" ".join(str(error).split())]
+    for line in lines:
+      print(f"runner: error: {line}", file=sys.stderr)
+    return 2
+  except BrokenPipeError:  # `runner list | head`
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+  except KeyboardInterrupt:
+    return 130
+
+
+def _run(argv: Sequence[str]) -> int:
+  values, overrides = _define_flags()
+  name, *arguments = _parse(values, argv)
+  if values["help"].value:
+    print(_help(values), end="")
+    return 0
+  command = COMMANDS[name]
+  _check(name, command, arguments, values)
+  chosen = {flag: values[flag].value for flag in command.flags if flag not in VERBS}
+  chosen = {flag: tuple(v) if isinstance(v, list) else v for flag, v in chosen.items()}
+  invocation = Invocation(arguments=tuple(arguments), overrides=tuple(overrides), **chosen)
+  invocation.prepare()
+  code = command.run(invocation)
+  sys.stdout.flush()
+  return code
+
+
+class _OverrideFlag(flags.Flag):
+  """Adds each occurrence to one list that all verbs share: their order is their meaning."""
+
+  def __init__(self, verb: str, help_text: str, overrides: list[Override]):
+    super().__init__(
+      flags.ArgumentParser(), None, verb, None, help_text, allow_overwrite=True
+    )
+    self._overrides = overrides
+
+  def parse(self, argument: str | None) -> None:
+    self.present += 1
+    self._overrides.append(Override(self.name, argument or ""))
+
+
+def _define_flags() -> tuple[flags.FlagValues, list[Override]]:
+  """Flags of their own, apart from those that libraries add to absl's global ones."""
+  values = flags.FlagValues()
+  values.set_gnu_getopt(True)  # flags may stand before and after arguments
+  overrides: list[Override] = []
+  string, multi = flags.DEFINE_string, flags.DEFINE_multi_string
+  string("exp", None, "NAME of the experiment, like gpt2.Nano", flag_values=values)
+  for verb, text in {
+    "set": "PATH=VALUE, or PATH+=VALUE to append; repeatable, applied in the order given",
+    "unset": "PATH back to its default",
+    "fiddler": "NAME(ARGUMENTS) applies a registered change",
+    "config": "FILE of overrides (YAML or JSON), or config.json of a run",
+  }.items():
+    flags.DEFINE_flag(_OverrideFlag(verb, text, overrides), values)
+  multi("load", [], "MODULE that registers experiments, imported first", flag_values=values)
+  string("workdir", None, "DIR of the run (default: runs/<experiment>)", flag_values=values)
+  multi(
+    "accept_change", [], "PATH that may differ from the run in the workdir", flag_values=values
+  )
+  string("step", "latest", "N, latest, best or all", flag_values=values)
+  string("format", "flat", "flat, json or python", flag_values=values)
+  flags.DEFINE_integer("num_rows", 4, "how many rows", flag_values=values)
+  flags.DEFINE_boolean("cache", False, "only build the token store", flag_values=values)
+  string(
+    "cache_dir", None, "DIR of token stores (default: $STRATA_CACHE)", flag_values=values
+  )
+  flags.DEFINE_boolean("help", False, "this text", short_name="h", flag_values=values)
+  return values, overrides
+
+
+def _parse(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
+  """The command and its arguments; flags go into `values`."""
+  try:
+    _, *positional = values(list(argv))
+  except flags.UnrecognizedFlagError as error:
+    known = [f"--{flag}" for flag in values]
+    wanted = f"--{error.flagname}"
+    raise UserError(f"there is no flag {wanted}: {did_you_mean(wanted, known, 2)}") from error
+  except flags.Error as error:
+    raise UserError(f"{error}") from error
+  name = positional[0] if positional else DEFAULT_COMMAND
+  if name not in COMMANDS:
+    cure = did_you_mean(name, COMMANDS, 2)
+    if "=" in name:
+      cure = f"write --{name}" if name.partition("=")[0] in values else f"write --set={name}"
+    raise UserError(f"there is no command {name!r}: {cure}")
+  return [name, *positional[1:]]
+
+
+def _check(
+  name: str, command: Command, arguments: Sequence[str], values: flags.FlagValues
+) -> None:
+  """The right number of arguments, and no flag that the command would ignore."""
+  if len(arguments) not in command.num_arguments:
+    stray = f", got {' '.join(arguments)}" if arguments else ""
+    usage = f"runner {name} {command.arguments}".rstrip()
+    raise UserError(f"the command is written `{usage}` and flags{stray}")
+  for flag in values:
+    if values[flag].present and flag not in (*command.flags, "help", "h"):
+      means = [other for other, spec in COMMANDS.items() if flag in spec.flags]
+      raise UserError(f"--{flag} means nothing to `runner {name}`; it is for {', '.join(means)}")
+
+
+def _help(values: flags.FlagValues) -> str:
+  lines = [
+    "runner [COMMAND] --exp=NAME [--set=PATH=VALUE]... [--workdir=DIR]...",
+    "",
+    "Commands (train when left out):",
+  ]
+  for name, command in COMMANDS.items():
+    lines.append(f"  {f'{name} {command.arguments}':18}{command.summary}")
+  lines += ["", "Flags:"]
+  for name in ("exp", *VERBS, *(n for n in values if n not in ("exp", "help", "h", *VERBS))):
+    users = [other for other, spec in COMMANDS.items() if name in spec.flags]
+    only = f" [{', '.join(users)}]" if len(users) < 4 else ""
+    text = (values[name].help or "").partition(";\n")[0]  # what absl adds to repeatable flags
+    lines.append(f"  {f'--{name}':18}{text}{only}")
+  lines += [
+    "",
+    "VALUE is a Python literal, a bare word where a text, an enum or a dtype is expected,",
+    "or @name(argument=value), such as --set=optimizer=@sgdm(learning_rate=1.0).",
+  ]
+  return "\n".join(lines) + "\n"

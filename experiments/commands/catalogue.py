@@ -1,0 +1,21 @@
+"""`runner list`: what can be run."""
+
+from experiments import registry
+from experiments.invocation import Invocation
+from layers.errors import UserError
+from runners.suggestions import did_you_mean
+
+
+def list_experiments(invocation: Invocation) -> int:
+  """Every experiment, or those that match a pattern or a tag, with its first docstring line."""
+  entries = registry.all_experiments()
+  pattern = "".join(invocation.arguments)
+  chosen = [entry for entry in entries if entry.matches(pattern)]
+  if not chosen:
+    names = [name for entry in entries for name in (entry.name, *entry.tags)]
+    raise UserError(f"no experiment matches {pattern!r}: {did_you_mean(pattern, names)}")
+  width = max(len(entry.name) for entry in chosen)
+  for entry in chosen:
+    tags = f"  [{', '.join(entry.tags)}]" if entry.tags else ""
+    print(f"{entry.name:{width}}  {entry.summary}{tags}".rstrip())
+  return 0

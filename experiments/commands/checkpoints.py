@@ -1,0 +1,24 @@
+"""`runner ckpt ls` and `ckpt show`: checkpoints looked at without the model's code."""
+
+import pathlib
+
+from experiments.invocation import Invocation
+from layers.errors import UserError
+from runners.suggestions import did_you_mean
+
+_VERBS = ("ls", "show")
+
+
+def inspect_checkpoints(invocation: Invocation) -> int:
+  """`ckpt ls RUN` lists the steps of a run, `ckpt show RUN` what is in a checkpoint."""
+  verb, run = invocation.arguments
+  if verb not in _VERBS:
+    raise UserError(f"there is no `ckpt {verb}`: {did_you_mean(verb, _VERBS)}")
+  path = next((p for p in (pathlib.Path(run), pathlib.Path("runs") / run) if p.exists()), None)
+  if path is None:
+    raise UserError(f"there is no run {run}: name a workdir, or a folder in runs/")
+  from runners import checkpoint_listing
+
+  look = checkpoint_listing.list_steps if verb == "ls" else checkpoint_listing.show_step
+  print(look(str(path)))
+  return 0

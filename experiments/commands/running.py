@@ -1,0 +1,84 @@
+"""`runner train`, `eval` and `data`: the commands that build what a config describes.
+
+The modules they call load jax, Orbax and more; each is imported when its command runs, so that
+the other commands answer at once.
+"""
+
+import dataclasses
+
+from experiments.invocation import Invocation
+from experiments.overrides import Override
+from layers.errors import UserError
+from runners.config_files import JSON_NAME
+from runners.suggestions import did_you_mean
+
+
+def train(invocation: Invocation) -> int:
+  """Trains, or continues the run in the same workdir."""
+  resolved = invocation.resolve()
+  from runners.training import train as run
+
+  return run(
+    resolved.config,
+    exp=resolved.exp,
+    workdir=str(invocation.workdir_for(resolved.exp)),
+    provenance=[dataclasses.asdict(change) for change in resolved.changes],
+    accept_changes=invocation.accept_change,
+    cache_dir=invocation.cache_dir,
+  )
+
+
+def evaluate(invocation: Invocation) -> int:
+  """Evaluates checkpoints of a run with the run's own config, overrides on top of it."""
+  check_step(invocation.step)
+  overrides = invocation.overrides
+  if not any(override.verb == "config" for override in overrides):
+    overrides = (Override("config", str(_stored_config(invocation))), *overrides)
+  workdir = invocation.workdir
+  resolved = dataclasses.replace(invocation, exp=None, overrides=overrides).resolve()
+  if invocation.exp not in (None, resolved.exp):
+    raise UserError(f"{workdir} is a run of {resolved.exp}, not of {invocation.exp}")
+  from runners.evaluate_run import evaluate as run
+
+  return run(
+    resolved.config,
+    workdir=str(invocation.workdir_for(resolved.exp)),
+    step=invocation.step,
+    cache_dir=invocation.cache_dir,
+  )
+
+
+def preview_data(invocation: Invocation) -> int:
+  """Prints the first packed rows; with --cache only builds the token store."""
+  if invocation.num_rows < 1:
+    raise UserError(f"--num_rows={invocation.num_rows}: expected at least 1")
+  resolved = invocation.resolve()
+  from input_pipelines.token_store import default_cache_dir
+  from runners.preview import print_rows
+
+  print_rows(
+    resolved.config,
+    num_rows=invocation.num_rows,
+    build_only=invocation.cache,
+    cache_dir=invocation.cache_dir or default_cache_dir(),
+  )
+  return 0
+
+
+def check_step(step: str) -> None:
+  """A step is a number, or one of three words."""
+  words = ("latest", "best", "all")
+  if not step.isdecimal() and step not in words:
+    raise UserError(
+      f"--step={step}: expected a number, latest, best or all; {did_you_mean(step, words)}"
+    )
+
+
+def _stored_config(invocation: Invocation):
+  if invocation.exp is None and invocation.workdir is None:
+    raise UserError("which run? Name it with --workdir=DIR, or its experiment with --exp=NAME")
+  workdir = invocation.workdir_for(invocation.exp or "")
+  if not (workdir / JSON_NAME).is_file():
+    raise UserError(f"there is no run in {workdir} (no {JSON_NAME}): train first, or name"
+                    " the run with --workdir=DIR")
+  return workdir / JSON_NAME

@@ -1,0 +1,45 @@
+"""One call of the command line, parsed: what the commands are given."""
+
+import dataclasses
+import os
+import pathlib
+import sys
+
+from experiments.overrides import Override
+from experiments.resolution import Resolved, resolve
+from runners.import_by_name import import_module
+
+
+@dataclasses.dataclass(frozen=True)
+class Invocation:
+  """Arguments and flags; a command reads those that it has declared."""
+
+  arguments: tuple[str, ...] = ()
+  exp: str | None = None
+  overrides: tuple[Override, ...] = ()
+  load: tuple[str, ...] = ()
+  workdir: str | None = None
+  step: str = "latest"
+  format: str = "flat"
+  accept_change: tuple[str, ...] = ()
+  num_rows: int = 4
+  cache: bool = False
+  cache_dir: str | None = None
+
+  def prepare(self) -> None:
+    """Imports what `--load` names, also out of the current folder."""
+    if os.getcwd() not in sys.path:
+      sys.path.append(os.getcwd())  # the end: nothing installed is hidden by a file here
+    for module in self.load:
+      import_module(module)
+
+  def resolve(self) -> Resolved:
+    """The config that is asked for; what the user should know of it goes to stderr."""
+    resolved = resolve(self.exp, self.overrides)
+    for warning in resolved.warnings:
+      print(f"runner: warning: {warning}", file=sys.stderr)
+    return resolved
+
+  def workdir_for(self, exp: str) -> pathlib.Path:
+    """`--workdir`, or runs/<experiment>."""
+    return pathlib.Path(self.workdir or f"runs/{exp}")

@@ -1,0 +1,183 @@
+"""Overrides: all of them, in the order given, or none.
+
+Every override is parsed, resolved and typed on a copy of the config. If one fails, the copy is
+dropped and all errors found are reported, each with the argument it belongs to. What changed is
+kept per field, with who changed it.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import fiddle as fdl
+
+from experiments.edits import append_value, set_value, unset
+from experiments.fiddlers import apply_fiddler
+from experiments.override_files import OverrideFile, read_override_file
+from experiments.paths import parse_path, split_assignment
+from experiments.value_syntax import from_file, parse_value
+from layers.errors import UserError
+from runners.config_tree import Path, flatten, path_text
+
+VERBS = ("set", "unset", "fiddler", "config")
+
+
+@dataclasses.dataclass(frozen=True)
+class Override:
+  """One argument: `Override("set", "model.num_layers=3")` is `--set=model.num_layers=3`."""
+
+  verb: str
+  text: str
+
+  def __str__(self) -> str:
+    return f"--{self.verb}={self.text}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+  """A field that an override changed; None is a field that was not or is no longer there."""
+
+  path: str
+  before: str | None
+  after: str | None
+  who: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """The new config, what changed in it and by whom, and what the user should be told."""
+
+  config: fdl.Config
+  changes: tuple[Change, ...] = ()
+  warnings: tuple[str, ...] = ()
+
+
+class OverrideErrors(UserError):
+  """Every override that is wrong; `errors` has one line for each."""
+
+  def __init__(self, errors: Sequence[str]):
+    super().__init__("\n".join(errors))
+    self.errors = tuple(errors)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Edit:
+  """A single edit: an argument, or one line of a file."""
+
+  who: str
+  run: Callable[[fdl.Config], tuple[fdl.Config, Path | None]]  # None: anywhere (a fiddler)
+  appends: bool = False
+  line: str = ""  # of a file, to say which one is wrong
+
+
+def apply_overrides(config: fdl.Config, overrides: Sequence[Override]) -> Outcome:
+  """Applies `overrides` to a copy of `config`; raises OverrideErrors and changes nothing else."""
+  transaction = _Transaction(copy.deepcopy(config))
+  failed: list[str] = []
+  for override in overrides:
+    if any(override.text.startswith((f"{path}.", f"{path}[")) for path in failed):
+      continue  # it builds on one that failed, and would only fail for that reason
+    try:
+      for edit in _edits(override):
+        transaction.apply(edit)
+    except UserError as error:
+      transaction.errors.append(f"{override}: {error}")
+      if override.verb == "set":
+        failed.append(override.text.partition("=")[0].removesuffix("+"))
+  return transaction.outcome()
+
+
+class _Transaction:
+  """The config under way, with what happened to it so far."""
+
+  def __init__(self, config: fdl.Config):
+    self.errors: list[str] = []
+    self._config = config
+    self._values = flatten(config, expand_shared=True)
+    self._changes: list[Change] = []
+    self._warnings: list[str] = []
+    self._set_by: dict[Path, str] = {}
+
+  def apply(self, edit: _Edit) -> None:
+    try:
+      self._config, path = edit.run(self._config)
+    except UserError as error:
+      raise UserError(f"{edit.line}: {error}" if edit.line else str(error)) from error
+    before, after = self._values, flatten(self._config, expand_shared=True)
+    self._values = after
+    paths = [*after, *(path for path in before if path not in after)]
+    changed = [name for name in paths if before.get(name) != after.get(name)]
+    if path is not None and path_text(path) in after and path_text(path) not in changed:
+      changed.append(path_text(path))  # set to what it was: still somebody's decision
+    for name in changed:
+      self._changes.append(Change(name, before.get(name), after.get(name), edit.who))
+    if not edit.appends:
+      self._warn(edit.who, path, changed)
+    if path is not None:
+      self._set_by[path] = edit.who
+
+  def _warn(self, who: str, path: Path | None, changed: list[str]) -> None:
+    """Says aloud when an override undoes an earlier one."""
+    for earlier, by in list(self._set_by.items()):
+      name = path_text(earlier)
+      if earlier == path:
+        self._warnings.append(f"{name} is set twice: {who} wins over {by}")
+      elif path is not None and earlier[: len(path)] == path:
+        whole = path_text(path) or "the whole config"
+        self._warnings.append(f"{who} replaces {whole}, so {by} before it has no effect")
+      elif path is None and name in changed:
+        self._warnings.append(f"{who} changes {name}, which {by} had set")
+      else:
+        continue
+      del self._set_by[earlier]
+
+  def outcome(self) -> Outcome:
+    if self.errors:
+      raise OverrideErrors(self.errors)
+    return Outcome(self._config, tuple(self._changes), tuple(self._warnings))
+
+
+def _edits(override: Override) -> Iterator[_Edit]:
+  who = str(override)
+  match override.verb:
+    case "set":
+      path, verb, text = split_assignment(override.text)
+      yield _Edit(who, _setter(path, parse_value(text), verb == "+="), appends=verb == "+=")
+    case "unset":
+      yield _Edit(who, _unsetter(override.text))
+    case "fiddler":
+      yield _Edit(who, _fiddle(override.text))
+    case "config":
+      yield from _file_edits(read_override_file(override.text))
+    case verb:
+      raise ValueError(f"no verb {verb!r}")
+
+
+def _file_edits(file: OverrideFile) -> Iterator[_Edit]:
+  def edit(line: str, run, appends: bool = False) -> _Edit:
+    return _Edit(f"{file.source}: {line}", run, appends, line)
+
+  if file.config is not None:
+    stored = file.config
+    yield _Edit(file.source, lambda _: (stored, ()))
+  for call in file.fiddlers:
+    yield edit(f"fiddler {call}", _fiddle(call))
+  for path in file.unset:
+    yield edit(f"unset {path}", _unsetter(path))
+  for key, value in file.set.items():
+    path, appends = key.removesuffix("+"), key.endswith("+")
+    yield edit(f"set {key}", _setter(path, from_file(value), appends), appends)
+
+
+def _setter(path: str, value: Any, appends: bool):
+  put = append_value if appends else set_value
+  return lambda config: (config, put(config, parse_path(path), value))
+
+
+def _unsetter(path: str):
+  return lambda config: (config, unset(config, parse_path(path.strip())))
+
+
+def _fiddle(call: str):
+  return lambda config: (apply_fiddler(config, call), None)

@@ -1,0 +1,158 @@
+"""Why a field has its value: everyone who set it, the first to the last.
+
+A default, then the lines of experiment code (Fiddle notes where a field is set), then the
+overrides in the order in which they were applied.
+"""
+
+import dataclasses
+import inspect
+import os
+import pathlib
+import types
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import fiddle as fdl
+from fiddle import daglish, history
+
+from experiments.edits import find
+from experiments.paths import parse_path
+from experiments.resolution import Resolved
+from layers.errors import UserError
+from runners.config_fields import REQUIRED, field_of, target_of
+from runners.config_tree import Path, format_value, nodes_at, path_text
+
+
+class Origin(NamedTuple):
+  """A value and who gave it."""
+
+  value: str
+  who: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+  """`origins` runs from the oldest to the one in force."""
+
+  path: str
+  value: str
+  origins: tuple[Origin, ...]
+  also_at: tuple[str, ...] = ()  # paths of the same shared node: setting one sets all
+
+  def lines(self) -> list[str]:
+    """For people: the value, who set it, then what it was before, newest first."""
+    text = [f"{self.path} = {self.value}"]
+    if self.origins:
+      text.append(f"  set by {self.origins[-1].who}")
+    text += [f"  before: {origin.value}, {origin.who}" for origin in self.origins[-2::-1]]
+    if self.also_at:
+      text.append(f"  shared: the same object as {', '.join(self.also_at)}")
+    return text
+
+
+def explain(resolved: Resolved, path: str) -> Explanation:
+  """Who made the field at `path` what it is."""
+  place = find(resolved.config, parse_path(path))
+  text = path_text(place.path)
+  origins = [*_base_origins(resolved, place.path), *_override_origins(resolved, place.path)]
+  owner_path, owner = _owner(resolved.config, place.path)
+  same = nodes_at(resolved.config).get(id(owner), [])
+  rest = path_text(place.path)[len(path_text(owner_path)) :]
+  also_at = tuple(f"{other}{rest}" for other in same if other != path_text(owner_path))
+  return Explanation(text, format_value(place.value), tuple(origins), also_at)
+
+
+def _base_origins(resolved: Resolved, path: Path) -> Iterator[Origin]:
+  """The default and the lines of the experiment that set the field, before any override."""
+  try:
+    find(resolved.base, path)
+  except UserError:  # it came with an override
+    return
+  owner_path, owner = _owner(resolved.base, path)
+  name, rest = path[len(owner_path)].name, path[len(owner_path) + 1 :]
+  field = field_of(owner, name)
+  default = REQUIRED if field is None else _below(field.default_value(), rest)
+  whose = f"default of {target_of(owner).__qualname__}"
+  if default is not REQUIRED:
+    yield Origin(format_value(default), whose)
+  if resolved.experiment is None:
+    if name in owner.__arguments__:
+      yield Origin(format_value(find(resolved.base, path).value), resolved.base_source)
+    return
+  for entry in owner.__argument_history__.get(name, ()):
+    if entry.kind is not history.ChangeKind.NEW_VALUE:
+      continue
+    if entry.new_value is history.DELETED:
+      yield Origin(format_value(default), f"{_line(entry.location, resolved)} (unset)")
+    elif (value := _below(entry.new_value, rest)) is not REQUIRED:
+      yield Origin(format_value(value), _line(entry.location, resolved))
+
+
+def _override_origins(resolved: Resolved, path: Path) -> Iterator[Origin]:
+  """Overrides of the field, and the last one that replaced what the field stands in."""
+  text = path_text(path)
+  above = {path_text(path[:depth]) for depth in range(1, len(path))}
+  value = format_value(find(resolved.config, path).value)
+  replaced, last = None, ""
+  for change in resolved.changes:
+    if change.path == text:
+      replaced, last = None, change.who
+      yield Origin("nothing" if change.after is None else change.after, change.who)
+    elif change.path in above and change.after is not None and change.who != last:
+      replaced = Origin(value, f"{change.who}, which set {change.path}")
+  if replaced is not None:
+    yield replaced
+
+
+def _owner(config: fdl.Config, path: Path) -> tuple[Path, fdl.Buildable]:
+  """The config node nearest above `path`, which keeps the history of its fields."""
+  for depth in range(len(path) - 1, 0, -1):
+    value = find(config, path[:depth]).value
+    if isinstance(value, fdl.Buildable):
+      return path[:depth], value
+  return (), config
+
+
+def _below(value: Any, steps: Path) -> Any:
+  """What stands in `value` at `steps`, REQUIRED where nothing does."""
+  for step in steps:
+    try:
+      if isinstance(step, daglish.Attr):
+        value = getattr(value, step.name)
+      else:
+        value = value[step.key if isinstance(step, daglish.Key) else step.index]
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError):
+      return REQUIRED
+  return value
+
+
+def _line(location: history.Location, resolved: Resolved) -> str:
+  """`gpt2.Nano (experiments/gpt2.py:33)`: the class whose method contains the line."""
+  where = f"{_short(location.filename)}:{location.line_number}"
+  for cls in getattr(resolved.experiment, "__mro__", ()):
+    for code in _codes(cls):
+      if code.co_filename == location.filename and location.line_number in _line_range(code):
+        return f"{cls.__module__.rsplit('.', 1)[-1]}.{cls.__qualname__} ({where})"
+  return f"{location.function_name} ({where})"
+
+
+def _codes(cls: type) -> Iterator[types.CodeType]:
+  for member in vars(cls).values():
+    function = inspect.unwrap(getattr(member, "__func__", getattr(member, "fget", member)))
+    if isinstance(function, types.FunctionType):
+      yield function.__code__
+
+
+def _line_range(code: types.CodeType) -> range:
+  last = max((line for _, _, line in code.co_lines() if line), default=code.co_firstlineno)
+  inner = [_line_range(c).stop - 1 for c in code.co_consts if isinstance(c, types.CodeType)]
+  return range(code.co_firstlineno, max([last, *inner]) + 1)
+
+
+def _short(filename: str) -> str:
+  """Relative to the folder that holds the floors, else to here, else as it is."""
+  path = pathlib.Path(filename)
+  for root in (pathlib.Path(__file__).parent.parent, pathlib.Path(os.getcwd())):
+    if path.is_relative_to(root):
+      return str(path.relative_to(root))
+  return filename

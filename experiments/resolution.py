@@ -1,0 +1,54 @@
+"""From a name, or a file that names one, and overrides to the config that will run."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import fiddle as fdl
+
+from experiments import registry
+from experiments.override_files import OverrideFile, read_override_file
+from experiments.overrides import Change, Override, apply_overrides
+from layers.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+  """The config that will run, what it started from, and how it came to differ from that."""
+
+  exp: str
+  config: fdl.Config
+  base: fdl.Config  # before overrides
+  experiment: type[registry.Experiment] | None  # None: the base is a run's config.json
+  base_source: str  # the experiment's name, or the file
+  changes: tuple[Change, ...]
+  warnings: tuple[str, ...]
+
+
+def resolve(exp: str | None, overrides: Sequence[Override] = ()) -> Resolved:
+  """Finds the experiment, called `exp` or named in a `--config` file, and applies `overrides`."""
+  files = [read_override_file(o.text) for o in overrides if o.verb == "config"]
+  name = _experiment_name(exp, files)
+  stored = next((file for file in files if file.config is not None), None)
+  if exp is None and stored is not None and stored.config is not None:
+    base, experiment, source = stored.config, None, stored.source
+  else:
+    experiment = registry.find(name).experiment
+    base, source = experiment().config(), name
+  outcome = apply_overrides(base, overrides)
+  return Resolved(
+    name, outcome.config, base, experiment, source, outcome.changes, outcome.warnings
+  )
+
+
+def _experiment_name(exp: str | None, files: Sequence[OverrideFile]) -> str:
+  named = {file.source: file.exp for file in files if file.exp}
+  wanted = exp or next(iter(named.values()), None)
+  if wanted is None:
+    raise UserError("which experiment? Name one with --exp=NAME; `runner list` shows them all")
+  for source, other in named.items():
+    if other != wanted:
+      raise UserError(
+        f"{source} is for {other}, and {'--exp' if exp else 'another file'} asks for {wanted};"
+        " name one experiment"
+      )
+  return wanted

@@ -1,0 +1,294 @@
+"""A value as typed made to fit the annotation of its field, or an error that says what would.
+
+Strict where Python is lax: `1` is no bool, `2.5` no int, `3` no str. Lax only where nothing is
+lost: an int is a float, a list given where a tuple is expected is that tuple.
+"""
+
+import collections.abc
+import enum
+import types
+import typing
+from typing import Any
+
+import fiddle as fdl
+import numpy as np
+
+from experiments.references import find_reference
+from experiments.value_syntax import FileText, Reference, Word, parse_value
+from layers import dtypes
+from layers.errors import UserError
+from runners.config_fields import Field, accepts_any_name, fields
+from runners.config_tree import format_value
+from runners.suggestions import did_you_mean, nearest
+
+_SEQUENCES = (list, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
+_MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
+_UNIONS = (typing.Union, types.UnionType)
+
+
+class _Mismatch(Exception):
+  """The value does not fit; `hint` is the cure where one can be named."""
+
+  def __init__(self, hint: str = ""):
+    super().__init__(hint)
+    self.hint = hint
+
+
+def typed(value: Any, annotation: Any, current: Any = None) -> Any:
+  """`value`, from `parse_value` or `from_file`, as the annotation wants it.
+
+  `current` is what the field holds now: where the annotation is Any it tells whether `@name`
+  means the function itself or a config of it, and that a config is not to become a number.
+  """
+  try:
+    return _fit(value, annotation, current)
+  except _Mismatch as mismatch:
+    hint = f"; {mismatch.hint}" if mismatch.hint else ""
+    raise UserError(f"expected {expected(annotation)}, got {_as_typed(value)}{hint}") from None
+
+
+def expected(annotation: Any) -> str:
+  """An annotation in the words of an error message."""
+  origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+  if annotation is dtypes.DType:
+    return f"a dtype ({', '.join(dtypes.NAMES)})"
+  if annotation is None or annotation is types.NoneType:
+    return "None"
+  if _is_open(annotation):
+    return "a literal, a quoted text or @name(...)"
+  if origin is typing.Annotated:
+    return expected(arguments[0])
+  if origin in _UNIONS:
+    return " or ".join(dict.fromkeys(map(expected, arguments)))
+  if origin is typing.Literal:
+    return " or ".join(map(repr, arguments))
+  if _is_callable_type(annotation):
+    return "a callable (@name)"
+  if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+    return f"a {annotation.__name__} ({', '.join(annotation.__members__)})"
+  if origin is not None and arguments:
+    inner = ", ".join("..." if a is Ellipsis else expected(a) for a in arguments)
+    return f"{getattr(origin, '__name__', origin)}[{inner}]"
+  if isinstance(annotation, type):
+    known = annotation.__module__ == "builtins" or annotation in (*_SEQUENCES, *_MAPPINGS)
+    return annotation.__name__ if known else f"{annotation.__name__} (@name(...))"
+  if isinstance(annotation, typing.NewType):
+    return expected(annotation.__supertype__)
+  return str(annotation)
+
+
+def _as_typed(value: Any) -> str:
+  if isinstance(value, Word | Reference):
+    return value.text
+  return repr(value.text) if isinstance(value, FileText) else format_value(value)
+
+
+def _fit(value: Any, annotation: Any, current: Any) -> Any:
+  origin = typing.get_origin(annotation)
+  if origin in (typing.Annotated, typing.Final):
+    return _fit(value, typing.get_args(annotation)[0], current)
+  if isinstance(value, FileText):
+    return _fit_file_text(value.text, annotation, current)
+  if isinstance(value, Reference):
+    return _fit_reference(value, annotation, current)
+  if origin in _UNIONS:
+    return _fit_union(value, typing.get_args(annotation), current)
+  if origin is typing.Literal:
+    return _fit_choice(value, {str(choice): choice for choice in typing.get_args(annotation)})
+  if annotation is dtypes.DType:
+    return _fit_choice(value, {name: name for name in dtypes.NAMES})
+  if isinstance(annotation, typing.NewType):
+    return _fit(value, annotation.__supertype__, current)
+  if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+    return _fit_enum(value, annotation)
+  if (container := _container_of(annotation)) is not None:
+    return _fit_container(value, container, typing.get_args(annotation))
+  if _is_open(annotation):
+    return _fit_anything(value, current)
+  return _fit_plain(value, origin or annotation)
+
+
+def _fit_plain(value: Any, annotation: Any) -> Any:
+  """bool, int, float, str, None, and classes that no literal is an instance of."""
+  if annotation is None or annotation is types.NoneType:
+    if value is None:
+      return None
+    raise _Mismatch
+  if isinstance(value, Word):
+    if annotation is str:
+      return value.text
+    close = {"true": "True", "false": "False", "none": "None", "null": "None"}
+    cure = close.get(value.text.lower())
+    raise _Mismatch(f"did you mean {cure}?" if cure else "")
+  if annotation is float and type(value) is int:
+    return float(value)
+  if type(value) is annotation:
+    return value
+  if annotation is int and type(value) is float and value.is_integer():
+    raise _Mismatch(f"write {int(value)}")
+  if annotation is str and isinstance(value, int | float):
+    raise _Mismatch(f"for a text write {str(value)!r}, quotes included")
+  raise _Mismatch
+
+
+def _fit_union(value: Any, members: tuple[Any, ...], current: Any) -> Any:
+  """The member that takes the value as it is, else the first that converts it."""
+  exact = [member for member in members if member is type(value)]
+  last = [member for member in members if _is_open(member)]
+  hints = []
+  for member in [*exact, *(m for m in members if m not in exact and m not in last), *last]:
+    try:
+      return _fit(value, member, current)
+    except _Mismatch as mismatch:
+      hints.append(mismatch.hint)
+  raise _Mismatch(next(filter(None, hints), ""))
+
+
+def _fit_choice(value: Any, choices: dict[str, Any]) -> Any:
+  if isinstance(value, Word):
+    if value.text in choices:
+      return choices[value.text]
+    raise _misspelt(value.text.rpartition(".")[2], choices)
+  for choice in choices.values():
+    if choice == value and type(choice) is type(value):
+      return choice
+  raise _misspelt(value, choices)
+
+
+def _fit_enum(value: Any, annotation: type[enum.Enum]) -> enum.Enum:
+  """By member name, bare, quoted or as `Class.MEMBER`, or by the member's value."""
+  text = value.text if isinstance(value, Word) else value
+  if isinstance(text, str):
+    name = text.removeprefix(f"{annotation.__name__}.")
+    if name in annotation.__members__:
+      return annotation[name]
+  for member in annotation:
+    if member.value == text and type(member.value) is type(text):
+      return member
+  raise _misspelt(text, annotation.__members__)
+
+
+def _misspelt(text: Any, options: collections.abc.Iterable[str]) -> _Mismatch:
+  close = nearest(text, options, count=2) if isinstance(text, str) else []
+  return _Mismatch(f"did you mean {' or '.join(close)}?" if close else "")
+
+
+def _fit_anything(value: Any, current: Any) -> Any:
+  """No annotation to hold on to: any literal, but no bare words, which may be slips."""
+  if isinstance(value, Word):
+    raise _Mismatch(f"for a text write {value.text!r}, quotes included")
+  if isinstance(current, fdl.Buildable) and value is not None:
+    raise _Mismatch(f"it holds {format_value(current)}; a config is replaced by @name(...)")
+  if isinstance(value, dict):
+    return {_fit(key, Any, None): _fit(item, Any, None) for key, item in value.items()}
+  if isinstance(value, list | tuple | set):
+    return type(value)(_fit(item, Any, None) for item in value)
+  return value
+
+
+def _container_of(annotation: Any) -> type | None:
+  """list, tuple, dict or set for every way to write these; None for what is no container."""
+  kind = typing.get_origin(annotation) or annotation
+  if kind in _SEQUENCES:
+    return list
+  if kind in _MAPPINGS:
+    return dict
+  return {tuple: tuple, set: set, frozenset: frozenset}.get(kind)
+
+
+def _fit_container(value: Any, kind: type, items: tuple[Any, ...]) -> Any:
+  if kind is dict:
+    if not isinstance(value, dict):
+      raise _Mismatch
+    key_type, item_type = items or (Any, Any)
+    return {
+      _fit(key, str if key_type is Any and isinstance(key, FileText | Word) else key_type, None):
+      _fit(item, item_type, None)
+      for key, item in value.items()
+    }
+  if not isinstance(value, list | tuple | set):
+    cure = "" if isinstance(value, str | Word | dict) else f"write [{format_value(value)}]"
+    raise _Mismatch(cure if kind is not tuple else cure.replace("[", "(").replace("]", ",)"))
+  if kind is tuple and items and items[-1] is not Ellipsis:
+    if len(items) != len(value):
+      raise _Mismatch(f"it has {len(value)} items")
+    return tuple(_fit(v, t, None) for v, t in zip(value, items, strict=True))
+  item_type = items[0] if items else Any
+  return kind(_fit(item, item_type, None) for item in value)
+
+
+def _fit_file_text(text: str, annotation: Any, current: Any) -> Any:
+  """A string from a file is text where text fits, else the text of a value."""
+  if text.startswith("@"):
+    return _fit(parse_value(text), annotation, current)
+  try:
+    return _fit(text, annotation, current)
+  except _Mismatch:
+    return _fit(parse_value(text), annotation, current)
+
+
+def _fit_reference(reference: Reference, annotation: Any, current: Any) -> Any:
+  target = find_reference(reference.name)
+  if reference.arguments is None and _wants_callable(annotation, current):
+    return target
+  known = fields(target)
+  arguments = {}
+  for name, value in reference.arguments.items() if reference.arguments else ():
+    if name not in known and not accepts_any_name(target):
+      raise UserError(f"@{reference.name} has no field {name!r}: {did_you_mean(name, known)}")
+    field = known.get(name, Field(name))
+    try:
+      arguments[name] = typed(value, field.annotation, field.default)
+    except UserError as error:
+      raise UserError(f"@{reference.name}, {name}: {error}") from error
+  produced = target if isinstance(target, type) else _returned(target)
+  if not _allows(annotation, produced):
+    raise _Mismatch(f"@{reference.name}() gives {getattr(produced, '__name__', produced)}")
+  return fdl.Config(target, **arguments)
+
+
+def _returned(function: Any) -> Any:
+  try:
+    return typing.get_type_hints(function).get("return", Any)
+  except (NameError, TypeError, AttributeError):
+    return Any
+
+
+def _wants_callable(annotation: Any, current: Any) -> bool:
+  if typing.get_origin(annotation) in _UNIONS:
+    return any(_wants_callable(m, current) for m in typing.get_args(annotation) if m is not Any)
+  if _is_open(annotation):
+    return callable(current) and not isinstance(current, fdl.Buildable)
+  return _is_callable_type(annotation)
+
+
+def _is_callable_type(annotation: Any) -> bool:
+  kind = typing.get_origin(annotation) or annotation
+  if getattr(kind, "_is_protocol", False):
+    return "__call__" in vars(kind)
+  return kind is collections.abc.Callable or kind is type
+
+
+def _allows(annotation: Any, produced: Any) -> bool:
+  """Whether something of type `produced` may stand where `annotation` is; unsure means yes."""
+  origin = typing.get_origin(annotation)
+  if origin in _UNIONS:
+    return any(_allows(member, produced) for member in typing.get_args(annotation))
+  if origin is typing.Annotated:
+    return _allows(typing.get_args(annotation)[0], produced)
+  kind = origin or annotation
+  made = typing.get_origin(produced) or produced
+  if _is_open(annotation) or not isinstance(kind, type) or not isinstance(made, type):
+    return True
+  if kind is collections.abc.Callable:
+    return any("__call__" in vars(base) for base in made.__mro__)
+  if getattr(kind, "_is_protocol", False):
+    return True
+  if made is int and kind is float:
+    return True
+  return issubclass(made, kind) or issubclass(kind, np.generic)
+
+
+def _is_open(annotation: Any) -> bool:
+  """Nothing is known: Any, object, a type variable."""
+  return annotation in (Any, object) or isinstance(annotation, typing.TypeVar | typing.ForwardRef)
