@@ -29,6 +29,7 @@ from input_pipelines.token_store import (
   DamagedStore,
   TokenStore,
   file_checksum,
+  index_checksum,
 )
 from input_pipelines.vocabularies import Vocabulary
 from layers.errors import UserError
@@ -171,17 +172,15 @@ class _Build:
 
   def _finish(self, progress: _Progress, identity: dict[str, Any]) -> None:
     _append(self._partial / DOCUMENTS, np.array([progress.num_tokens], np.int64))
-    write_json(
-      self._partial / INDEX,
-      {
-        "num_tokens": progress.num_tokens,
-        "num_documents": progress.num_documents,
-        "dtype": self._dtype.name,
-        "vocabulary": self._vocabulary.facts(),
-        "identity": identity,
-        "sha256": {name: file_checksum(self._partial / name) for name in (TOKENS, DOCUMENTS)},
-      },
-    )
+    index = {
+      "num_tokens": progress.num_tokens,
+      "num_documents": progress.num_documents,
+      "dtype": self._dtype.name,
+      "vocabulary": self._vocabulary.facts(),
+      "identity": identity,
+      "sha256": {name: file_checksum(self._partial / name) for name in (TOKENS, DOCUMENTS)},
+    }
+    write_json(self._partial / INDEX, {**index, "checksum": index_checksum(index)})
     os.rename(self._partial, self._path)
     _sync(self._path.parent)
     (self._path / _PROGRESS).unlink()

@@ -36,6 +36,10 @@ class TextData(Data):
   def tokenise(self) -> Tokenised:
     """The split as tokens, from its seqio task. Imports TensorFlow."""
 
+  def num_tokens(self) -> int | None:
+    """The size of the split where that is known without tokenising it: to refuse it early."""
+    return None
+
   def check(self) -> None:
     """UserError for what is wrong with the configuration, before anything is built."""
 
@@ -63,15 +67,13 @@ class TextData(Data):
         f"num_batches={self.num_batches} limits evaluation data; the length of training is "
         "set by num_steps or num_epochs"
       )
+    needed = 2 if seed is None else sequence_length + 1
+    self.check()
+    if (known := self.num_tokens()) is not None:
+      self._check_size(known, needed)
     store = self.store(cache_dir)
     rows = PackedRows(store.tokens, store.offsets, sequence_length)
-    needed = 1 if seed is None else sequence_length
-    if rows.num_pairs < needed:
-      raise UserError(
-        f"the {self.split} split of {self.name()} has {store.num_tokens} tokens, too few for "
-        f"one row of sequence_length={sequence_length}; give it more text, or set a shorter "
-        "sequence_length"
-      )
+    self._check_size(rows.num_pairs + 1, needed)
     return RowBatches(
       rows,
       batch_size=batch_size,
@@ -82,3 +84,11 @@ class TextData(Data):
       num_shards=num_shards,
       description=store.description(),
     )
+
+  def _check_size(self, num_tokens: int, needed: int) -> None:
+    """Training needs a whole row: a repeated padded one is hardly what somebody wants."""
+    if num_tokens < needed:
+      raise UserError(
+        f"the {self.split} split of {self.name()} has {num_tokens} tokens, and one row takes "
+        f"{needed}; give it more text, or set a shorter sequence_length"
+      )

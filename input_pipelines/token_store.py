@@ -86,13 +86,22 @@ def file_checksum(path: Path) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def index_checksum(index: dict[str, Any]) -> str:
+  """The checksum that an index carries of its own other entries."""
+  entries = {key: value for key, value in index.items() if key != "checksum"}
+  return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
+
+
 def _read_index(path: Path) -> dict[str, Any]:
   try:
-    return json.loads((path / INDEX).read_bytes())
+    index = json.loads((path / INDEX).read_bytes())
   except FileNotFoundError:
     raise DamagedStore(f"{INDEX} is missing") from None
   except ValueError:
     raise DamagedStore(f"{INDEX} is not JSON") from None
+  if index.get("checksum") != index_checksum(index):
+    raise DamagedStore(f"{INDEX} does not have its own checksum")
+  return index
 
 
 def _check_size(path: Path, size: int) -> None:

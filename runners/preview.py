@@ -32,6 +32,8 @@ def print_rows(
   _print_header(batches, vocabulary)
   if build_only:
     return
+  if batches.num_batches is not None:
+    num_rows = min(num_rows, batches.num_batches * config.batch_size)
   for number in range(num_rows):
     n, row = divmod(number, config.batch_size)
     batch = batches[n]
@@ -53,7 +55,7 @@ def _print_header(batches: Batches, vocabulary: Vocabulary) -> None:
 def _print_row(title: str, row: dict[str, np.ndarray], vocabulary: Vocabulary) -> None:
   """One line a segment: its number, positions, sum of loss weights, and input text."""
   print(f"\n{title}")
-  for segment in np.unique(row[SEGMENTS]).tolist():
+  for segment in _in_order(row[SEGMENTS]):
     members = row[SEGMENTS] == segment
     positions, weight = row[POSITIONS][members], row[WEIGHTS][members].sum()
     if segment == 0:
@@ -64,6 +66,11 @@ def _print_row(title: str, row: dict[str, np.ndarray], vocabulary: Vocabulary) -
       f"  segment {segment:<3}positions {positions.min()}-{positions.max()}  "
       f"weight {weight:g}  {text}"
     )
+
+
+def _in_order(segments: np.ndarray) -> list[int]:
+  """The numbers in a row of segment ids as they follow each other: padding (0) comes last."""
+  return sorted(np.unique(segments).tolist(), key=lambda segment: (segment == 0, segment))
 
 
 def _shortened(text: str) -> str:

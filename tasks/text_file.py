@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from input_pipelines.documents import Text
+from input_pipelines.documents import DocumentSource, Text
 from input_pipelines.store_builder import Tokenised
 from input_pipelines.text_data import TextData
 from input_pipelines.text_scan import TextScan, scan_text
@@ -62,12 +62,25 @@ class TextFile(TextData):
     """The seqio Task, with both splits, registered under a name of its content."""
     from input_pipelines.seqio_tasks import register_documents
 
+    name = f"{self.name()}_{self.validation_fraction}_{self._scan().sha256[:16]}"
+    return register_documents(re.sub(r"\W", "_", name), self.source(), self.vocabulary())
+
+  def source(self) -> DocumentSource:
+    """Both splits, a document each."""
     scan = self._scan()
-    name = re.sub(r"\W", "_", f"{self.name()}_{self.validation_fraction}_{scan.sha256[:16]}")
-    return register_documents(name, _Split(scan, self._cut(scan)), self.vocabulary())
+    return _TextSplits(scan, self._cut(scan))
+
+  def num_tokens(self) -> int:
+    scan = self._scan()
+    start, end = 0, self._cut(scan)
+    if self.split == VALIDATION:
+      start, end = end, scan.num_characters
+    if self.tokens == "bytes":
+      return scan.byte_of(end) - scan.byte_of(start) + 2  # BOS and EOS
+    return end - start
 
   def check(self) -> None:
-    if self.split not in _Split.splits:
+    if self.split not in _TextSplits.splits:
       raise UserError(
         f"a text file has no split {self.split!r}; it has 'train' and 'validation'"
       )
@@ -97,7 +110,7 @@ class TextFile(TextData):
     return int(scan.num_characters * (1 - self.validation_fraction))
 
 
-class _Split:
+class _TextSplits:
   """The file before and after a character, each one document in parts (DocumentSource)."""
 
   splits = (TRAIN, VALIDATION)

@@ -61,7 +61,10 @@ def test_facts_make_the_same_vocabulary_again(vocabulary):
   assert type(again) is type(vocabulary)
   assert again.pieces() == vocabulary.pieces()
   assert (again.vocab_size, again.bos_id, again.eos_id) == (
-    vocabulary.vocab_size, vocabulary.bos_id, vocabulary.eos_id)
+    vocabulary.vocab_size,
+    vocabulary.bos_id,
+    vocabulary.eos_id,
+  )
   assert again.fingerprint() == vocabulary.fingerprint()
 
 
