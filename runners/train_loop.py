@@ -35,7 +35,7 @@ class TrainLoop:
 
   Args:
     train_step: (state, batch) -> (state, loss), jitted, donating the state.
-    batches: an iterator of device batches from the state's step on, with `last_wait_s`.
+    batches: an iterator of (n, device batch n) from the state's step on, with `last_wait_s`.
     fetch: (state) -> scalars of the interval, and the state with empty sums.
   """
 
@@ -85,7 +85,8 @@ class TrainLoop:
     return state
 
   def _update(self, state: TrainState) -> TrainState:
-    state, loss = self._train_step(state, next(self._batches))
+    _, batch = next(self._batches)
+    state, loss = self._train_step(state, batch)
     self._throughput.step(self._batches.last_wait_s)
     self._in_flight.append(loss)
     if len(self._in_flight) > _IN_FLIGHT:

@@ -1,0 +1,141 @@
+"""A config turned into everything a run is made of, before any array is allocated.
+
+Training, evaluation and planning all begin here. What is wrong with an experiment shows here,
+before the workdir is touched.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import fiddle as fdl
+import jax
+
+from input_pipelines.batches import Batches
+from layers.errors import UserError
+from runners.checkpoint_listing import find_step_folder
+from runners.derivation import derive, derive_eval_data
+from runners.evaluation import Evaluator
+from runners.meshes import batch_sharding, check_batch
+from runners.train_state import Initializer
+from runners.train_step import Step, make_eval_step, make_train_step
+from runners.trainer import Trainer
+
+
+@dataclasses.dataclass(frozen=True)
+class Assembly:
+  """The parts of a run.
+
+  Attributes:
+    trainer: built, with everything derived filled in.
+    num_steps: where training ends.
+    mesh: of devices.
+    batches: of the training data; eval_batches: name -> batches.
+    initializer: shapes, shardings and first values of the state.
+    learning_rate: step -> rate, or None for an optimizer without that argument.
+  """
+
+  trainer: Trainer
+  num_steps: int
+  mesh: jax.sharding.Mesh
+  batches: Batches
+  eval_batches: Mapping[str, Batches]
+  initializer: Initializer
+  learning_rate: Any
+
+  @property
+  def batch_sharding(self) -> jax.sharding.NamedSharding:
+    return batch_sharding(self.mesh)
+
+  def train_step(self) -> Step:
+    """Jitted, donating the state."""
+    trainer = self.trainer
+    step = make_train_step(
+      trainer.model,
+      trainer.objective,
+      trainer.optimizer,
+      num_microbatches=trainer.batch_size // (trainer.microbatch_size or trainer.batch_size),
+      mesh=self.mesh,
+      rules=trainer.sharding,
+    )
+    shardings = self.initializer.shardings
+    return jax.jit(
+      step,
+      donate_argnums=0,
+      in_shardings=(shardings, self.batch_sharding),
+      out_shardings=(shardings, None),
+    )
+
+  def evaluator(self) -> Evaluator:
+    trainer = self.trainer
+    step = make_eval_step(
+      trainer.model, trainer.objective, mesh=self.mesh, rules=trainer.sharding
+    )
+    jitted = jax.jit(step, in_shardings=(self.initializer.shardings.params, self.batch_sharding))
+    return Evaluator(jitted, trainer.objective, self.eval_batches, self.batch_sharding)
+
+
+def assemble(config: fdl.Config, cache_dir: str) -> Assembly:
+  """The parts of the run that `config` describes; token stores are built if need be.
+
+  Raises:
+    UserError: something in the config does not fit the data, the model or the devices.
+  """
+  config = derive_eval_data(config)
+  _check(config)
+  mesh = fdl.build(config.mesh).build()
+  for name in ("batch_size", "microbatch_size"):
+    if getattr(config, name):
+      check_batch(name, getattr(config, name), mesh)
+  train_data = fdl.build(config.train_data)
+  batches = _open(train_data, config, cache_dir, seed=config.seed, num_epochs=config.num_epochs)
+  eval_batches = {
+    name: _open(fdl.build(data), config, cache_dir, seed=None)
+    for name, data in (config.eval_data or {}).items()
+  }
+  num_steps = config.num_steps or batches.num_batches
+  config = derive(config, vocabulary=train_data.vocabulary(), num_steps=num_steps)
+  trainer = fdl.build(config)
+  return Assembly(
+    trainer=trainer,
+    num_steps=num_steps,
+    mesh=mesh,
+    batches=batches,
+    eval_batches=eval_batches,
+    initializer=Initializer(
+      trainer.model,
+      trainer.objective,
+      trainer.optimizer,
+      batches[0],
+      seed=trainer.seed,
+      mesh=mesh,
+      rules=trainer.sharding,
+    ),
+    learning_rate=fdl.build(getattr(config.optimizer, "learning_rate", None)),
+  )
+
+
+def _check(config: fdl.Config) -> None:
+  if (config.num_steps is None) == (config.num_epochs is None):
+    raise UserError("set one of num_steps and num_epochs, for example --set=num_steps=1000")
+  for name in ("num_steps", "num_epochs", "batch_size", "sequence_length", "log_every"):
+    value = getattr(config, name)
+    if value is not None and value < 1:
+      raise UserError(f"{name}={value} must be at least 1")
+  if config.microbatch_size and config.batch_size % config.microbatch_size:
+    raise UserError(
+      f"microbatch_size={config.microbatch_size} does not divide batch_size={config.batch_size}"
+    )
+  if config.init_from:
+    find_step_folder(config.init_from)
+
+
+def _open(data: Any, config: fdl.Config, cache_dir: str, **order: Any) -> Batches:
+  return data.open(
+    sequence_length=config.sequence_length,
+    batch_size=config.batch_size,
+    cache_dir=cache_dir,
+    shard_index=jax.process_index(),
+    num_shards=jax.process_count(),
+    **order,
+  )

@@ -1,0 +1,57 @@
+"""`runner eval`: the evaluation sets on the checkpoints of a finished or running run."""
+
+import fiddle as fdl
+
+from input_pipelines.token_store import default_cache_dir
+from layers.errors import UserError
+from runners import compilation_cache
+from runners.assembly import assemble
+from runners.checkpoint_listing import best_step, find_step_folder, steps
+from runners.checkpoints import restore_params
+
+
+def evaluate(
+  config: fdl.Config, workdir: str, step: str = "latest", cache_dir: str | None = None
+) -> int:
+  """Prints the evaluation of one checkpoint or of all; changes nothing in the run.
+
+  Args:
+    config: resolved, of the run.
+    workdir: the run's folder.
+    step: a number, "latest", "best" (by checkpoints.metric) or "all".
+    cache_dir: for token stores and compiled programs.
+
+  Returns:
+    The exit code 0.
+  """
+  cache_dir = cache_dir or default_cache_dir()
+  if not config.eval_data:
+    raise UserError("this experiment has no eval_data to evaluate on")
+  chosen = _choose(config, workdir, step)
+  compilation_cache.enable(cache_dir)
+  assembly = assemble(config, cache_dir)
+  evaluator = assembly.evaluator()
+  for number in chosen:
+    folder = find_step_folder(workdir, number).absolute()
+    params = restore_params(folder, assembly.initializer.abstract.params)
+    scalars = evaluator(params)
+    print(f"step {number}  " + "  ".join(f"{k}={v:.6f}" for k, v in scalars.items()), flush=True)
+  return 0
+
+
+def _choose(config: fdl.Config, workdir: str, step: str) -> list[int]:
+  known = steps(workdir)
+  if not known:
+    raise UserError(f"{workdir} holds no checkpoint; train first")
+  if step == "all":
+    return known
+  if step == "latest":
+    return known[-1:]
+  if step == "best":
+    policy = fdl.build(config.checkpoints)
+    return [best_step(workdir, policy.metric, policy.mode)]
+  if not step.isdigit():
+    raise UserError(f"--step={step}: expected a number, latest, best or all")
+  if int(step) not in known:
+    raise UserError(f"--step={step}: {workdir} has the steps {known}")
+  return [int(step)]

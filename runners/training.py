@@ -1,0 +1,202 @@
+"""`runner train`: from a config and a workdir to a finished run, or one step further on."""
+
+import contextlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import fiddle as fdl
+import jax
+import numpy as np
+
+from input_pipelines.prefetch import Prefetch
+from input_pipelines.token_store import default_cache_dir
+from runners import compilation_cache
+from runners.assembly import Assembly, assemble
+from runners.callbacks import Run
+from runners.checkpoint_listing import CHECKPOINTS, find_step_folder
+from runners.checkpoints import CheckpointWriter, restore_params
+from runners.flops import peak_flops, train_step_flops
+from runners.meshes import place
+from runners.signals import Interruption
+from runners.throughput import Throughput
+from runners.train_loop import TrainLoop
+from runners.train_state import TrainState, empty_metrics
+from runners.train_step import with_rows
+from runners.workdir import Workdir
+from runners.writers import MultiWriter, open_writers
+
+
+def train(
+  config: fdl.Config,
+  exp: str,
+  workdir: str,
+  provenance: Sequence[Any] = (),
+  accept_changes: Sequence[str] = (),
+  cache_dir: str | None = None,
+) -> int:
+  """Trains until done or told to stop, and goes on where an earlier start left off.
+
+  Args:
+    config: resolved, of a Trainer.
+    exp: the experiment's name, for the record.
+    workdir: the run's folder.
+    provenance: JSON for run.json: who set what.
+    accept_changes: config paths that may differ from the workdir's.
+    cache_dir: for token stores and compiled programs.
+
+  Returns:
+    The exit code: 0, or 143/130 after a signal.
+
+  Raises:
+    UserError: before anything is written, unless it is the workdir that is at fault.
+  """
+  started = time.perf_counter()
+  cache_dir = cache_dir or default_cache_dir()
+  compilation_cache.enable(cache_dir)
+  interruption = Interruption()
+  with contextlib.ExitStack() as stack:
+    assembly = assemble(config, cache_dir)
+    folder = Workdir(workdir, config, exp, accept_changes)
+    stack.callback(folder.close)
+    facts = _facts(assembly)
+    folder.write_run({"exp": exp, **facts, "overrides": list(provenance)})
+    checkpoints = CheckpointWriter(folder.path / CHECKPOINTS, assembly.trainer.checkpoints)
+    stack.callback(checkpoints.close)
+    state, run = _start(assembly, checkpoints, str(folder.path))
+    writer = _writers(assembly, run)
+    stack.callback(writer.close)
+    _announce(exp, facts, run)
+    prefetch = Prefetch(
+      assembly.batches,
+      start=run.step,
+      transfer=lambda batch: place(batch, assembly.batch_sharding),
+    )
+    stack.enter_context(prefetch)
+    loop = _loop(assembly, run, prefetch, writer, checkpoints)
+    if run.step < run.num_steps:
+      with interruption:  # from here on there is something to save
+        loop(state, interruption)
+  print(_ending(run, interruption, time.perf_counter() - started), flush=True)
+  return interruption.exit_code
+
+
+def _start(
+  assembly: Assembly, checkpoints: CheckpointWriter, workdir: str
+) -> tuple[TrainState, Run]:
+  """The newest checkpoint, or a fresh state, perhaps with the parameters of another run."""
+  trainer, run = assembly.trainer, Run(workdir, assembly.num_steps)
+  restored = checkpoints.restore_latest(assembly.initializer.abstract)
+  if restored is not None:
+    state, saved = restored
+    run.step = saved["data"]["batch"]
+    for callback, callback_state in zip(trainer.callbacks, saved["callbacks"], strict=False):
+      callback.restore(callback_state)
+    return state, run
+  state = assembly.initializer.init()
+  if trainer.init_from:
+    source = find_step_folder(trainer.init_from).absolute()
+    params = restore_params(source, assembly.initializer.abstract.params)
+    state = state.replace(params=params)
+    print(f"init_from   parameters of {source}")
+  return state, run
+
+
+def _writers(assembly: Assembly, run: Run) -> MultiWriter:
+  writer = open_writers(
+    assembly.trainer.writers, run.workdir, run.num_steps, process_index=jax.process_index()
+  )
+  writer.resume(run.step)
+  return writer
+
+
+def _loop(
+  assembly: Assembly,
+  run: Run,
+  prefetch: Prefetch,
+  writer: MultiWriter,
+  checkpoints: CheckpointWriter,
+) -> TrainLoop:
+  trainer = assembly.trainer
+  peak = peak_flops(jax.devices()[0].device_kind)
+  return TrainLoop(
+    run,
+    train_step=assembly.train_step(),
+    batches=prefetch,
+    fetch=_fetcher(assembly),
+    evaluator=assembly.evaluator(),
+    callbacks=trainer.callbacks,
+    writer=writer,
+    checkpoints=checkpoints,
+    throughput=Throughput(
+      tokens_per_step=trainer.batch_size * trainer.sequence_length,
+      flops_per_step=flops_per_step(assembly),
+      peak_flops=peak and peak * jax.device_count(),
+    ),
+    log_every=trainer.log_every,
+    eval_every=trainer.eval_every,
+  )
+
+
+def flops_per_step(assembly: Assembly) -> int:
+  """Model FLOPs of one update on the global batch: see runners/flops.py."""
+  trainer = assembly.trainer
+
+  def forward(params: Any, batch: Any) -> Any:
+    apply = lambda *inputs: trainer.model.apply({"params": params}, *inputs)  # noqa: E731
+    return trainer.objective.loss(apply, batch, trainer.objective.totals(batch))[0]
+
+  rows = {
+    key: jax.ShapeDtypeStruct((trainer.batch_size, *x.shape[1:]), x.dtype)
+    for key, x in assembly.batches[0].items()
+  }
+  batch = jax.eval_shape(with_rows, rows)
+  return train_step_flops(forward, assembly.initializer.abstract.params, batch)
+
+
+def _fetcher(assembly: Assembly):
+  """(state) -> the interval's scalars, and the state with empty sums."""
+  objective, shardings = assembly.trainer.objective, assembly.initializer.shardings
+  empty = jax.jit(lambda: empty_metrics(objective), out_shardings=shardings.metrics)
+
+  def fetch(state: TrainState) -> tuple[dict[str, float], TrainState]:
+    sums, step = jax.device_get((state.metrics, state.step))
+    summary = objective.summary(sums.objective) | {"grad_norm": sums.grad_norm.compute()}
+    if assembly.learning_rate is not None:
+      rate = assembly.learning_rate
+      summary["learning_rate"] = rate(step - 1) if callable(rate) else rate
+    scalars = {f"train/{name}": float(np.asarray(x)) for name, x in summary.items()}
+    return scalars, state.replace(metrics=empty())
+
+  return fetch
+
+
+def _facts(assembly: Assembly) -> dict[str, Any]:
+  """What run.json and the first lines on the console say of the run."""
+  device = jax.devices()[0]
+  return {
+    "devices": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
+    "mesh": {axis: size for axis, size in assembly.mesh.shape.items() if size > 1},
+    "parameters": assembly.initializer.num_params(),
+    "tokens_per_step": assembly.trainer.batch_size * assembly.trainer.sequence_length,
+    "num_steps": assembly.num_steps,
+  }
+
+
+def _announce(exp: str, facts: dict[str, Any], run: Run) -> None:
+  mesh = ", ".join(f"{axis}={size}" for axis, size in facts["mesh"].items())
+  print(f"experiment  {exp}  {facts['parameters']:,} parameters")
+  print(f"devices     {facts['devices']}{'  mesh ' + mesh if mesh else ''}")
+  print(f"workdir     {run.workdir}")
+  start = f"step {run.step} of {run.num_steps}" if run.step else f"{run.num_steps} steps"
+  print(f"training    {start}, {facts['tokens_per_step']:,} tokens each", flush=True)
+
+
+def _ending(run: Run, interruption: Interruption, seconds: float) -> str:
+  if interruption.signal:
+    what = f"stopped by signal {interruption.signal} at step {run.step}, saved"
+  elif run.stop_reason:
+    what = f"stopped at step {run.step}: {run.stop_reason}"
+  else:
+    what = f"done: {run.step} steps"
+  return f"{what} in {seconds:.1f} s; the run is at {run.workdir}"

@@ -1,0 +1,133 @@
+"""The folder of a run: whose it is, what it was started with, and that nobody else is in it."""
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import fiddle as fdl
+from absl import logging
+
+from layers.errors import UserError
+from runners import config_files
+
+RUN_NAME = "run.json"
+
+_PACKAGES = ("strata", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "fiddle", "clu")
+
+
+class Workdir:
+  """A run's folder, held for this process alone until `close`.
+
+  Args:
+    path: made if it is not there.
+    config: resolved, of the run to start or to go on with.
+    exp: the experiment's name.
+    accept_changes: paths that may differ from the config the folder was started with.
+
+  Raises:
+    UserError: it cannot be written, another process holds it, or its config differs.
+  """
+
+  def __init__(
+    self, path: str | Path, config: fdl.Config, exp: str, accept_changes: Sequence[str] = ()
+  ):
+    self.path = Path(path)
+    try:
+      self.path.mkdir(parents=True, exist_ok=True)
+      self._lock = open(self.path / ".lock", "w")  # noqa: SIM115
+    except OSError as error:
+      raise UserError(
+        f"cannot write in workdir {path}: {error.strerror}; choose another with --workdir"
+      ) from error
+    try:
+      self._hold()
+      self._check_config(config, accept_changes)
+      config_files.save(config, exp, self.path)
+    except BaseException:
+      self._lock.close()
+      raise
+
+  def _hold(self) -> None:
+    try:
+      fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      raise UserError(
+        f"another process is running in {self.path}; wait for it, or choose another --workdir"
+      ) from error
+
+  def _check_config(self, config: fdl.Config, accept_changes: Sequence[str]) -> None:
+    if not (self.path / config_files.JSON_NAME).exists():
+      return
+    stored = config_files.load(self.path)
+    changes = config_files.differences(stored.config, config)
+    refused = [change for change in changes if change.path not in accept_changes]
+    if refused:
+      listed = "; ".join(f"{c.path}: {c.before} there, {c.after} here" for c in refused)
+      accept = " ".join(f"--accept_change={c.path}" for c in refused)
+      raise UserError(
+        f"{self.path} was started with another config ({listed}); "
+        f"choose another --workdir, or accept with {accept}"
+      )
+    for change in changes:
+      logging.warning("Accepted: %s was %s, is %s.", change.path, change.before, change.after)
+
+  def write_run(self, facts: Mapping[str, Any]) -> None:
+    """Writes run.json: what this start was made of. Later starts append to its history."""
+    file = self.path / RUN_NAME
+    earlier = _history(file)
+    described = {**environment(), **facts}
+    unfinished = file.with_suffix(".tmp")
+    unfinished.write_text(json.dumps({"starts": [*earlier, described]}, indent=1) + "\n")
+    os.replace(unfinished, file)
+
+  def close(self) -> None:
+    self._lock.close()
+
+
+def _history(file: Path) -> list[Any]:
+  if not file.exists():
+    return []
+  try:
+    return json.loads(file.read_text())["starts"]
+  except (ValueError, KeyError, TypeError) as error:
+    logging.warning("%s is damaged (%s) and is written anew.", file, error)
+    return []
+
+
+def environment() -> dict[str, Any]:
+  """Versions, code revision and command line of this process."""
+  return {
+    "argv": sys.argv,
+    "python": platform.python_version(),
+    "versions": {name: _version(name) for name in _PACKAGES},
+    "git": _git(),
+    "hostname": platform.node(),
+  }
+
+
+def _version(name: str) -> str | None:
+  try:
+    return importlib.metadata.version(name)
+  except importlib.metadata.PackageNotFoundError:
+    return None
+
+
+def _git() -> dict[str, Any] | None:
+  """Revision of this code and whether it has local changes; None outside a checkout."""
+  folder = Path(__file__).parent
+  git = ["git", "-C", str(folder)]
+  try:
+    revision = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+    status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True)
+  except OSError:  # git is not installed
+    return None
+  if revision.returncode or status.returncode:
+    return None
+  return {"revision": revision.stdout.strip(), "dirty": bool(status.stdout.strip())}

@@ -1,0 +1,62 @@
+"""The product is einsum, forward and backward, and stays mixed-precision in both directions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from layers.product import product, project
+
+
+@pytest.mark.parametrize(
+  "subscripts, x_shape, y_shape",
+  [
+    ("td,df->tf", (5, 3), (3, 4)),
+    ("nth,nsh->nts", (2, 5, 3), (2, 4, 3)),
+    ("nts,nsh->nth", (2, 5, 4), (2, 4, 3)),
+  ],
+)
+def test_product_and_its_gradients_are_those_of_einsum(subscripts, x_shape, y_shape):
+  x, y = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate((x_shape, y_shape)))
+
+  def total(multiply):
+    return lambda x, y: jnp.sin(multiply(x, y)).sum()
+
+  got = jax.value_and_grad(total(lambda x, y: product(subscripts, x, y, "float32")), (0, 1))
+  want = jax.value_and_grad(total(lambda x, y: jnp.einsum(subscripts, x, y)), (0, 1))
+  for a, b in zip(jax.tree.leaves(got(x, y)), jax.tree.leaves(want(x, y)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_every_product_of_a_bfloat16_step_takes_bfloat16_and_accumulates_in_float32():
+  x, kernel = jnp.ones((2, 3, 8)), jnp.ones((8, 4))
+  gradient = jax.grad(lambda x, w: project(x, w, "bfloat16").sum(), (0, 1))
+  jaxpr = jax.make_jaxpr(gradient)(x, kernel)
+  products = _dot_generals(jaxpr.jaxpr)
+  assert len(products) == 3  # forward, and one gradient for each operand
+  for equation in products:
+    assert [v.aval.dtype for v in equation.invars] == [jnp.bfloat16, jnp.bfloat16]
+    assert equation.outvars[0].aval.dtype == jnp.float32
+
+
+def test_gradients_come_back_in_the_dtype_of_their_operand():
+  x, kernel = jnp.ones((2, 8), jnp.bfloat16), jnp.ones((8, 4), jnp.float32)
+  dx, dkernel = jax.grad(lambda x, w: project(x, w, "bfloat16").sum(), (0, 1))(x, kernel)
+  assert (dx.dtype, dkernel.dtype) == (jnp.bfloat16, jnp.float32)
+
+
+def test_an_index_in_one_term_only_is_refused():
+  with pytest.raises(ValueError, match="'a' of 'ab,bc->c'"):
+    product("ab,bc->c", jnp.ones((2, 3)), jnp.ones((3, 4)), "float32")
+
+
+def _dot_generals(jaxpr):
+  found = []
+  for equation in jaxpr.eqns:
+    if equation.primitive.name == "dot_general":
+      found.append(equation)
+    for value in equation.params.values():
+      inner = getattr(value, "jaxpr", value)
+      if hasattr(inner, "eqns"):
+        found += _dot_generals(inner)
+  return found

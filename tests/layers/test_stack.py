@@ -1,0 +1,79 @@
+"""Law 8: scanned or unrolled, any remat policy, the same parameters and the same gradients."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+
+def _params(model, ids, tokens):
+  return nn.unbox(model.init(jax.random.key(0), ids, tokens))["params"]
+
+
+def _stacked(params, num_layers):
+  """Parameters of an unrolled model in the form of a scanned one."""
+  layers = [params["stack"]["layers"][str(i)] for i in range(num_layers)]
+  return params | {"stack": {"layers": jax.tree.map(lambda *x: jnp.stack(x), *layers)}}
+
+
+def _value_and_grad(model, params, ids, tokens, dropout_key=None):
+  rngs = {} if dropout_key is None else {"dropout": dropout_key}
+
+  def loss(params):
+    return jnp.square(model.apply({"params": params}, ids, tokens, rngs=rngs)).mean()
+
+  return jax.jit(jax.value_and_grad(loss))(params)
+
+
+def _assert_close(got, want):
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), got, want)
+
+
+def test_scanned_and_unrolled_layers_begin_with_bitwise_the_same_parameters(
+  make_decoder, packed
+):
+  scanned = _params(make_decoder(scan_layers=True), *packed)
+  unrolled = _params(make_decoder(scan_layers=False), *packed)
+  jax.tree.map(np.testing.assert_array_equal, _stacked(unrolled, 3), scanned)
+
+
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+@pytest.mark.parametrize("dropout_key", [None, jax.random.key(5)], ids=["plain", "dropout"])
+def test_scan_and_remat_change_no_loss_and_no_gradient(make_decoder, packed, remat, dropout_key):
+  rate = 0.0 if dropout_key is None else 0.3
+  reference = make_decoder(scan_layers=False, dropout_rate=rate)
+  params = _params(reference, *packed)
+  loss, gradient = _value_and_grad(reference, params, *packed, dropout_key)
+
+  unrolled = make_decoder(scan_layers=False, remat=remat, dropout_rate=rate)
+  _assert_close(_value_and_grad(unrolled, params, *packed, dropout_key), (loss, gradient))
+
+  scanned = make_decoder(scan_layers=True, remat=remat, dropout_rate=rate)
+  got = _value_and_grad(scanned, _stacked(params, 3), *packed, dropout_key)
+  _assert_close(got, (loss, _stacked(gradient, 3)))
+
+
+def test_every_layer_has_weights_of_its_own(make_decoder, packed):
+  """Linen shares the weights of a template that is called twice, without a word."""
+  D, F, V, P, L, K = 32, 4 * 32, 67, 16, 3, 2
+  attention = 2 * (D * D + D) + 2 * (D * K * 8 + K * 8)
+  feed_forward = D * F + F + F * D + D
+  norms = 2 * 2 * D
+  want = V * D + P * D + L * (attention + feed_forward + norms) + 2 * D
+  for scan_layers in (True, False):
+    params = _params(make_decoder(scan_layers=scan_layers), *packed)
+    assert sum(x.size for x in jax.tree.leaves(params)) == want
+
+
+def test_layers_do_not_begin_alike(make_decoder, packed):
+  kernels = _params(make_decoder(), *packed)["stack"]["layers"]["attention"]["query"]["kernel"]
+  assert not np.allclose(kernels[0], kernels[1])
+
+
+def test_every_parameter_names_its_axes(make_decoder, packed):
+  boxed = make_decoder().init(jax.random.key(0), *packed)["params"]
+  is_box = lambda x: isinstance(x, nn.Partitioned)  # noqa: E731
+  for leaf in jax.tree.leaves(boxed, is_leaf=is_box):
+    assert is_box(leaf)
+    assert len(leaf.names) == leaf.value.ndim
