@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from layers.errors import UserError
 from layers.sharding import Rules
 from runners.meshes import replicated
-from tasks.objective import Objective
+from tasks.objective import Objective, with_rows
 
 
 @flax.struct.dataclass
@@ -75,7 +75,8 @@ class Initializer:
     self._model, self._objective, self._optimizer = model, objective, optimizer
     self._seed = seed
     # One row is enough to learn the shapes of the parameters.
-    self._row = {key: jnp.zeros((1, *x.shape[1:]), x.dtype) for key, x in batch.items()}
+    row = {key: jnp.zeros((1, *x.shape[1:]), x.dtype) for key, x in batch.items()}
+    self._row = with_rows(row)
     boxed = jax.eval_shape(self._boxed_params, jax.random.key(0))
     self.shardings = self._shardings(boxed, mesh, rules)
     self.abstract = jax.tree.map(

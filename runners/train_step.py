@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from layers.sharding import Rules, constrain, partitioned
 from runners.train_state import StepMetrics, TrainState
-from tasks.objective import ROWS, Objective
+from tasks.objective import Objective, with_rows
 
 Step = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, jax.Array]]
 
@@ -57,12 +57,6 @@ def make_train_step(
       ), loss
 
   return train_step
-
-
-def with_rows(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-  """The batch with each row's number in the global batch."""
-  num_rows = next(iter(batch.values())).shape[0]
-  return {**batch, ROWS: jnp.arange(num_rows, dtype=jnp.int32)}
 
 
 def _accumulate(grad_of: Callable, params: Any, batch: Any, num_microbatches: int):

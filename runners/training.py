@@ -22,9 +22,9 @@ from runners.signals import Interruption
 from runners.throughput import Throughput
 from runners.train_loop import TrainLoop
 from runners.train_state import TrainState, empty_metrics
-from runners.train_step import with_rows
 from runners.workdir import Workdir
 from runners.writers import MultiWriter, open_writers
+from tasks.objective import with_rows
 
 
 def train(

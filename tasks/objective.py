@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 from clu import metrics
 
 Batch = Mapping[str, jax.Array]
 Apply = Callable[..., jax.Array]  # the model with its parameters and dropout bound
 
-# The runner adds this key to every batch: [B] int32, the row's number in the global batch.
+# The runner adds this key to every batch (`with_rows`): [B] int32, the row's number in the
+# global batch.
 ROWS = "rows"
 
 
@@ -43,3 +45,9 @@ class Objective(Protocol):
   def summary(self, collection: Any) -> dict[str, Any]:
     """What to report, name -> scalar."""
     ...
+
+
+def with_rows(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+  """The batch with each row's number in the global batch."""
+  num_rows = next(iter(batch.values())).shape[0]
+  return {**batch, ROWS: jnp.arange(num_rows, dtype=jnp.int32)}
