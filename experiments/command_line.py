@@ -34,7 +34,9 @@ class Command:
 
   def run(self, invocation: Invocation) -> int:
     module, function = self.function.split(":")
-    return getattr(importlib.import_module(f"experiments.commands.{module}"), function)(invocation)
+    return getattr(importlib.import_module(f"experiments.commands.{module}"), function)(
+      invocation
+    )
 
 
 COMMANDS = {
@@ -91,7 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     return _run(sys.argv if argv is None else argv)
   except UserError as error:
-    lines = error.errors if isinstance(error, OverrideErrors) else [" ".join(str(error).split())]
+    lines = (
+      error.errors if isinstance(error, OverrideErrors) else [" ".join(str(error).split())]
+    )
     for line in lines:
       print(f"runner: error: {line}", file=sys.stderr)
     return 2
@@ -123,9 +127,7 @@ class _OverrideFlag(flags.Flag):
   """Adds each occurrence to one list that all verbs share: their order is their meaning."""
 
   def __init__(self, verb: str, help_text: str, overrides: list[Override]):
-    super().__init__(
-      flags.ArgumentParser(), None, verb, None, help_text, allow_overwrite=True
-    )
+    super().__init__(flags.ArgumentParser(), None, verb, None, help_text, allow_overwrite=True)
     self._overrides = overrides
 
   def parse(self, argument: str | None) -> None:
@@ -156,9 +158,7 @@ def _define_flags() -> tuple[flags.FlagValues, list[Override]]:
   string("format", "flat", "flat, json or python", flag_values=values)
   flags.DEFINE_integer("num_rows", 4, "how many rows", flag_values=values)
   flags.DEFINE_boolean("cache", False, "only build the token store", flag_values=values)
-  string(
-    "cache_dir", None, "DIR of token stores (default: $STRATA_CACHE)", flag_values=values
-  )
+  string("cache_dir", None, "DIR of token stores (default: $STRATA_CACHE)", flag_values=values)
   flags.DEFINE_boolean("help", False, "this text", short_name="h", flag_values=values)
   return values, overrides
 
@@ -193,7 +193,9 @@ def _check(
   for flag in values:
     if values[flag].present and flag not in (*command.flags, "help", "h"):
       means = [other for other, spec in COMMANDS.items() if flag in spec.flags]
-      raise UserError(f"--{flag} means nothing to `runner {name}`; it is for {', '.join(means)}")
+      raise UserError(
+        f"--{flag} means nothing to `runner {name}`; it is for {', '.join(means)}"
+      )
 
 
 def _help(values: flags.FlagValues) -> str:

@@ -195,7 +195,11 @@ def _elsewhere(config: fdl.Config, name: str, *, exactly: bool = False) -> list[
     by_name.setdefault(path.rpartition(".")[2], []).append(path)
   found = by_name.get(name)
   if found is None:
-    found = [] if exactly else [path for close in nearest(name, by_name, count=1) for path in by_name[close]]
+    found = (
+      []
+      if exactly
+      else [path for close in nearest(name, by_name, count=1) for path in by_name[close]]
+    )
   return sorted(found, key=lambda path: path.count("."))[:2]
 
 

@@ -30,8 +30,10 @@ def fiddler(function: F) -> F:
   name = function.__name__
   old = _fiddlers.get(name)
   if old and (old.__module__, old.__qualname__) != (function.__module__, function.__qualname__):
-    raise UserError(f"two fiddlers are called {name!r}, in {old.__module__} and in "
-                    f"{function.__module__}; rename one")
+    raise UserError(
+      f"two fiddlers are called {name!r}, in {old.__module__} and in "
+      f"{function.__module__}; rename one"
+    )
   _fiddlers[name] = function
   return function
 
@@ -46,7 +48,9 @@ def apply_fiddler(config: fdl.Config, call: str) -> fdl.Config:
   if changed is None:
     return config
   if not isinstance(changed, fdl.Config):
-    raise UserError(f"fiddler {reference.name} returned a {type(changed).__name__}, not a config")
+    raise UserError(
+      f"fiddler {reference.name} returned a {type(changed).__name__}, not a config"
+    )
   return changed
 
 

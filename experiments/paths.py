@@ -48,7 +48,9 @@ def split_assignment(text: str) -> tuple[str, str, str]:
 
   The first `=` outside brackets ends the path, so keys and values may contain more of them.
   """
-  match = re.match(r"(?P<path>(?:[^\[\]=+]|\[[^\]]*\])*)(?P<verb>\+?=)(?P<value>.*)\Z", text, re.S)
+  match = re.match(
+    r"(?P<path>(?:[^\[\]=+]|\[[^\]]*\])*)(?P<verb>\+?=)(?P<value>.*)\Z", text, re.S
+  )
   if match is None:
     raise UserError(f"{text!r} is no assignment: write PATH=VALUE or PATH+=VALUE")
   return match["path"].strip(), match["verb"], match["value"].strip()

@@ -22,6 +22,8 @@ from layers.errors import UserError
 from runners.config_fields import REQUIRED, field_of, target_of
 from runners.config_tree import Path, format_value, nodes_at, path_text
 
+_TRAIN_DATA = daglish.Attr("train_data")
+
 
 class Origin(NamedTuple):
   """A value and who gave it."""
@@ -52,14 +54,19 @@ class Explanation:
 
 def explain(resolved: Resolved, path: str) -> Explanation:
   """Who made the field at `path` what it is."""
+  effective = resolved.effective
   place = find(resolved.config, parse_path(path))
   text = path_text(place.path)
   origins = [*_base_origins(resolved, place.path), *_override_origins(resolved, place.path)]
+  value = format_value(find(effective, place.path).value)
+  if value != format_value(place.value):  # only evaluation data take values from elsewhere
+    source = path_text((_TRAIN_DATA, *place.path[2:]))
+    origins.append(Origin(value, f"{source}, which evaluation data take over"))
   owner_path, owner = _owner(resolved.config, place.path)
   same = nodes_at(resolved.config).get(id(owner), [])
   rest = path_text(place.path)[len(path_text(owner_path)) :]
   also_at = tuple(f"{other}{rest}" for other in same if other != path_text(owner_path))
-  return Explanation(text, format_value(place.value), tuple(origins), also_at)
+  return Explanation(text, value, tuple(origins), also_at)
 
 
 def _base_origins(resolved: Resolved, path: Path) -> Iterator[Origin]:
@@ -72,7 +79,7 @@ def _base_origins(resolved: Resolved, path: Path) -> Iterator[Origin]:
   name, rest = path[len(owner_path)].name, path[len(owner_path) + 1 :]
   field = field_of(owner, name)
   default = REQUIRED if field is None else _below(field.default_value(), rest)
-  whose = f"default of {target_of(owner).__qualname__}"
+  whose = f"the default of {target_of(owner).__qualname__}"
   if default is not REQUIRED:
     yield Origin(format_value(default), whose)
   if resolved.experiment is None:

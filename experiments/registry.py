@@ -68,7 +68,9 @@ E = TypeVar("E", bound=type[Experiment])
 def register(experiment: E) -> E: ...
 @overload
 def register(*, tags: tuple[str, ...] = ()) -> Callable[[E], E]: ...
-def register(experiment: E | None = None, *, tags: tuple[str, ...] = ()) -> E | Callable[[E], E]:
+def register(
+  experiment: E | None = None, *, tags: tuple[str, ...] = ()
+) -> E | Callable[[E], E]:
   """Class decorator, `@register` or `@register(tags=("demo",))`: name = "<module>.<Class>".
 
   A second class of the same name is an error. The same class met again because its module was

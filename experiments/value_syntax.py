@@ -1,8 +1,8 @@
 """The text of a value, read without knowing its type yet: literals, bare words, @references.
 
-  3   1e-3   'text'   (1, 2)   {'a': None}     Python literals
-  bfloat16   /data/my file.txt                 a bare word: a string, an enum, a dtype
-  @adamw(learning_rate=1e-3)   @gelu           something registered, called or as it is
+3   1e-3   'text'   (1, 2)   {'a': None}     Python literals
+bfloat16   /data/my file.txt                 a bare word: a string, an enum, a dtype
+@adamw(learning_rate=1e-3)   @gelu           something registered, called or as it is
 """
 
 import ast
@@ -133,7 +133,9 @@ class _Reader:
     text = self._text(node)
     parts = (part.id for part in ast.walk(node) if isinstance(part, ast.Name))
     if any(name.startswith(_STAND_IN) for name in parts):
-      raise UserError(f"{text}: a @reference stands alone or as an item; quote it if it is text")
+      raise UserError(
+        f"{text}: a @reference stands alone or as an item; quote it if it is text"
+      )
     return Word(text)
 
   def _text(self, node: ast.expr) -> str:

@@ -21,7 +21,12 @@ from runners.config_fields import Field, accepts_any_name, fields
 from runners.config_tree import format_value
 from runners.suggestions import did_you_mean, nearest
 
-_SEQUENCES = (list, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
+_SEQUENCES = (
+  list,
+  collections.abc.Sequence,
+  collections.abc.Iterable,
+  collections.abc.Collection,
+)
 _MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 _UNIONS = (typing.Union, types.UnionType)
 
@@ -202,8 +207,9 @@ def _fit_container(value: Any, kind: type, items: tuple[Any, ...]) -> Any:
       raise _Mismatch
     key_type, item_type = items or (Any, Any)
     return {
-      _fit(key, str if key_type is Any and isinstance(key, FileText | Word) else key_type, None):
-      _fit(item, item_type, None)
+      _fit(
+        key, str if key_type is Any and isinstance(key, FileText | Word) else key_type, None
+      ): _fit(item, item_type, None)
       for key, item in value.items()
     }
   if not isinstance(value, list | tuple | set):
@@ -291,4 +297,6 @@ def _allows(annotation: Any, produced: Any) -> bool:
 
 def _is_open(annotation: Any) -> bool:
   """Nothing is known: Any, object, a type variable."""
-  return annotation in (Any, object) or isinstance(annotation, typing.TypeVar | typing.ForwardRef)
+  return annotation in (Any, object) or isinstance(
+    annotation, typing.TypeVar | typing.ForwardRef
+  )

@@ -39,7 +39,9 @@ def children(value: Any) -> list[tuple[daglish.PathElement, Any]]:
   return []
 
 
-def walk(config: Any, *, expand_shared: bool = False) -> Iterator[tuple[Path, Any, Path | None]]:
+def walk(
+  config: Any, *, expand_shared: bool = False
+) -> Iterator[tuple[Path, Any, Path | None]]:
   """Every (path, value, first path) below the root: config nodes before what they hold.
 
   A container is opened only when it holds a config node. `first path` is where a node that

@@ -32,9 +32,7 @@ def import_object(module_name: str, qualified_name: str) -> Any:
   for part in qualified_name.split("."):
     if not hasattr(value, part):
       names = [name for name in dir(value) if not name.startswith("_")]
-      raise UserError(
-        f"{module_name!r} has no {qualified_name!r}: {did_you_mean(part, names)}"
-      )
+      raise UserError(f"{module_name!r} has no {qualified_name!r}: {did_you_mean(part, names)}")
     value = getattr(value, part)
   return value
 

@@ -79,6 +79,8 @@ def _stored_config(invocation: Invocation):
     raise UserError("which run? Name it with --workdir=DIR, or its experiment with --exp=NAME")
   workdir = invocation.workdir_for(invocation.exp or "")
   if not (workdir / JSON_NAME).is_file():
-    raise UserError(f"there is no run in {workdir} (no {JSON_NAME}): train first, or name"
-                    " the run with --workdir=DIR")
+    raise UserError(
+      f"there is no run in {workdir} (no {JSON_NAME}): train first, or name"
+      " the run with --workdir=DIR"
+    )
   return workdir / JSON_NAME

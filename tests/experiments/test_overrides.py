@@ -51,8 +51,12 @@ SET = {
   "model.norm=None": lambda c: c.model.norm is None,
   "model.norm.epsilon=2": lambda c: c.model.norm.epsilon == 2.0,
   "optimizer=@toy_sgdm(learning_rate=1)": lambda c: c.optimizer.learning_rate == 1.0,
-  "optimizer=@tests.experiments.toy_family:Stop(patience=2)": lambda c: c.optimizer.patience == 2,
-  "optimizer=@toy_open_ended(extra=@toy_norm())": lambda c: c.optimizer.extra == fdl.Config(Norm),
+  "optimizer=@tests.experiments.toy_family:Stop(patience=2)": lambda c: (
+    c.optimizer.patience == 2
+  ),
+  "optimizer=@toy_open_ended(extra=@toy_norm())": lambda c: (
+    c.optimizer.extra == fdl.Config(Norm)
+  ),
   "callbacks[0].patience=7": lambda c: c.callbacks[0].patience == 7,
   "callbacks[-1].patience=7": lambda c: c.callbacks[0].patience == 7,
   "callbacks+=@toy_stop(patience=9)": lambda c: c.callbacks[1] == fdl.Config(Stop, patience=9),
@@ -162,7 +166,12 @@ def test_every_wrong_override_is_reported_but_not_what_only_follows_from_one():
 def test_overrides_of_all_kinds_apply_in_the_order_given(tmp_path):
   file = tmp_path / "more.yaml"
   file.write_text("set: {num_steps: 30}")
-  order = ["set=num_steps=20", f"config={file}", "fiddler=toy_tiny(steps=40)", "unset=num_steps"]
+  order = [
+    "set=num_steps=20",
+    f"config={file}",
+    "fiddler=toy_tiny(steps=40)",
+    "unset=num_steps",
+  ]
   assert [apply(*order[:n]).config.num_steps for n in range(5)] == [10, 20, 30, 40, None]
   assert apply(*reversed(order)).config.num_steps == 20
 
@@ -192,7 +201,10 @@ def test_a_node_at_two_paths_changes_at_both_and_is_still_one():
 WARNED = {
   ("set=num_steps=1", "set=num_steps=2"): "num_steps is set twice: --set=num_steps=2 wins",
   ("set=callbacks[0].patience=1", "set=callbacks[-1].patience=2"): "is set twice",
-  ("set=model.norm.epsilon=1", "set=model.norm=None"): "replaces model.norm, so --set=model.norm.",
+  (
+    "set=model.norm.epsilon=1",
+    "set=model.norm=None",
+  ): "replaces model.norm, so --set=model.norm.",
   ("set=num_steps=3", "unset=num_steps"): "num_steps is set twice: --unset=num_steps wins",
   ("set=num_steps=3", "fiddler=toy_tiny"): "--fiddler=toy_tiny changes num_steps, which --set",
 }
