@@ -97,7 +97,13 @@ def register_documents(name: str, source: DocumentSource, vocabulary: Vocabulary
     return seqio.TaskRegistry.get(name)
 
   def tokenize(dataset, output_features):
-    return seqio.preprocessors.tokenize(dataset, output_features, copy_pretokenized=False)
+    one = functools.partial(
+      seqio.preprocessors.tokenize_impl,
+      output_features=output_features,
+      copy_pretokenized=False,
+    )
+    # seqio's own map holds 256 elements at once: too much for parts of a megabyte.
+    return dataset.map(one, num_parallel_calls=tf.data.AUTOTUNE)
 
   def frame(dataset):
     return frame_documents(dataset, vocabulary)

@@ -62,6 +62,14 @@ class TextData(Data):
     shard_index: int = 0,
     num_shards: int = 1,
   ) -> RowBatches:
+    counts = {
+      "sequence_length": sequence_length,
+      "num_epochs": num_epochs,
+      "num_batches": self.num_batches,
+    }
+    for name, count in counts.items():
+      if count is not None and count < 1:
+        raise UserError(f"{name}={count} leaves nothing to read; set 1 or more")
     if seed is not None and self.num_batches is not None:
       raise UserError(
         f"num_batches={self.num_batches} limits evaluation data; the length of training is "

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from input_pipelines.documents import Text
+from input_pipelines.documents import PREPROCESSING, Text
 from input_pipelines.store_builder import Tokenised
 from input_pipelines.text_data import TextData
 from input_pipelines.vocabularies import ByteVocabulary, Vocabulary
@@ -57,6 +57,7 @@ class PythonStdlib(TextData):
     described = "".join(f"{file.name} {file.size} {file.sha256}\n" for file in _sources().files)
     return {
       "source": TASK,
+      "preprocessing": PREPROCESSING,
       "files": len(_sources().files),
       "sha256": hashlib.sha256(described.encode()).hexdigest(),
     }
@@ -80,7 +81,7 @@ class PythonStdlib(TextData):
     if not _sources().files:
       raise UserError(
         f"this Python has no library sources in {_folder()}; use another Python, or other "
-        "data, for example --set=train_data=@text_file(path='FILE')"
+        "data, for example --set=train_data=@TextFile(path='FILE')"
       )
 
 

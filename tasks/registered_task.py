@@ -1,6 +1,6 @@
 """Any seqio Task as language-modelling data: one that a colleague's module registers.
 
-    --set=train_data=@registered_task(task='wikitext', module='my_lab.tasks')
+    --set=train_data=@RegisteredTask(task='wikitext', module='my_lab.tasks')
 
 The Task's `targets` are stored as they come out of its preprocessors: a Task that wants BOS
 or EOS adds them itself. Nothing is trimmed to a sequence length.

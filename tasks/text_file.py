@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from input_pipelines.documents import DocumentSource, Text
+from input_pipelines.documents import PREPROCESSING, DocumentSource, Text
 from input_pipelines.store_builder import Tokenised
 from input_pipelines.text_data import TextData
 from input_pipelines.text_scan import TextScan, scan_text
@@ -48,6 +48,7 @@ class TextFile(TextData):
     scan = self._scan()
     return {
       "source": "text_file",
+      "preprocessing": PREPROCESSING,
       "bytes": scan.num_bytes,
       "sha256": scan.sha256,
       "validation_fraction": self.validation_fraction,

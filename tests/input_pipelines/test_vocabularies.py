@@ -84,3 +84,41 @@ def test_ids_are_those_of_the_seqio_vocabulary(vocabulary):
   np.testing.assert_array_equal(mirrored.encode_tf(TEXT).numpy(), ids)
   assert mirrored.decode(ids.tolist()) == TEXT
   assert mirrored.decode_tf(mirrored.encode_tf(TEXT)).numpy().decode() == TEXT
+
+
+@pytest.mark.slow
+def test_a_sentencepiece_model_is_mirrored_with_its_spaces(tmp_path):
+  vocabulary = sentencepiece_vocabulary(tmp_path)
+  from input_pipelines.seqio_vocabularies import vocabulary_of
+
+  light = vocabulary_of(vocabulary)
+  stored = vocabulary_from_facts(light.facts(), load_seqio=lambda: vocabulary)
+  text = "the quick brown fox jumps\u00e9"
+  ids = stored.encode(text)
+  assert ids.tolist() == vocabulary.encode(text)
+  assert stored.decode(ids) == " " + text  # SentencePiece puts a space before every text
+  assert stored.token_bytes()[ids].sum() == len(text.encode()) + 1
+  assert (stored.vocab_size, stored.bos_id, stored.eos_id) == (vocabulary.vocab_size, None, 1)
+
+
+def sentencepiece_vocabulary(folder):
+  """A byte-fallback model trained on a line, with two extra ids."""
+  from input_pipelines.tensorflow_import import import_seqio
+
+  seqio = import_seqio()
+  import sentencepiece
+
+  (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 50)
+  sentencepiece.SentencePieceTrainer.train(
+    input=str(folder / "text.txt"),
+    model_prefix=str(folder / "model"),
+    vocab_size=310,
+    hard_vocab_limit=False,
+    byte_fallback=True,
+    pad_id=0,
+    eos_id=1,
+    unk_id=2,
+    bos_id=-1,
+    minloglevel=2,
+  )
+  return seqio.SentencePieceVocabulary(str(folder / "model.model"), extra_ids=2)

@@ -56,7 +56,7 @@ def test_a_python_without_sources_is_told_what_to_do(monkeypatch):
   monkeypatch.setattr(
     python_stdlib, "_sources", lambda: python_stdlib._Sources(Path("/nowhere"))
   )
-  with pytest.raises(UserError, match="no library sources in .*text_file"):
+  with pytest.raises(UserError, match="no library sources in .*TextFile"):
     PythonStdlib().check()
 
 

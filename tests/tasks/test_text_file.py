@@ -162,6 +162,7 @@ def test_a_file_that_cannot_be_read_is_the_users_error(text_path, monkeypatch):
     ({"tokens": "words"}, "'characters' or 'bytes'"),
     ({"validation_fraction": 1.0}, "validation_fraction=1.0"),
     ({"validation_fraction": 0.0, "split": "validation"}, "leaves 0 for the validation split"),
+    ({"num_batches": 0}, "num_batches=0 leaves nothing to read"),
     ({"num_batches": 3}, "num_batches=3 limits evaluation data"),
   ],
 )
