@@ -9,6 +9,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags, logging
 
@@ -114,8 +115,11 @@ def _run(argv: Sequence[str]) -> int:
     return 0
   command = COMMANDS[name]
   _check(name, command, arguments, values)
-  chosen = {flag: values[flag].value for flag in command.flags if flag not in VERBS}
-  chosen = {flag: tuple(v) if isinstance(v, list) else v for flag, v in chosen.items()}
+  chosen: dict[str, Any] = {}
+  for flag in command.flags:
+    if flag not in VERBS:
+      value = values[flag].value
+      chosen[flag] = tuple(value) if isinstance(value, list) else value
   invocation = Invocation(arguments=tuple(arguments), overrides=tuple(overrides), **chosen)
   invocation.prepare()
   code = command.run(invocation)

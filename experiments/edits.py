@@ -13,8 +13,16 @@ from fiddle import daglish
 
 from experiments.values import typed
 from layers.errors import UserError
-from runners.config_fields import REQUIRED, as_node, field_of, names_of, target_of, value_of
-from runners.config_tree import Path, flatten, format_value, path_text
+from runners.config_fields import (
+  REQUIRED,
+  as_node,
+  field_of,
+  fields,
+  names_of,
+  target_of,
+  value_of,
+)
+from runners.config_tree import Path, Step, flatten, format_value, path_text
 from runners.suggestions import did_you_mean, nearest
 
 
@@ -68,7 +76,7 @@ def unset(config: fdl.Config, path: Path) -> Path:
   *above, last = place.path
   owner = find(config, tuple(above))
   if isinstance(last, daglish.Attr):
-    _unset_field(config, owner, last.name)
+    _unset_field(owner, last.name)
   elif isinstance(last, daglish.Index):
     kept = [item for index, item in enumerate(owner.value) if index != last.index]
     _put(config, owner.path, type(owner.value)(kept))
@@ -78,19 +86,17 @@ def unset(config: fdl.Config, path: Path) -> Path:
   return place.path
 
 
-def _unset_field(config: fdl.Config, owner: Place, name: str) -> None:
-  node = as_node(owner.value)
-  field = field_of(node, name)
-  known = field is not None and name in names_of(node)
-  if known and field.default_value() is REQUIRED and name in node.__arguments__:
+def _unset_field(owner: Place, name: str) -> None:
+  node = owner.value
+  if not isinstance(node, fdl.Buildable) or name not in node.__arguments__:
+    return  # it has its default
+  field = fields(target_of(node)).get(name)
+  if field is not None and field.default_value() is REQUIRED:
     where = path_text((*owner.path, daglish.Attr(name)))
     raise UserError(
       f"{where} cannot be unset: {_class_name(node)} gives {name} no default; set it instead"
     )
-  if name in node.__arguments__:
-    delattr(node, name)
-  if node is not owner.value:
-    _put(config, owner.path, node)
+  delattr(node, name)
 
 
 def _put(node: Any, path: Path, value: Any) -> Any:
@@ -140,7 +146,7 @@ def _into_field(config: fdl.Config, place: Place, step: daglish.Attr) -> Place:
   return Place(path, field.annotation, value_of(node, step.name))
 
 
-def _into_item(place: Place, step: daglish.PathElement) -> Place:
+def _into_item(place: Place, step: Step) -> Place:
   size = len(place.value)
   where = path_text(place.path)
   if not isinstance(step, daglish.Index):
@@ -153,7 +159,7 @@ def _into_item(place: Place, step: daglish.PathElement) -> Place:
   return Place((*place.path, step), inner, place.value[step.index])
 
 
-def _into_key(place: Place, step: daglish.PathElement, *, may_be_new: bool) -> Place:
+def _into_key(place: Place, step: Step, *, may_be_new: bool) -> Place:
   key = step.key if isinstance(step, daglish.Key) else getattr(step, "index", None)
   inner = _inner_annotation(place.annotation, daglish.Key(key))
   if key not in place.value and not may_be_new:
@@ -163,7 +169,7 @@ def _into_key(place: Place, step: daglish.PathElement, *, may_be_new: bool) -> P
   return Place((*place.path, daglish.Key(key)), inner, place.value.get(key, REQUIRED))
 
 
-def _inner_annotation(annotation: Any, step: daglish.PathElement) -> Any:
+def _inner_annotation(annotation: Any, step: Step) -> Any:
   """The type of an element of a container type; Any where that is not said."""
   origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
   if origin in (typing.Union, types.UnionType):
@@ -173,7 +179,7 @@ def _inner_annotation(annotation: Any, step: daglish.PathElement) -> Any:
     return Any
   if isinstance(step, daglish.Key):
     return arguments[1] if len(arguments) == 2 else Any
-  if origin is tuple and arguments[-1] is not Ellipsis:
+  if origin is tuple and arguments[-1] is not Ellipsis and isinstance(step, daglish.Index):
     return arguments[step.index] if step.index < len(arguments) else Any
   return arguments[0] if issubclass(origin, typing.Iterable) else Any
 

@@ -72,7 +72,7 @@ class _Edit:
 
 
 def apply_overrides(config: fdl.Config, overrides: Sequence[Override]) -> Outcome:
-  """Applies `overrides` to a copy of `config`; raises OverrideErrors and changes nothing else."""
+  """Applies `overrides` to a copy of `config`, or raises OverrideErrors."""
   transaction = _Transaction(copy.deepcopy(config))
   failed: list[str] = []
   for override in overrides:

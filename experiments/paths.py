@@ -9,7 +9,7 @@ import re
 from fiddle import daglish
 
 from layers.errors import UserError
-from runners.config_tree import Path
+from runners.config_tree import Path, Step
 
 _STEP = re.compile(
   r"""(?P<dot>\.)? (?P<attribute>[^\W\d]\w*)
@@ -22,7 +22,7 @@ _STEP = re.compile(
 
 def parse_path(text: str) -> Path:
   """`callbacks[0].patience` -> (Attr("callbacks"), Index(0), Attr("patience"))."""
-  steps: list[daglish.PathElement] = []
+  steps: list[Step] = []
   position = 0
   while position < len(text):
     match = _STEP.match(text, position)

@@ -9,7 +9,7 @@ import inspect
 import os
 import pathlib
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import fiddle as fdl
@@ -20,7 +20,7 @@ from experiments.paths import parse_path
 from experiments.resolution import Resolved
 from layers.errors import UserError
 from runners.config_fields import REQUIRED, field_of, target_of
-from runners.config_tree import Path, format_value, nodes_at, path_text
+from runners.config_tree import Path, Step, format_value, nodes_at, path_text
 
 _TRAIN_DATA = daglish.Attr("train_data")
 
@@ -76,7 +76,9 @@ def _base_origins(resolved: Resolved, path: Path) -> Iterator[Origin]:
   except UserError:  # it came with an override
     return
   owner_path, owner = _owner(resolved.base, path)
-  name, rest = path[len(owner_path)].name, path[len(owner_path) + 1 :]
+  step, *rest = path[len(owner_path) :]
+  assert isinstance(step, daglish.Attr)  # what stands directly below a config node
+  name = step.name
   field = field_of(owner, name)
   default = REQUIRED if field is None else _below(field.default_value(), rest)
   whose = f"the default of {target_of(owner).__qualname__}"
@@ -120,7 +122,7 @@ def _owner(config: fdl.Config, path: Path) -> tuple[Path, fdl.Buildable]:
   return (), config
 
 
-def _below(value: Any, steps: Path) -> Any:
+def _below(value: Any, steps: Sequence[Step]) -> Any:
   """What stands in `value` at `steps`, REQUIRED where nothing does."""
   for step in steps:
     try:

@@ -34,7 +34,7 @@ class Resolved:
 
 
 def resolve(exp: str | None, overrides: Sequence[Override] = ()) -> Resolved:
-  """Finds the experiment, called `exp` or named in a `--config` file, and applies `overrides`."""
+  """The experiment called `exp`, or that a `--config` file names, with `overrides` applied."""
   files = [read_override_file(o.text) for o in overrides if o.verb == "config"]
   name = _experiment_name(exp, files)
   stored = next((file for file in files if file.config is not None), None)

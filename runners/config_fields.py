@@ -28,7 +28,7 @@ _LINEN_FIELDS = ("parent", "name")
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-  """One argument of a callable. `annotation` is Any where none is given or it cannot be read."""
+  """One argument of a callable; `annotation` is Any where there is none that can be read."""
 
   name: str
   annotation: Any = Any

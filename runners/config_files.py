@@ -1,4 +1,4 @@
-"""config.json and config.txt: what a run was, written so that it can be read, compared, repeated.
+"""config.json and config.txt: what a run was, to be read, compared and repeated.
 
   {"exp": "gpt2.Nano", "config": {...}}     config.json, the config in Fiddle's own JSON
   model.num_layers = 4                      config.txt, one field a line, defaults included
@@ -94,7 +94,7 @@ def from_json(text: str, source: str) -> StoredConfig:
 
 
 def save(config: fdl.Config, exp: str, workdir: str | os.PathLike[str]) -> None:
-  """Writes config.json and config.txt into `workdir`; a crash leaves the old ones or the new."""
+  """Writes config.json and config.txt; a crash leaves the old file or the new one."""
   folder = pathlib.Path(workdir)
   for name, text in ((TEXT_NAME, to_text(config)), (JSON_NAME, to_json(config, exp))):
     try:

@@ -20,7 +20,8 @@ from fiddle import daglish
 from runners.config_fields import REQUIRED, as_node, names_of, target_of, value_of
 from runners.import_by_name import public_name
 
-Path = tuple[daglish.PathElement, ...]
+Step = daglish.Attr | daglish.Index | daglish.Key
+Path = tuple[Step, ...]
 
 
 def path_text(path: Path) -> str:
@@ -28,7 +29,7 @@ def path_text(path: Path) -> str:
   return daglish.path_str(path).removeprefix(".")
 
 
-def children(value: Any) -> list[tuple[daglish.PathElement, Any]]:
+def children(value: Any) -> list[tuple[Step, Any]]:
   """What stands directly below a config node, a list, a tuple or a dict."""
   if isinstance(value, fdl.Buildable):
     return [(daglish.Attr(name), value_of(value, name)) for name in names_of(value)]

@@ -1,4 +1,4 @@
-"""The command line: every command, exit code 2 and one line for every mistake, quick to answer."""
+"""Every command does what it says; every mistake is one line and exit code 2, at once."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A name finds its class by importing one module; a wrong name is told the nearest right ones."""
+"""A name finds its class by importing one module; a wrong name is told the nearest ones."""
 
 import importlib
 import importlib.metadata
