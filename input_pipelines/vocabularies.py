@@ -108,7 +108,7 @@ class CharacterVocabulary(Vocabulary):
     return [character.encode() for character in self.characters]
 
   def as_seqio(self) -> Any:
-    from input_pipelines.seqio_vocabularies import SeqioCharacterVocabulary
+    from input_pipelines.seqio_characters import SeqioCharacterVocabulary
 
     return SeqioCharacterVocabulary(self.characters)
 

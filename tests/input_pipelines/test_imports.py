@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NEEDS_TENSORFLOW = {"seqio_tasks", "seqio_vocabularies"}  # reached through functions, to build
+NEEDS_TENSORFLOW = {
+  "seqio_characters",
+  "seqio_tasks",
+  "seqio_vocabularies",
+}  # reached through functions, to build
 MODULES = sorted(
   path.stem
   for path in (ROOT / "input_pipelines").glob("*.py")
