@@ -1,4 +1,4 @@
-"""Characters as a seqio vocabulary (imports TensorFlow; CharacterVocabulary.as_seqio makes it)."""
+"""Characters as a seqio vocabulary (imports TensorFlow: CharacterVocabulary.as_seqio does)."""
 
 from collections.abc import Sequence
 
