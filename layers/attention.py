@@ -16,7 +16,7 @@ from layers.dropout import drop
 from layers.dtypes import DType
 from layers.errors import UserError
 from layers.masks import causal_mask
-from layers.product import product
+from layers.masked_softmax import attend
 from layers.projection import Projection
 from layers.sharding import constrain
 from layers.tokens import Tokens
@@ -73,16 +73,16 @@ def dense_attention(
   B, T, N, H = query.shape
   S, K = key.shape[1:3]
   G = N // K
-  # Heads first and groups folded into the length: two plain batched matrix products.
+  # Heads first and groups folded into the length: plain batched matrix products.
   query = query.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(B * K, G * T, H)
   key, value = (x.transpose(0, 2, 1, 3).reshape(B * K, S, H) for x in (key, value))
-  scores = product("nth,nsh->nts", query * H**-0.5, key, compute_dtype)
-  scores = scores.reshape(B, K, G, T, S)
-  allowed = mask(query_tokens, key_tokens)[:, None, None]
-  weights = jax.nn.softmax(jnp.where(allowed, scores, jnp.finfo(jnp.float32).min))
+  allowed = jnp.broadcast_to(
+    mask(query_tokens, key_tokens)[:, None, None], (B, K, G, T, S)
+  ).reshape(B * K, G * T, S)
+  kept = None
   if drop_weights is not None:
-    weights = drop_weights(weights.reshape(B, K, G * T, S))
-  mixed = product("nts,nsh->nth", weights.reshape(B * K, G * T, S), value, compute_dtype)
+    kept = drop_weights(jnp.ones((B, K, G * T, S))).reshape(B * K, G * T, S)
+  mixed = attend(query * H**-0.5, key, value, allowed, kept, compute_dtype)
   return mixed.reshape(B, K, G, T, H).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
@@ -97,7 +97,7 @@ class Attention(nn.Module):
     mask: who may attend to whom.
     use_bias: biases on all four projections.
     dropout_rate: of the attention weights.
-    init: of query, key and value kernels; `out_init` of the projection back to D.
+    init_stddev: of all four kernels at first.
     residual_depth: see `initializers.residual`; derived from the model's depth.
     compute_dtype, param_dtype: see Projection.
   """

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from clu import metrics
 
+from layers.cross_entropy import token_losses
 from layers.tokens import Tokens
 from tasks.objective import ROWS, Apply, Batch
 
@@ -78,18 +79,3 @@ class NextToken:
     if self.token_bytes is None:
       return jnp.zeros((), jnp.float32)
     return (weights * jnp.asarray(self.token_bytes, jnp.float32)[targets]).sum()
-
-
-def token_losses(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Negative log-likelihood and log of the partition function of each token.
-
-  Args:
-    logits: [B, T, V] float32.
-    targets: [B, T] int32.
-
-  Returns:
-    Two arrays [B, T] float32.
-  """
-  log_z = jax.nn.logsumexp(logits, axis=-1)
-  chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-  return log_z - chosen, log_z

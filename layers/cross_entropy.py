@@ -1,0 +1,40 @@
+"""Cross-entropy of each token, with a backward pass of its own.
+
+Letters: B batch, T length, V vocabulary.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+@jax.custom_vjp
+def token_losses(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Negative log-likelihood and log of the partition function of each token.
+
+  Args:
+    logits: [B, T, V] float32.
+    targets: [B, T] int32.
+
+  Returns:
+    Two arrays [B, T] float32.
+  """
+  return _forward(logits, targets)[0]
+
+
+def _forward(logits, targets):
+  log_z = jax.nn.logsumexp(logits, axis=-1)
+  chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+  return (log_z - chosen, log_z), (logits, targets, log_z)
+
+
+def _backward(residuals, gradients):
+  # One elementwise pass; autodiff would scatter into an array of [B, T, V].
+  logits, targets, log_z = residuals
+  dnll, dlog_z = gradients
+  probabilities = jnp.exp(logits - log_z[..., None])
+  is_target = jnp.arange(logits.shape[-1]) == targets[..., None]
+  dlogits = (dnll + dlog_z)[..., None] * probabilities
+  return dlogits - jnp.where(is_target, dnll[..., None], 0.0), None
+
+
+token_losses.defvjp(_forward, _backward)

@@ -1,0 +1,87 @@
+"""Softmax attention of one head, with a backward pass of its own.
+
+Letters: N batch times heads, T query length, S key length, H head dimension.
+
+With unnormalised weights e = exp(q k^T - max), their sums l and o = e v / l, the gradients are
+(Dao et al., 2022, https://arxiv.org/abs/2205.14135, appendix B.2)
+
+  g = do / l,  delta = sum_h(g o),  ds = e (g v^T - delta),  dq = ds k,  dk = ds^T q,  dv = e^T g
+
+so that neither direction divides a [T, S] matrix, and the backward pass reduces none.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from layers import dtypes
+from layers.product import product
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def attend(
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  allowed: jax.Array,
+  kept: jax.Array | None,
+  compute_dtype: str,
+) -> jax.Array:
+  """softmax(query key^T) value where allowed.
+
+  Args:
+    query: [N, T, H], scaled.
+    key, value: [N, S, H].
+    allowed: [N, T, S] bool. A row without any gives the mean of all values.
+    kept: [N, T, S] factors on the weights after the softmax (dropout), or None.
+    compute_dtype: of the products' operands.
+
+  Returns:
+    [N, T, H] float32.
+  """
+  return _forward(query, key, value, allowed, kept, compute_dtype)[0]
+
+
+def _forward(query, key, value, allowed, kept, compute_dtype):
+  dtype = dtypes.resolve(compute_dtype)
+  operands = tuple(x.astype(dtype) for x in (query, key, value))
+  scores = product("nth,nsh->nts", operands[0], operands[1], compute_dtype)
+  scores = jnp.where(allowed, scores, jnp.finfo(jnp.float32).min)
+  weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+  sums = weights.sum(axis=-1, keepdims=True)
+  weights = weights.astype(dtype)
+  mixed = product("nts,nsh->nth", _times(weights, kept), operands[2], compute_dtype) / sums
+  # Only dtypes matter of these: empty arrays carry them.
+  like = tuple(jnp.empty(0, x.dtype) for x in (query, key, value))
+  return mixed, (*operands, weights, kept, sums, mixed, like)
+
+
+def _backward(compute_dtype, residuals, gradient):
+  query, key, value, weights, kept, sums, mixed, like = residuals
+  gradient = gradient / sums
+  delta = (gradient * mixed).sum(axis=-1, keepdims=True)
+  dweights = product("nth,nsh->nts", gradient, value, compute_dtype)
+  dscores = weights * (_times(dweights, kept) - delta)
+  dquery = product("nts,nsh->nth", dscores, key, compute_dtype)
+  dkey = _transposed_product(dscores, query, compute_dtype)
+  dvalue = _transposed_product(_times(weights, kept), gradient, compute_dtype)
+  gradients = (dquery, dkey, dvalue)
+  return *(x.astype(y.dtype) for x, y in zip(gradients, like, strict=True)), None, None
+
+
+def _times(x: jax.Array, factors: jax.Array | None) -> jax.Array:
+  return x if factors is None else x * factors
+
+
+def _transposed_product(x: jax.Array, y: jax.Array, compute_dtype: str) -> jax.Array:
+  """x [N, T, S] and y [N, T, H] give x^T y [N, S, H].
+
+  Contracting the first dimension of both is a slow path on CPU (3 x in float32); with the
+  smaller operand transposed beforehand it is a plain product.
+  """
+  y = jax.lax.optimization_barrier(y.swapaxes(1, 2))
+  return product("nht,nts->nhs", y, x, compute_dtype).swapaxes(1, 2)
+
+
+attend.defvjp(_forward, _backward)
