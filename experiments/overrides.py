@@ -5,7 +5,6 @@ dropped and all errors found are reported, each with the argument it belongs to.
 kept per field, with who changed it.
 """
 
-import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -18,7 +17,7 @@ from experiments.override_files import OverrideFile, read_override_file
 from experiments.paths import parse_path, split_assignment
 from experiments.value_syntax import from_file, parse_value
 from layers.errors import UserError
-from runners.config_tree import Path, flatten, path_text
+from runners.config_tree import Path, copy_config, flatten, path_text
 
 VERBS = ("set", "unset", "fiddler", "config")
 
@@ -73,7 +72,7 @@ class _Edit:
 
 def apply_overrides(config: fdl.Config, overrides: Sequence[Override]) -> Outcome:
   """Applies `overrides` to a copy of `config`, or raises OverrideErrors."""
-  transaction = _Transaction(copy.deepcopy(config))
+  transaction = _Transaction(copy_config(config))
   failed: list[str] = []
   for override in overrides:
     if any(override.text.startswith((f"{path}.", f"{path}[")) for path in failed):

@@ -88,7 +88,10 @@ def _not_python(text: str, error: Exception) -> Word:
     raise UserError("the value is empty: write '' for an empty text, None for nothing")
   if text[0] in "@([{'\"":
     reason = error.msg if isinstance(error, SyntaxError) else str(error)
-    raise UserError(f"the value {text} cannot be read: {reason}")
+    raise UserError(
+      f"the value {text} cannot be read: {reason}; within brackets a text such as a path needs"
+      " quotes"
+    )
   return Word(text)
 
 

@@ -17,7 +17,7 @@ from experiments.references import find_reference
 from experiments.value_syntax import FileText, Reference, Word, parse_value
 from layers import dtypes
 from layers.errors import UserError
-from runners.config_fields import Field, accepts_any_name, fields
+from runners.config_fields import Field, accepts_any_name, fields, produced_type
 from runners.config_tree import format_value
 from runners.suggestions import did_you_mean, nearest
 
@@ -76,7 +76,8 @@ def expected(annotation: Any) -> str:
     return f"{getattr(origin, '__name__', origin)}[{inner}]"
   if isinstance(annotation, type):
     known = annotation.__module__ == "builtins" or annotation in (*_SEQUENCES, *_MAPPINGS)
-    return annotation.__name__ if known else f"{annotation.__name__} (@name(...))"
+    name = annotation.__name__.rpartition(".")[2]
+    return name if known else f"{name} (@name(...))"
   if isinstance(annotation, typing.NewType):
     return expected(annotation.__supertype__)
   return str(annotation)
@@ -247,17 +248,10 @@ def _fit_reference(reference: Reference, annotation: Any, current: Any) -> Any:
       arguments[name] = typed(value, field.annotation, field.default)
     except UserError as error:
       raise UserError(f"@{reference.name}, {name}: {error}") from error
-  produced = target if isinstance(target, type) else _returned(target)
+  produced = produced_type(target)
   if not _allows(annotation, produced):
     raise _Mismatch(f"@{reference.name}() gives {getattr(produced, '__name__', produced)}")
   return fdl.Config(target, **arguments)
-
-
-def _returned(function: Any) -> Any:
-  try:
-    return typing.get_type_hints(function).get("return", Any)
-  except (NameError, TypeError, AttributeError):
-    return Any
 
 
 def _wants_callable(annotation: Any, current: Any) -> bool:
@@ -284,7 +278,12 @@ def _allows(annotation: Any, produced: Any) -> bool:
     return _allows(typing.get_args(annotation)[0], produced)
   kind = origin or annotation
   made = typing.get_origin(produced) or produced
-  if _is_open(annotation) or not isinstance(kind, type) or not isinstance(made, type):
+  if (
+    _is_open(annotation)
+    or _is_open(produced)
+    or not isinstance(kind, type)
+    or not isinstance(made, type)
+  ):
     return True
   if kind is collections.abc.Callable:
     return any("__call__" in vars(base) for base in made.__mro__)

@@ -73,6 +73,11 @@ def accepts_any_name(target: Callable) -> bool:
   return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
 
 
+def produced_type(target: Callable) -> Any:
+  """What calling `target` gives: the class itself, or what a function says it returns."""
+  return target if isinstance(target, type) else _type_hints(target).get("return", Any)
+
+
 def target_of(node: fdl.Buildable) -> Callable:
   """The class or function that a config node calls."""
   return fdl.get_callable(node)

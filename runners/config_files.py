@@ -9,6 +9,8 @@ Reading imports the modules that the file names and runs nothing else.
 import json
 import os
 import pathlib
+import sys
+import types
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +19,7 @@ from fiddle.experimental import serialization
 
 from layers.errors import UserError
 from runners.config_fields import field_of, fields, target_of
-from runners.config_tree import flatten, path_text, walk
+from runners.config_tree import callables_in, flatten, path_text, walk
 from runners.import_by_name import import_object, public_name
 from runners.suggestions import did_you_mean
 
@@ -58,6 +60,7 @@ def to_text(config: fdl.Config) -> str:
 
 def to_json(config: fdl.Config, exp: str) -> str:
   """The content of config.json."""
+  _make_storable(config)
   try:
     stored = json.loads(serialization.dump_json(config))
   except (serialization.UnserializableValueError, serialization.PyrefPolicyError) as error:
@@ -135,6 +138,16 @@ _DAMAGE: Sequence[type[Exception]] = (
   AttributeError,
   IndexError,
 )
+
+
+def _make_storable(config: fdl.Config) -> None:
+  """Tells Fiddle where callable objects such as jax.nn.relu are; it finds functions itself."""
+  for value in callables_in(config):
+    if isinstance(value, type | types.FunctionType | types.MethodType):
+      continue
+    module, name = public_name(value).split(":")
+    if getattr(sys.modules.get(module), name, None) is value:
+      serialization.register_constant(module, name, compare_by_identity=True)
 
 
 def _imports(stored: Any) -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@ function or class that is itself the value is `@module:name`. No memory address 
 two prints of equal configs are equal.
 """
 
+import copy
 import dataclasses
 import enum
 import functools
@@ -100,6 +101,24 @@ def format_value(value: Any) -> str:
     digest = hashlib.sha256(array.tobytes()).hexdigest()[:12]
     return f"<array {array.dtype}{list(array.shape)} {digest}>"
   return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+
+
+def copy_config(config: fdl.Config) -> fdl.Config:
+  """A deep copy in which callables are the same objects.
+
+  Plain deepcopy clones what jax wraps functions in (jax.nn.relu is an object), and nobody can
+  import a clone.
+  """
+  return copy.deepcopy(config, {id(value): value for value in callables_in(config)})
+
+
+def callables_in(value: Any) -> Iterator[Any]:
+  """Every function, class or callable object that is a value somewhere in a config."""
+  for _, child in children(value):
+    if children(child) or isinstance(child, fdl.Buildable):
+      yield from callables_in(child)
+    elif callable(child) and hasattr(child, "__qualname__"):
+      yield child
 
 
 def nodes_at(config: Any) -> dict[int, list[str]]:

@@ -52,6 +52,8 @@ def public_name(value: Any) -> str:
         module = importlib.import_module(candidate)
       except ImportError:
         continue
-      if getattr(module, qualified_name, None) is value:
+      found = getattr(module, qualified_name, None)
+      names = getattr(found, "__module__", None), getattr(found, "__qualname__", None)
+      if names == (module_name, qualified_name):
         return f"{candidate}:{qualified_name}"
   return f"{module_name}:{qualified_name}"

@@ -3,6 +3,7 @@
 import json
 
 import fiddle as fdl
+import jax
 import pytest
 
 from experiments.overrides import Override, OverrideErrors, apply_overrides
@@ -50,6 +51,8 @@ SET = {
   "model.norm=@toy_norm(epsilon=1)": lambda c: c.model.norm == fdl.Config(Norm, epsilon=1.0),
   "model.norm=None": lambda c: c.model.norm is None,
   "model.norm.epsilon=2": lambda c: c.model.norm.epsilon == 2.0,
+  "model.activation=@jax.nn:relu": lambda c: c.model.activation is jax.nn.relu,
+  "optimizer=@optax:adamw(learning_rate=1)": lambda c: c.optimizer.learning_rate == 1.0,
   "optimizer=@toy_sgdm(learning_rate=1)": lambda c: c.optimizer.learning_rate == 1.0,
   "optimizer=@tests.experiments.toy_family:Stop(patience=2)": lambda c: (
     c.optimizer.patience == 2

@@ -15,7 +15,7 @@ from flax import linen as nn
 
 from layers.errors import UserError
 from runners import config_files
-from runners.config_tree import flatten, format_value
+from runners.config_tree import copy_config, flatten, format_value
 
 
 class Color(enum.Enum):
@@ -52,7 +52,13 @@ def nested() -> fdl.Config:
     required=shared,
     other=shared,
     many=[fdl.Config(Layer), (1, "two", None, 3.5, True)],
-    named={"a": fdl.Partial(function, x=2), "b": function, "c": Color.RED, "d": jax.nn.gelu},
+    named={
+      "a": fdl.Partial(function, x=2),
+      "b": function,
+      "c": Color.RED,
+      "d": jax.nn.gelu,
+      "e": [jax.nn.relu],
+    },
   )
 
 
@@ -61,6 +67,14 @@ def test_a_stored_config_reads_back_equal_shared_nodes_and_all():
   assert stored.exp == "toy.Exp" and stored.config == nested()
   assert stored.config.required is stored.config.other
   assert isinstance(stored.config.many[1], tuple)
+  assert stored.config.named["e"][0] is jax.nn.relu  # an object, not a function
+
+
+def test_a_copy_shares_callables_and_nothing_else():
+  config = nested()
+  copied = copy_config(config)
+  assert copied == config and copied.required is copied.other is not config.required
+  assert copied.named["e"][0] is jax.nn.relu and copied.named["e"] is not config.named["e"]
 
 
 def test_the_flat_form_has_every_field_once_defaults_included_and_no_linen_noise():

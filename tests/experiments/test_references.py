@@ -1,0 +1,84 @@
+"""Every short name leads to something, and a name never means two things."""
+
+import pytest
+
+from experiments import references
+from experiments.references import IN_TREE, find_reference, referable, register_reference
+from experiments.value_syntax import FileText, Reference, Word, parse_value
+from layers.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def own_table(monkeypatch):
+  monkeypatch.setattr(references, "_registered", dict(references._registered))
+
+
+@pytest.mark.parametrize("name", IN_TREE)
+def test_a_name_in_the_table_leads_to_a_class_or_function_of_that_name(name):
+  assert find_reference(name).__name__ == name
+
+
+def test_other_packages_add_their_own():
+  @referable
+  def my_optimizer(): ...
+
+  assert find_reference("my_optimizer") is my_optimizer
+  register_reference("my_optimizer", my_optimizer)  # a reload
+
+
+def test_a_name_that_is_taken_is_refused():
+  with pytest.raises(UserError, match="@adamw already means runners.optimizers:adamw"):
+    register_reference("adamw", print)
+  register_reference("mine", print)
+  with pytest.raises(UserError, match="@mine already means builtins:print"):
+    register_reference("mine", len)
+
+
+def test_anything_importable_has_a_full_name():
+  assert find_reference("optax:adam").__name__ == "adam"
+  with pytest.raises(UserError, match="'optax' has no 'adm': did you mean adam"):
+    find_reference("optax:adm")
+  with pytest.raises(UserError, match="is a dict, not a class or function"):
+    find_reference("os:environ.__dict__")
+
+
+VALUES = {
+  "3": 3,
+  "-1e-3": -1e-3,
+  "+2": 2,
+  "'a'": "a",
+  "None": None,
+  "(1, 'x')": (1, "x"),
+  "{'a': [1, b]}": {"a": [1, Word("b")]},
+  "{1, 2}": {1, 2},
+  "word": Word("word"),
+  "a.b": Word("a.b"),
+  "a/b c.txt": Word("a/b c.txt"),
+  "1/2": Word("1/2"),
+  "me@host.org": Word("me@host.org"),
+  "'@quoted'": "@quoted",
+  "@name": Reference("name", None, "@name"),
+  "@a.b:C()": Reference("a.b:C", {}, "@a.b:C()"),
+  "@f(x=1, y='@z', z=[@g])": Reference(
+    "f",
+    {"x": 1, "y": "@z", "z": [Reference("g", None, "@g")]},
+    "@f(x=1, y='@z', z=[@g])",
+  ),
+}
+
+
+@pytest.mark.parametrize("text", VALUES)
+def test_a_value_is_literals_words_and_references(text):
+  assert parse_value(text) == VALUES[text] and parse_value(f" {text} ") == VALUES[text]
+
+
+@pytest.mark.parametrize("text", ["", "(1,", "@f(1)", "@f(**x)", "@f + 1", "{[]: 1}", "'open"])
+def test_a_broken_value_is_the_users_error(text):
+  with pytest.raises(UserError):
+    parse_value(text)
+  assert FileText(text).text == text
+
+
+def test_nothing_in_a_value_is_executed():
+  text = "__import__('os').system('false')"
+  assert parse_value(text) == Word(text)
