@@ -20,6 +20,7 @@ from runners.suggestions import did_you_mean
 
 DEFAULT_COMMAND = "train"
 
+_REPEATABLE = (*VERBS, "load", "accept_change")
 _CONFIG_FLAGS = ("exp", *VERBS, "load")
 
 
@@ -195,6 +196,8 @@ def _check(
     usage = f"runner {name} {command.arguments}".rstrip()
     raise UserError(f"the command is written `{usage}` and flags{stray}")
   for flag in values:
+    if values[flag].present > 1 and flag not in _REPEATABLE:
+      raise UserError(f"--{flag} is given {values[flag].present} times; give it once")
     if values[flag].present and flag not in (*command.flags, "help", "h"):
       means = [other for other, spec in COMMANDS.items() if flag in spec.flags]
       raise UserError(

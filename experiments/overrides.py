@@ -17,7 +17,8 @@ from experiments.override_files import OverrideFile, read_override_file
 from experiments.paths import parse_path, split_assignment
 from experiments.value_syntax import from_file, parse_value
 from layers.errors import UserError
-from runners.config_tree import Path, copy_config, flatten, path_text
+from runners.config_fields import REQUIRED
+from runners.config_tree import Path, copy_config, flatten, path_text, walk
 
 VERBS = ("set", "unset", "fiddler", "config")
 
@@ -131,7 +132,20 @@ class _Transaction:
         continue
       del self._set_by[earlier]
 
+  def _incomplete(self) -> Iterator[str]:
+    """Errors for required fields that an override left without a value, as `@sgdm()` does.
+
+    Looked at when all overrides are applied, for a later one may give the value.
+    """
+    for path, value, _ in walk(self._config):
+      name = path_text(path)
+      who = next((c.who for c in reversed(self._changes) if c.path == name), None)
+      if value is not REQUIRED or who is None:
+        continue
+      yield f"{who}: {name} has no default and no value; add --set={name}=VALUE"
+
   def outcome(self) -> Outcome:
+    self.errors += [] if self.errors else self._incomplete()
     if self.errors:
       raise OverrideErrors(self.errors)
     return Outcome(self._config, tuple(self._changes), tuple(self._warnings))

@@ -149,6 +149,7 @@ MISTAKES = {
   ("why", *TOY): "`runner why PATH`",
   ("diff", "gpt2.Nano"): "`runner diff A B` and flags, got gpt2.Nano",
   ("show", *TOY, "--num_rows=3"): "--num_rows means nothing to `runner show`; it is for data",
+  ("show", *TOY, "--exp=gpt2.Nano"): "--exp is given 2 times; give it once",
   ("list", "--set=a=3"): "--set means nothing to `runner list`",
   ("data", *TOY, "--num_rows=x"): "--num_rows=x",
   ("data", *TOY, "--num_rows=0"): "expected at least 1",

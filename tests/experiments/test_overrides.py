@@ -149,6 +149,17 @@ def test_an_error_names_the_argument_what_was_expected_and_the_nearest(argument)
     assert part in message
 
 
+def test_a_required_field_must_have_a_value_when_all_overrides_are_applied():
+  with pytest.raises(OverrideErrors) as caught:
+    apply("set=optimizer=@toy_sgdm", "set=num_steps=3")
+  assert caught.value.errors == (
+    "--set=optimizer=@toy_sgdm: optimizer.learning_rate has no default and no value; add"
+    " --set=optimizer.learning_rate=VALUE",
+  )
+  config = apply("set=optimizer=@toy_sgdm", "set=optimizer.learning_rate=2").config
+  assert config.optimizer.learning_rate == 2.0
+
+
 def test_one_wrong_override_leaves_everything_as_it_was():
   config = Toy().config()
   before = flatten(config)
