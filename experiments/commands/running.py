@@ -5,6 +5,7 @@ the other commands answer at once.
 """
 
 import dataclasses
+import pathlib
 
 from experiments.invocation import Invocation
 from experiments.overrides import Override
@@ -31,18 +32,16 @@ def train(invocation: Invocation) -> int:
 def evaluate(invocation: Invocation) -> int:
   """Evaluates checkpoints of a run with the run's own config, overrides on top of it."""
   check_step(invocation.step)
-  overrides = invocation.overrides
-  if not any(override.verb == "config" for override in overrides):
-    overrides = (Override("config", str(_stored_config(invocation))), *overrides)
-  workdir = invocation.workdir
+  stored = _stored_config(invocation)
+  overrides = (Override("config", str(stored)), *invocation.overrides)
   resolved = dataclasses.replace(invocation, exp=None, overrides=overrides).resolve()
   if invocation.exp not in (None, resolved.exp):
-    raise UserError(f"{workdir} is a run of {resolved.exp}, not of {invocation.exp}")
+    raise UserError(f"{stored.parent} is a run of {resolved.exp}, not of {invocation.exp}")
   from runners.evaluate_run import evaluate as run
 
   return run(
     resolved.config,
-    workdir=str(invocation.workdir_for(resolved.exp)),
+    workdir=str(stored.parent),
     step=invocation.step,
     cache_dir=invocation.cache_dir,
   )
@@ -74,7 +73,7 @@ def check_step(step: str) -> None:
     )
 
 
-def _stored_config(invocation: Invocation):
+def _stored_config(invocation: Invocation) -> pathlib.Path:
   if invocation.exp is None and invocation.workdir is None:
     raise UserError("which run? Name it with --workdir=DIR, or its experiment with --exp=NAME")
   workdir = invocation.workdir_for(invocation.exp or "")

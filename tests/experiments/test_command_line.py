@@ -109,6 +109,9 @@ def test_eval_uses_the_config_of_the_run_with_overrides_on_top(run, calls, tmp_p
     name, (evaluated,), named = calls.pop()
     assert (name, evaluated.num_steps, evaluated.dropout) == ("evaluate", 77, 1.0)
     assert named["step"] == "best" and named["workdir"] == "runs/toy_family.Large"
+  (tmp_path / "more.yaml").write_text("set: {dropout: 0.5}")
+  run("eval", "--exp=toy_family.Large", "--config=more.yaml")
+  assert (calls[0][1][0].num_steps, calls[0][1][0].dropout) == (77, 0.5)
   code, _, err = run("eval", "--workdir=runs/toy_family.Large", TOY[1])
   assert code == 2 and "is a run of toy_family.Large, not of toy_family.Nano" in err[0]
 
