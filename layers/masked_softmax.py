@@ -81,7 +81,9 @@ def _transposed_product(x: jax.Array, y: jax.Array, compute_dtype: str) -> jax.A
   smaller operand transposed beforehand it is a plain product.
   """
   y = jax.lax.optimization_barrier(y.swapaxes(1, 2))
-  return product("nht,nts->nhs", y, x, compute_dtype).swapaxes(1, 2)
+  # Without the second barrier the compiler folds the transpose back into the product.
+  transposed = jax.lax.optimization_barrier(product("nht,nts->nhs", y, x, compute_dtype))
+  return transposed.swapaxes(1, 2)
 
 
 attend.defvjp(_forward, _backward)

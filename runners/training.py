@@ -11,7 +11,7 @@ import numpy as np
 
 from input_pipelines.prefetch import Prefetch
 from input_pipelines.token_store import default_cache_dir
-from runners import compilation_cache
+from runners import compilation_cache, host_allocator
 from runners.assembly import Assembly, assemble
 from runners.callbacks import Run
 from runners.checkpoint_listing import CHECKPOINTS, find_step_folder
@@ -54,6 +54,8 @@ def train(
   started = time.perf_counter()
   cache_dir = cache_dir or default_cache_dir()
   compilation_cache.enable(cache_dir)
+  if jax.default_backend() == "cpu":
+    host_allocator.keep_freed_memory()
   interruption = Interruption()
   with contextlib.ExitStack() as stack:
     assembly = assemble(config, cache_dir)
