@@ -20,6 +20,7 @@ from fiddle.experimental import serialization
 from layers.errors import UserError
 from runners.config_fields import field_of, fields, target_of
 from runners.config_tree import callables_in, flatten, path_text, walk
+from runners.derivation import derived_fields
 from runners.import_by_name import import_object, public_name
 from runners.suggestions import did_you_mean
 
@@ -55,7 +56,11 @@ def differences(before: fdl.Config, after: fdl.Config) -> list[Difference]:
 
 def to_text(config: fdl.Config) -> str:
   """The content of config.txt."""
-  return "".join(f"{path} = {value}\n" for path, value in flatten(config).items())
+  fields = flatten(config)
+  for path, source in derived_fields(config).items():
+    if path in fields:
+      fields[path] = f"<derived from {source}>"
+  return "".join(f"{path} = {value}\n" for path, value in fields.items())
 
 
 def to_json(config: fdl.Config, exp: str) -> str:

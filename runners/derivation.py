@@ -1,20 +1,13 @@
 """One fact, one field: what follows from the rest of an experiment is filled in here.
 
-Only what the experiment and the command line leave unset is derived:
-
-  eval_data[name].*                  train_data's, where both are of the same class
-  model.**.vocab_size                the vocabulary of train_data
-  model.**.padded_vocab_size         the next multiple of the mesh's tensor axis
-  model.**.max_positions             sequence_length
-  model.**.residual_depth            model.num_layers
-  model.**.{compute,param,activation}_dtype   precision, and the platform where that is unset
-  optimizer.**.num_steps             the length of the run
-  objective.token_bytes              bytes of text per id, from the vocabulary
+Only what the experiment and the command line leave unset is derived: the fields of SOURCES, on
+every config node below the field of the trainer that they stand under, and evaluation data,
+which take from train_data what they leave unset where both are of the same class.
 """
 
-import copy
 import inspect
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import fiddle as fdl
@@ -23,8 +16,45 @@ from absl import logging
 from fiddle import daglish
 
 from input_pipelines.vocabularies import Vocabulary
+from runners.config_tree import copy_config, path_text
 
-_DTYPES = ("compute_dtype", "param_dtype", "activation_dtype")
+_PRECISION = {
+  "compute_dtype": "precision",
+  "param_dtype": "precision",
+  "activation_dtype": "precision",
+}
+
+# Field of the trainer -> name of a parameter on any node below it -> where its value is from.
+SOURCES = {
+  "model": {
+    **_PRECISION,
+    "vocab_size": "train_data",
+    "padded_vocab_size": "train_data, mesh.tensor",
+    "max_positions": "sequence_length",
+    "residual_depth": "model.num_layers",
+  },
+  "objective": {"token_bytes": "train_data"},
+  "optimizer": {"num_steps": "num_steps or num_epochs"},
+}
+
+
+def derived_fields(config: fdl.Config) -> dict[str, str]:
+  """Path -> source of every field of `config` that will be derived, for showing."""
+  return {
+    path_text((*path, daglish.Attr(name))): sources[name]
+    for root, sources in SOURCES.items()
+    for path, node, name in _unset(getattr(config, root, None), sources, (daglish.Attr(root),))
+  }
+
+
+def _unset(root: Any, names: Any, prefix: Any = ()) -> Iterator[tuple[Any, Any, str]]:
+  """(path, node, name) of each of `names` that a node below `root` has and leaves unset."""
+  for node, path in daglish.iterate(root):
+    if isinstance(node, fdl.Buildable):
+      parameters = inspect.signature(fdl.get_callable(node)).parameters
+      for name in names:
+        if name in parameters and name not in node.__arguments__:
+          yield (*prefix, *path), node, name
 
 
 def derive_eval_data(config: fdl.Config) -> fdl.Config:
@@ -32,7 +62,7 @@ def derive_eval_data(config: fdl.Config) -> fdl.Config:
 
   `split` and `num_batches` say which part is evaluated and are never taken.
   """
-  config = copy.deepcopy(config)
+  config = copy_config(config)
   train = config.train_data
   for data in (config.eval_data or {}).values():
     if fdl.get_callable(data) is not fdl.get_callable(train):
@@ -44,7 +74,7 @@ def derive_eval_data(config: fdl.Config) -> fdl.Config:
 
 
 def derive(config: fdl.Config, *, vocabulary: Vocabulary | None, num_steps: int) -> fdl.Config:
-  """A copy with everything of the table above filled in.
+  """A copy with everything of SOURCES filled in.
 
   Args:
     config: of a Trainer.
@@ -67,13 +97,9 @@ def derive(config: fdl.Config, *, vocabulary: Vocabulary | None, num_steps: int)
 
 
 def _fill(root: Any, facts: dict[str, Any]) -> None:
-  """Sets each fact on each config under `root` that has such a parameter, unset."""
-  for node, _ in daglish.iterate(root):
-    if not isinstance(node, fdl.Buildable):
-      continue
-    parameters = inspect.signature(fdl.get_callable(node)).parameters
-    for name in facts.keys() & parameters.keys() - node.__arguments__.keys():
-      setattr(node, name, facts[name])
+  """Sets each fact on each node below `root` that has such a parameter, unset."""
+  for _, node, name in list(_unset(root, facts)):
+    setattr(node, name, facts[name])
 
 
 def _precision(config: fdl.Config) -> dict[str, str]:
@@ -81,7 +107,7 @@ def _precision(config: fdl.Config) -> dict[str, str]:
   on_cpu = jax.default_backend() == "cpu"
   compute = precision.compute_dtype or ("float32" if on_cpu else "bfloat16")
   activation = precision.activation_dtype or ("float32" if on_cpu else compute)
-  return dict(zip(_DTYPES, (compute, precision.param_dtype, activation), strict=True))
+  return dict(zip(_PRECISION, (compute, precision.param_dtype, activation), strict=True))
 
 
 def _padded(vocab_size: int, config: fdl.Config) -> int:
