@@ -1,7 +1,7 @@
 """GPT-2 (Radford et al., 2019) in its four published sizes, and small ones for one machine.
 
-  runner --exp=gpt2.Nano
-  runner --exp=gpt2.ShakespeareCharCpu --set=train_data.path=input.txt
+runner --exp=gpt2.Nano
+runner --exp=gpt2.ShakespeareCharCpu --set=train_data.path=input.txt
 """
 
 import dataclasses

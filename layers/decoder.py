@@ -74,7 +74,9 @@ class Decoder(nn.Module):
     x = x.astype(dtypes.resolve(self.activation_dtype))
     x = Dropout(self.dropout_rate, name="embedding_dropout")(x, tokens.rows)
     x = constrain(x, "batch", "length", "activation_embed")
-    x = Stack(self.block, self.num_layers, self.scan_layers, self.remat, name="stack")(x, tokens)
+    x = Stack(self.block, self.num_layers, self.scan_layers, self.remat, name="stack")(
+      x, tokens
+    )
     x = self.norm.copy(name="final_norm")(x)
     logits = embedding.logits(x) if self.tied_head else self._head()(x)
     return mask_padding(logits, self.vocab_size)

@@ -71,7 +71,9 @@ class Assembly:
     step = make_eval_step(
       trainer.model, trainer.objective, mesh=self.mesh, rules=trainer.sharding
     )
-    jitted = jax.jit(step, in_shardings=(self.initializer.shardings.params, self.batch_sharding))
+    jitted = jax.jit(
+      step, in_shardings=(self.initializer.shardings.params, self.batch_sharding)
+    )
     return Evaluator(jitted, trainer.objective, self.eval_batches, self.batch_sharding)
 
 

@@ -16,6 +16,7 @@ from absl import logging
 from fiddle import daglish
 
 from input_pipelines.vocabularies import Vocabulary
+from layers.errors import UserError
 from runners.config_tree import copy_config, path_text
 
 _PRECISION = {
@@ -88,8 +89,8 @@ def derive(config: fdl.Config, *, vocabulary: Vocabulary | None, num_steps: int)
     "residual_depth": getattr(config.model, "num_layers", None),
   }
   if vocabulary is not None:
-    facts["vocab_size"] = vocabulary.vocab_size
-    facts["padded_vocab_size"] = _padded(vocabulary.vocab_size, config)
+    facts["vocab_size"] = _vocab_size(config, vocabulary)
+    facts["padded_vocab_size"] = _padded(facts["vocab_size"], config)
     _fill(config.objective, {"token_bytes": vocabulary.token_bytes()})
   _fill(config.model, facts)
   _fill(config.optimizer, {"num_steps": num_steps})
@@ -108,6 +109,18 @@ def _precision(config: fdl.Config) -> dict[str, str]:
   compute = precision.compute_dtype or ("float32" if on_cpu else "bfloat16")
   activation = precision.activation_dtype or ("float32" if on_cpu else compute)
   return dict(zip(_PRECISION, (compute, precision.param_dtype, activation), strict=True))
+
+
+def _vocab_size(config: fdl.Config, vocabulary: Vocabulary) -> int:
+  """The model's own, which may be larger than the data's, or the data's."""
+  vocab_size = getattr(config.model, "vocab_size", None) or vocabulary.vocab_size
+  if vocab_size < vocabulary.vocab_size:
+    # An id beyond the table would be clipped to its last row without a word.
+    raise UserError(
+      f"model.vocab_size={vocab_size} is less than the {vocabulary.vocab_size} ids of the "
+      "training data; raise it, or leave it unset"
+    )
+  return vocab_size
 
 
 def _padded(vocab_size: int, config: fdl.Config) -> int:

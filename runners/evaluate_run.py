@@ -35,7 +35,9 @@ def evaluate(
     folder = find_step_folder(workdir, number).absolute()
     params = restore_params(folder, assembly.initializer.abstract.params)
     scalars = evaluator(params)
-    print(f"step {number}  " + "  ".join(f"{k}={v:.6f}" for k, v in scalars.items()), flush=True)
+    print(
+      f"step {number}  " + "  ".join(f"{k}={v:.6f}" for k, v in scalars.items()), flush=True
+    )
   return 0
 
 

@@ -55,7 +55,9 @@ def warmup_stable_decay(
   decay_steps = max(1, steps_of(decay, num_steps))
   plateau = num_steps - steps_of(warmup, num_steps) - decay_steps
   if plateau < 0:
-    raise UserError(f"warmup={warmup} and decay={decay} exceed the {num_steps} steps of the run")
+    raise UserError(
+      f"warmup={warmup} and decay={decay} exceed the {num_steps} steps of the run"
+    )
   fall = optax.linear_schedule(peak, end, decay_steps)
   stable = optax.join_schedules([optax.constant_schedule(peak), fall], [plateau])
   return _warmed_up(stable, peak, warmup, num_steps)

@@ -47,7 +47,7 @@ def make_train_step(
         jax.value_and_grad(loss_of, has_aux=True), state.params, batch, num_microbatches
       )
       updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-      norm = metrics.Average(total=optax.global_norm(gradients), count=jnp.ones(()))
+      norm = metrics.Average(total=optax.tree.norm(gradients), count=jnp.ones(()))
       step_metrics = StepMetrics(objective=collection, grad_norm=norm)
       return state.replace(
         step=state.step + 1,

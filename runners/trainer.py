@@ -70,7 +70,7 @@ class Trainer:
   optimizer: optax.GradientTransformation
   batch_size: int
   sequence_length: int
-  eval_data: Mapping[str, Data] = dataclasses.field(default_factory=dict)
+  eval_data: Mapping[str, Data] | None = None
   mesh: MeshShape = MeshShape()
   sharding: Rules = DEFAULT_RULES
   num_steps: int | None = None
