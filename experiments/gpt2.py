@@ -5,6 +5,7 @@ runner --exp=gpt2.ShakespeareCharCpu --set=train_data.path=input.txt
 """
 
 import dataclasses
+import math
 
 import fiddle as fdl
 
@@ -40,6 +41,11 @@ SIZES = {
 VOCAB_SIZE = 50_257
 
 
+def init_stddev(model_dim: int) -> float:
+  """GPT-2's 0.02 at its width of 768, and the same gain per layer at any other."""
+  return 0.02 * math.sqrt(768 / model_dim)
+
+
 class GPT2(LanguageModel):
   """The family: learned positions, pre-norm, tanh GELU, tied head."""
 
@@ -48,6 +54,7 @@ class GPT2(LanguageModel):
   use_bias: bool = True
   dropout_rate: float = 0.0
   scan_layers: bool = True
+  init_stddev: float = 0.02
 
   def model(self) -> fdl.Config:
     size = self.size
@@ -59,8 +66,11 @@ class GPT2(LanguageModel):
         num_heads=size.num_heads,
         use_bias=self.use_bias,
         dropout_rate=self.dropout_rate,
+        init_stddev=self.init_stddev,
       ),
-      feed_forward=fdl.Config(FeedForward, use_bias=self.use_bias),
+      feed_forward=fdl.Config(
+        FeedForward, use_bias=self.use_bias, init_stddev=self.init_stddev
+      ),
       norm=norm(),
       dropout_rate=self.dropout_rate,
     )
@@ -90,6 +100,7 @@ class Nano(GPT2):
   batch_size, sequence_length = 16, 256
   num_steps = 300
   scan_layers = False  # four small layers: unrolled runs faster and compiles fast enough
+  init_stddev = init_stddev(128)
 
   def eval_data(self) -> dict[str, fdl.Config]:
     # 20 * 16 * 256 = 82 k tokens: a look in passing, not the whole set.
@@ -177,6 +188,7 @@ class ShakespeareChar(CharacterGPT2):
   batch_size, sequence_length = 64, 256
   num_steps = 5000
   eval_every = 250
+  init_stddev = init_stddev(384)
   dropout_rate = 0.2
 
   def checkpoints(self) -> fdl.Config:
@@ -191,6 +203,7 @@ class ShakespeareCharCpu(CharacterGPT2):
   batch_size, sequence_length = 12, 64
   num_steps = 2000
   eval_every = 1000
+  init_stddev = init_stddev(128)
 
   def checkpoints(self) -> fdl.Config:
     return fdl.Config(Checkpoints, every=1000)

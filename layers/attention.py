@@ -15,8 +15,8 @@ from layers import initializers
 from layers.dropout import drop
 from layers.dtypes import DType
 from layers.errors import UserError
-from layers.masks import causal_mask
 from layers.masked_softmax import attend
+from layers.masks import causal_mask
 from layers.projection import Projection
 from layers.sharding import constrain
 from layers.tokens import Tokens
@@ -75,10 +75,10 @@ def dense_attention(
   G = N // K
   # Heads first and groups folded into the length: plain batched matrix products.
   query = query.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(B * K, G * T, H)
-  key, value = (x.transpose(0, 2, 1, 3).reshape(B * K, S, H) for x in (key, value))
-  allowed = jnp.broadcast_to(
-    mask(query_tokens, key_tokens)[:, None, None], (B, K, G, T, S)
-  ).reshape(B * K, G * T, S)
+  key = key.transpose(0, 2, 1, 3).reshape(B * K, S, H)
+  value = value.transpose(0, 2, 1, 3).reshape(B * K, S, H)
+  allowed = mask(query_tokens, key_tokens)[:, None, None]
+  allowed = jnp.broadcast_to(allowed, (B, K, G, T, S)).reshape(B * K, G * T, S)
   kept = None
   if drop_weights is not None:
     kept = drop_weights(jnp.ones((B, K, G * T, S))).reshape(B * K, G * T, S)

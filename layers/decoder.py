@@ -85,8 +85,8 @@ class Decoder(nn.Module):
     max_positions = self.max_positions or length
     if max_positions < length:
       raise UserError(
-        f"model.max_positions={max_positions} is shorter than the sequences of {length} tokens; "
-        "raise it, leave it unset, or lower sequence_length"
+        f"model.max_positions={max_positions} is shorter than the sequences of {length} "
+        "tokens; raise it, leave it unset, or lower sequence_length"
       )
     return LearnedPositions(
       max_positions,

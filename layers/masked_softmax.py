@@ -5,12 +5,14 @@ Letters: N batch times heads, T query length, S key length, H head dimension.
 With unnormalised weights e = exp(q k^T - max), their sums l and o = e v / l, the gradients are
 (Dao et al., 2022, https://arxiv.org/abs/2205.14135, appendix B.2)
 
-  g = do / l,  delta = sum_h(g o),  ds = e (g v^T - delta),  dq = ds k,  dk = ds^T q,  dv = e^T g
+  g = do / l,  delta = sum_h(g o),  ds = e (g v^T - delta)
+  dq = ds k,  dk = ds^T q,  dv = e^T g
 
 so that neither direction divides a [T, S] matrix, and the backward pass reduces none.
 """
 
 import functools
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +21,6 @@ from layers import dtypes
 from layers.product import product
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def attend(
   query: jax.Array,
   key: jax.Array,
@@ -40,6 +41,11 @@ def attend(
   Returns:
     [N, T, H] float32.
   """
+  return cast(jax.Array, _attend(query, key, value, allowed, kept, compute_dtype))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _attend(query, key, value, allowed, kept, compute_dtype):
   return _forward(query, key, value, allowed, kept, compute_dtype)[0]
 
 
@@ -86,4 +92,4 @@ def _transposed_product(x: jax.Array, y: jax.Array, compute_dtype: str) -> jax.A
   return transposed.swapaxes(1, 2)
 
 
-attend.defvjp(_forward, _backward)
+_attend.defvjp(_forward, _backward)

@@ -40,7 +40,7 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   mesh = _MESH.get()
   if mesh is None or mesh.size == 1:
     return x
-  return nn.with_logical_constraint(x, names, mesh=mesh)
+  return nn.spmd.with_logical_constraint(x, names, mesh=mesh)
 
 
 def partitioned_init(init: nn.initializers.Initializer, *names: str) -> Any:

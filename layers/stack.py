@@ -5,10 +5,11 @@ i are keyed by i alone, so that both forms begin with the same values and drop t
 elements, and a checkpoint of one converts to the other by stacking.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from layers.rematerialization import RematPolicy, rematerialized
 from layers.tokens import Tokens
@@ -37,7 +38,7 @@ class Stack(nn.Module):
     block = self.block.clone(parent=None, name=None)
 
     def init_layers(key: jax.Array) -> Any:
-      keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jax.numpy.arange(num_layers))
+      keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(num_layers))
       if not self.scan_layers:
         return {str(i): init_layer(keys[i]) for i in range(num_layers)}
       return nn.meta.add_axis(jax.vmap(init_layer)(keys), 0, {nn.PARTITION_NAME: "layers"})
@@ -47,7 +48,8 @@ class Stack(nn.Module):
 
     def apply_layer(params: Any, x: jax.Array, key: jax.Array | None) -> jax.Array:
       rngs = {} if key is None else {"dropout": key}
-      return block.apply({"params": params}, x, tokens, rngs=rngs)
+      y = block.apply({"params": params}, x, tokens, rngs=rngs)
+      return cast(jax.Array, y)
 
     num_layers = self.num_layers
     params = self.param("layers", init_layers)
@@ -64,5 +66,5 @@ class Stack(nn.Module):
     if not self.has_rng("dropout"):
       return None
     base = self.make_rng("dropout")
-    layers = jax.numpy.arange(self.num_layers)
+    layers = jnp.arange(self.num_layers)
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(base, layers)

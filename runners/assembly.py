@@ -96,6 +96,7 @@ def assemble(config: fdl.Config, cache_dir: str) -> Assembly:
     for name, data in (config.eval_data or {}).items()
   }
   num_steps = config.num_steps or batches.num_batches
+  assert num_steps is not None  # num_epochs makes the batches finite
   config = derive(config, vocabulary=train_data.vocabulary(), num_steps=num_steps)
   trainer = fdl.build(config)
   return Assembly(

@@ -39,6 +39,10 @@ SOURCES = {
 }
 
 
+# What says which part of the data is evaluated is never taken from train_data.
+_OF_ITS_OWN = {"split", "num_batches"}
+
+
 def derived_fields(config: fdl.Config) -> dict[str, str]:
   """Path -> source of every field of `config` that will be derived, for showing."""
   return {
@@ -59,18 +63,14 @@ def _unset(root: Any, names: Any, prefix: Any = ()) -> Iterator[tuple[Any, Any, 
 
 
 def derive_eval_data(config: fdl.Config) -> fdl.Config:
-  """A copy in which evaluation data take from train_data what they leave unset.
-
-  `split` and `num_batches` say which part is evaluated and are never taken.
-  """
+  """A copy in which evaluation data take from train_data what they leave unset."""
   config = copy_config(config)
   train = config.train_data
   for data in (config.eval_data or {}).values():
     if fdl.get_callable(data) is not fdl.get_callable(train):
       continue
-    for name, value in fdl.ordered_arguments(train).items():
-      if name not in ("split", "num_batches") and name not in data.__arguments__:
-        setattr(data, name, value)
+    for name in train.__arguments__.keys() - data.__arguments__.keys() - _OF_ITS_OWN:
+      setattr(data, str(name), train.__arguments__[name])
   return config
 
 

@@ -67,8 +67,8 @@ def warmup_rsqrt(peak: float, warmup: int | float = 0.02, num_steps: int | None 
   """Linear warmup, then peak * sqrt(warmup / step) (https://arxiv.org/abs/1706.03762, 5.3)."""
   steps = max(1, steps_of(warmup, _required(num_steps)))
 
-  def after_warmup(step):  # counted from the end of the warmup
-    return peak * jnp.sqrt(steps / (step + steps))
+  def after_warmup(step):  # counted from the end of the warmup; optax asks before it too
+    return peak * jnp.sqrt(steps / (jnp.maximum(step, 0) + steps))
 
   return _warmed_up(after_warmup, peak, steps, steps)
 

@@ -15,10 +15,10 @@ from layers.errors import UserError
 from layers.sharding import Rules
 from runners.meshes import replicated
 from tasks.objective import Objective, with_rows
+from tasks.weighted_metrics import average
 
 
-@flax.struct.dataclass
-class StepMetrics:
+class StepMetrics(flax.struct.PyTreeNode):
   """Running sums over the interval between two logs."""
 
   objective: Any  # the objective's own CLU collection
@@ -31,8 +31,7 @@ class StepMetrics:
     )
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
   """A pytree that is donated to each step, and that a checkpoint holds.
 
   The sums of the current interval belong to it: a run restored between two logs reports
@@ -47,8 +46,7 @@ class TrainState:
 
 
 def empty_metrics(objective: Objective) -> StepMetrics:
-  none = metrics.Average(total=jnp.zeros(()), count=jnp.zeros(()))
-  return StepMetrics(objective=objective.empty_metrics(), grad_norm=none)
+  return StepMetrics(objective=objective.empty_metrics(), grad_norm=average(0.0, 0.0))
 
 
 class Initializer:
@@ -109,7 +107,7 @@ class Initializer:
   def _shardings(self, boxed: Any, mesh: Mesh, rules: Rules) -> TrainState:
     """Optimizer moments lie as their parameters do, all else is replicated."""
     logical = nn.get_partition_spec(boxed)
-    params = nn.logical_to_mesh_sharding(logical, mesh, rules)
+    params = nn.spmd.logical_to_mesh_sharding(logical, mesh, rules)
     jax.tree_util.tree_map_with_path(_check_divisible, params, nn.unbox(boxed))
     whole = replicated(mesh)
     state = jax.eval_shape(self._init)

@@ -10,12 +10,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from clu import metrics
 from jax.sharding import Mesh
 
 from layers.sharding import Rules, constrain, partitioned
 from runners.train_state import StepMetrics, TrainState
 from tasks.objective import Objective, with_rows
+from tasks.weighted_metrics import average
 
 Step = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, jax.Array]]
 
@@ -38,7 +38,7 @@ def make_train_step(
       key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
       def loss_of(params: Any, microbatch: Mapping[str, jax.Array]):
-        def apply(*inputs: Any) -> jax.Array:
+        def apply(*inputs: Any) -> Any:
           return model.apply({"params": params}, *inputs, rngs={"dropout": key})
 
         return objective.loss(apply, microbatch, totals)
@@ -47,7 +47,7 @@ def make_train_step(
         jax.value_and_grad(loss_of, has_aux=True), state.params, batch, num_microbatches
       )
       updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-      norm = metrics.Average(total=optax.tree.norm(gradients), count=jnp.ones(()))
+      norm = average(optax.tree.norm(gradients), 1.0)
       step_metrics = StepMetrics(objective=collection, grad_norm=norm)
       return state.replace(
         step=state.step + 1,
@@ -61,13 +61,16 @@ def make_train_step(
 
 def _accumulate(grad_of: Callable, params: Any, batch: Any, num_microbatches: int):
   """Sums loss, gradients and metrics over the microbatches; gradients in float32."""
+
+  def evaluate(microbatch: Any):
+    (loss, collection), gradients = grad_of(params, microbatch)
+    return loss, jax.tree.map(lambda g: g.astype(jnp.float32), gradients), collection
+
   if num_microbatches == 1:
-    (loss, collection), gradients = grad_of(params, batch)
-    return loss, gradients, collection
+    return evaluate(batch)
 
   def add(total: Any, microbatch: Any):
-    (loss, collection), gradients = grad_of(params, microbatch)
-    gradients = jax.tree.map(lambda g: g.astype(jnp.float32), gradients)
+    loss, gradients, collection = evaluate(microbatch)
     loss_sum, gradient_sum, metrics_sum = total
     total = (
       loss_sum + loss,

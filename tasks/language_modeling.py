@@ -16,6 +16,7 @@ from clu import metrics
 from layers.cross_entropy import token_losses
 from layers.tokens import Tokens
 from tasks.objective import ROWS, Apply, Batch
+from tasks.weighted_metrics import average, collect
 
 
 @flax.struct.dataclass
@@ -56,16 +57,16 @@ class NextToken:
     nll_sum = (weights * nll).sum()
     z_sum = (weights * jnp.square(log_z)).sum()
     loss = (nll_sum + self.z_loss * z_sum) / jnp.maximum(totals, 1.0)
-    num_bytes = self._bytes(targets, weights)
-    return loss, TokenMetrics.empty().replace(
-      loss=metrics.Average(total=nll_sum, count=weights.sum()),
-      bits_per_byte=metrics.Average(total=nll_sum / math.log(2), count=num_bytes),
-      z_loss=metrics.Average(total=self.z_loss * z_sum, count=weights.sum()),
+    return loss, collect(
+      TokenMetrics,
+      loss=average(nll_sum, weights.sum()),
+      bits_per_byte=average(nll_sum / math.log(2), self._bytes(targets, weights)),
+      z_loss=average(self.z_loss * z_sum, weights.sum()),
     )
 
   def empty_metrics(self) -> TokenMetrics:
-    zero = metrics.Average(total=jnp.zeros(()), count=jnp.zeros(()))
-    return TokenMetrics.empty().replace(loss=zero, bits_per_byte=zero, z_loss=zero)
+    none = average(0.0, 0.0)
+    return collect(TokenMetrics, loss=none, bits_per_byte=none, z_loss=none)
 
   def summary(self, collection: TokenMetrics) -> dict[str, Any]:
     values = collection.compute()

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from clu import metrics
 
 Batch = Mapping[str, jax.Array]
-Apply = Callable[..., jax.Array]  # the model with its parameters and dropout bound
+Apply = Callable[..., Any]  # the model with its parameters and dropout bound
 
 # The runner adds this key to every batch (`with_rows`): [B] int32, the row's number in the
 # global batch.
