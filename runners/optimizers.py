@@ -45,7 +45,6 @@ def adamw(
       eps=eps,
       weight_decay=weight_decay,
       mask=decay_mask,
-      mu_dtype=jnp.float32,
     ),
   )
 
@@ -66,7 +65,6 @@ def sgdm(
       learning_rate,
       momentum=momentum or None,
       nesterov=nesterov,
-      accumulator_dtype=jnp.float32,
     ),
   )
 
@@ -88,7 +86,6 @@ def lion(
       b2=b2,
       weight_decay=weight_decay,
       mask=decay_mask,
-      mu_dtype=jnp.float32,
     ),
   )
 
@@ -96,7 +93,24 @@ def lion(
 def _clipped(
   clip_norm: float | None, *transformations: optax.GradientTransformation
 ) -> optax.GradientTransformation:
-  """The chain, behind a clip by global norm unless clip_norm is None."""
-  if clip_norm is None:
-    return optax.chain(*transformations)
-  return optax.chain(optax.clip_by_global_norm(clip_norm), *transformations)
+  """The chain in float32, behind a clip by global norm unless clip_norm is None."""
+  clip = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
+  return _in_float32(optax.chain(*clip, *transformations))
+
+
+def _in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+  """`inner` as if parameters and gradients were float32.
+
+  optax has a dtype for first moments only; second moments take that of the parameters.
+  """
+
+  def cast(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+
+  def init(params: Any) -> Any:
+    return inner.init(cast(params))
+
+  def update(updates: Any, state: Any, params: Any = None) -> Any:
+    return inner.update(cast(updates), state, cast(params))
+
+  return optax.GradientTransformation(init, update)
