@@ -1,0 +1,275 @@
+"""The order within a step is law: what is restored, written and seen follows from it."""
+
+import dataclasses
+import signal
+
+import pytest
+
+from runners.callbacks import Callback, Run
+from runners.signals import Interruption
+from runners.throughput import Throughput
+from runners.train_loop import TrainLoop
+
+
+@dataclasses.dataclass
+class Log:
+  """Every call of the loop to its parts, in order; the parts below write into it."""
+
+  events: list
+
+  def named(self, *names):
+    return [event for event in self.events if event[0] in names]
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeState:
+  """`params` count updates; `sums` those since the last fetch. A donated state is dead."""
+
+  params: int
+  sums: int
+  donated: set
+
+  def check(self):
+    assert self not in self.donated, "a donated state was read"
+
+  def __hash__(self):
+    return id(self)
+
+
+@dataclasses.dataclass
+class FakeLoss:
+  log: Log
+  step: int
+
+  def block_until_ready(self):
+    self.log.events.append(("block", self.step))
+
+
+class FakeBatches:
+  last_wait_s = 0.0
+
+  def __init__(self, log, start):
+    self._log, self._n = log, start
+
+  def __next__(self):
+    n, self._n = self._n, self._n + 1
+    self._log.events.append(("draw", n))
+    return n, f"batch {n}"
+
+
+@dataclasses.dataclass
+class FakeCheckpoints:
+  log: Log
+  every: int | None
+
+  def due(self, step):
+    return self.every is not None and step % self.every == 0
+
+  def save(self, step, state, run, scalars):
+    state.check()
+    self.log.events.append(("save", step, state.params, state.sums, run, dict(scalars)))
+
+  def wait(self):
+    self.log.events.append(("wait",))
+
+
+@dataclasses.dataclass
+class FakeWriter:
+  log: Log
+
+  def write(self, step, scalars):
+    self.log.events.append(("write", step, dict(scalars)))
+
+  def flush(self):
+    self.log.events.append(("flush",))
+
+
+@dataclasses.dataclass
+class Watcher(Callback):
+  """Logs its hooks; does `at[step]` in on_step."""
+
+  log: Log
+  name: str = "watcher"
+  at: dict = dataclasses.field(default_factory=dict)
+
+  def on_start(self, run):
+    self.log.events.append(("on_start", self.name))
+
+  def on_step(self, run, scalars):
+    self.log.events.append(("on_step", self.name, run.step, dict(scalars)))
+    if run.step in self.at:
+      self.at[run.step](run, scalars)
+
+  def on_end(self, run):
+    self.log.events.append(("on_end", self.name))
+
+  def state(self):
+    return {"name": self.name}
+
+
+class Harness:
+  """A TrainLoop around fakes; `__call__` runs it and returns the events."""
+
+  def __init__(self):
+    self.log = Log([])
+    self.interruption = Interruption()
+    self.run = Run("workdir", 0)
+
+  def watcher(self, name="watcher", **at):
+    return Watcher(self.log, name, {int(step[1:]): act for step, act in at.items()})
+
+  def __call__(self, *, num_steps=4, start=0, every=None, callbacks=(), **cadence):
+    self.run.num_steps, self.run.step = num_steps, start
+    loop = TrainLoop(
+      self.run,
+      train_step=self._train_step,
+      batches=FakeBatches(self.log, start),
+      fetch=self._fetch,
+      evaluator=self._evaluate,
+      callbacks=callbacks,
+      writer=FakeWriter(self.log),
+      checkpoints=FakeCheckpoints(self.log, every),
+      throughput=Throughput(tokens_per_step=1, clock=lambda: 0.0),
+      **{"log_every": 100, "eval_every": None} | cadence,
+    )
+    self.final = loop(FakeState(start, 0, set()), self.interruption)
+    return self.log
+
+  def _train_step(self, state, batch):
+    state.check()
+    state.donated.add(state)
+    self.log.events.append(("update", batch))
+    state = FakeState(state.params + 1, state.sums + 1, state.donated)
+    return state, FakeLoss(self.log, state.params)
+
+  def _fetch(self, state):
+    state.check()
+    self.log.events.append(("fetch", state.params))
+    return {"train/sums": state.sums}, dataclasses.replace(state, sums=0)
+
+  def _evaluate(self, params):
+    self.log.events.append(("evaluate", params))
+    return {"eval/validation/loss": float(params)}
+
+
+@pytest.fixture
+def harness():
+  return Harness()
+
+
+def test_a_step_draws_updates_fetches_evaluates_tells_writes_saves_and_stops(harness):
+  first, second = harness.watcher("first"), harness.watcher("second")
+  log = harness(num_steps=1, log_every=1, eval_every=1, every=1, callbacks=[first, second])
+  scalars = {"train/sums": 1, "eval/validation/loss": 1.0}
+  saved_run = {"data": {"batch": 1}, "callbacks": [{"name": "first"}, {"name": "second"}]}
+  assert log.events == [
+    ("on_start", "first"),
+    ("on_start", "second"),
+    ("draw", 0),
+    ("update", "batch 0"),
+    ("fetch", 1),
+    ("evaluate", 1),
+    ("on_step", "first", 1, scalars),
+    ("on_step", "second", 1, scalars),
+    ("write", 1, scalars),
+    ("save", 1, 1, 0, saved_run, scalars),
+    ("wait",),
+    ("on_end", "first"),
+    ("on_end", "second"),
+    ("flush",),
+  ]
+
+
+def test_a_step_has_one_row_with_all_its_scalars_and_one_without_scalars_has_none(harness):
+  log = harness(num_steps=6, log_every=2, eval_every=3)
+  assert log.named("write") == [
+    ("write", 2, {"train/sums": 2}),
+    ("write", 3, {"eval/validation/loss": 3.0}),
+    ("write", 4, {"train/sums": 2}),
+    ("write", 6, {"train/sums": 2, "eval/validation/loss": 6.0}),
+  ]
+
+
+def test_the_last_step_is_logged_and_evaluated_whatever_the_cadence(harness):
+  log = harness(num_steps=3, log_every=100, eval_every=None)
+  assert log.named("write") == [("write", 3, {"train/sums": 3, "eval/validation/loss": 3.0})]
+
+
+def test_callbacks_see_every_step_and_what_they_add_is_written_and_saved(harness):
+  adds = lambda run, scalars: scalars.update({"mine": 7.0})  # noqa: E731
+  log = harness(num_steps=4, every=2, callbacks=[harness.watcher(s2=adds), harness.watcher()])
+  assert [event[2] for event in log.named("on_step")] == [1, 1, 2, 2, 3, 3, 4, 4]
+  assert log.named("on_step")[3][3] == {"mine": 7.0}  # the next callback of the list sees it
+  assert log.named("write")[0] == ("write", 2, {"mine": 7.0})
+  assert log.named("save")[0][-1] == {"mine": 7.0}
+
+
+def test_a_checkpoint_pairs_the_state_with_the_next_batch(harness):
+  log = harness(num_steps=5, every=2)
+  saves = [(step, params, run["data"]) for _, step, params, _, run, _ in log.named("save")]
+  assert saves == [(2, 2, {"batch": 2}), (4, 4, {"batch": 4}), (5, 5, {"batch": 5})]
+
+
+def test_sums_between_two_logs_are_saved_and_those_fetched_are_not_counted_again(harness):
+  log = harness(num_steps=6, log_every=4, every=3)
+  assert [(step, sums) for _, step, _, sums, _, _ in log.named("save")] == [(3, 3), (6, 0)]
+  assert log.named("write")[-1][2]["train/sums"] == 2
+
+
+def test_a_run_goes_on_with_the_batch_of_its_step(harness):
+  log = harness(num_steps=7, start=5)
+  assert log.named("draw") == [("draw", 5), ("draw", 6)]
+  assert harness.final.params == 7
+
+
+def test_a_finished_run_only_starts_and_ends(harness):
+  log = harness(num_steps=3, start=3, every=1, callbacks=[harness.watcher()])
+  assert log.events == [("on_start", "watcher"), ("wait",), ("on_end", "watcher"), ("flush",)]
+
+
+def test_the_host_runs_two_steps_ahead_of_the_device_and_no_further(harness):
+  log = harness(num_steps=5)
+  assert log.named("update", "block") == [
+    ("update", "batch 0"),
+    ("update", "batch 1"),
+    ("update", "batch 2"),
+    ("block", 1),
+    ("update", "batch 3"),
+    ("block", 2),
+    ("update", "batch 4"),
+    ("block", 3),
+  ]
+
+
+def test_a_callback_that_stops_the_run_has_its_step_saved(harness):
+  stops = harness.watcher(s2=lambda run, scalars: run.stop("enough"))
+  log = harness(num_steps=9, callbacks=[stops])
+  assert [event[1] for event in log.named("save")] == [2]
+  assert harness.run.stop_reason == "enough"
+  assert log.named("draw") == [("draw", 0), ("draw", 1)]
+
+
+def test_the_first_of_two_reasons_to_stop_is_reported(harness):
+  one = harness.watcher(s1=lambda run, scalars: run.stop("one"))
+  two = harness.watcher(s1=lambda run, scalars: run.stop("two"))
+  harness(callbacks=[one, two])
+  assert harness.run.stop_reason == "one"
+
+
+def test_a_signal_ends_the_run_after_the_step_at_hand_which_is_saved_once(harness):
+  def interrupt(run, scalars):
+    harness.interruption.signal = signal.SIGTERM
+
+  log = harness(num_steps=9, every=3, callbacks=[harness.watcher(s3=interrupt)])
+  assert [event[1] for event in log.named("save")] == [3]
+  assert log.events[-3:] == [("wait",), ("on_end", "watcher"), ("flush",)]
+
+
+def test_an_error_saves_nothing_more_but_ends_callbacks_and_flushes_writers(harness):
+  def fail(run, scalars):
+    raise FloatingPointError("loss is nan")
+
+  with pytest.raises(FloatingPointError):
+    harness(num_steps=9, every=2, callbacks=[harness.watcher(s4=fail)])
+  assert [event[1] for event in harness.log.named("save")] == [2]
+  assert harness.log.events[-2:] == [("on_end", "watcher"), ("flush",)]

@@ -1,0 +1,112 @@
+"""Next-token loss is a weighted mean over tokens, and any split of them sums to the same."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tasks.language_modeling import NextToken
+from tasks.objective import with_rows
+
+B, T, V = 4, 5, 7
+
+
+@pytest.fixture
+def batch():
+  """Ragged weights, and a last row of padding alone."""
+  generator = np.random.default_rng(0)
+  weights = generator.choice([0.0, 0.5, 1.0], (B, T)).astype(np.float32)
+  weights[-1] = 0.0
+  ids = lambda: jnp.asarray(generator.integers(0, V, (B, T)), jnp.int32)  # noqa: E731
+  return with_rows(
+    {
+      "decoder_input_tokens": ids(),
+      "decoder_target_tokens": ids(),
+      "decoder_positions": jnp.broadcast_to(jnp.arange(T), (B, T)),
+      "decoder_segment_ids": jnp.ones((B, T), jnp.int32),
+      "decoder_loss_weights": jnp.asarray(weights),
+    }
+  )
+
+
+def _apply(ids, tokens):
+  """Logits that depend on the input, on where it stands and on nothing outside its row."""
+  place = ids[..., None] + 0.3 * tokens.positions[..., None] + 0.1 * tokens.rows[:, None, None]
+  return jnp.cos(place * (1.0 + jnp.arange(V)))
+
+
+def _by_hand(batch, z_loss):
+  """(weighted mean of the loss, sum of nll, sum of weights), token by token."""
+  logits = np.asarray(_apply(*NextToken().model_inputs(batch)), np.float64)
+  nll_sum = z_sum = weight_sum = 0.0
+  for b, t in np.ndindex(B, T):
+    weight = float(batch["decoder_loss_weights"][b, t])
+    log_z = math.log(np.exp(logits[b, t]).sum())
+    nll_sum += weight * (log_z - logits[b, t, batch["decoder_target_tokens"][b, t]])
+    z_sum += weight * log_z**2
+    weight_sum += weight
+  return (nll_sum + z_loss * z_sum) / weight_sum, nll_sum, weight_sum
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.1])
+def test_the_loss_is_the_weighted_mean_of_each_tokens_loss(batch, z_loss):
+  objective = NextToken(z_loss=z_loss)
+  loss, collection = objective.loss(_apply, batch, objective.totals(batch))
+  want, nll_sum, weight_sum = _by_hand(batch, z_loss)
+  np.testing.assert_allclose(loss, want, rtol=1e-5)
+  summary = objective.summary(collection)
+  np.testing.assert_allclose(summary["loss"], nll_sum / weight_sum, rtol=1e-5)
+  if z_loss:
+    np.testing.assert_allclose(summary["z_loss"], want - nll_sum / weight_sum, rtol=1e-4)
+
+
+@pytest.mark.parametrize("cuts", [(2,), (1, 2, 3), (3,)])
+def test_the_losses_of_parts_sum_to_that_of_the_whole(batch, cuts):
+  objective = NextToken(z_loss=0.1, token_bytes=np.arange(V, dtype=np.float32))
+  totals = objective.totals(batch)
+  whole, collection = objective.loss(_apply, batch, totals)
+  loss_sum, merged = 0.0, objective.empty_metrics()
+  for rows in np.split(np.arange(B), cuts):
+    part = jax.tree.map(lambda x, rows=rows: x[rows], batch)
+    loss, metrics = objective.loss(_apply, part, totals)
+    loss_sum, merged = loss_sum + loss, merged.merge(metrics)
+  np.testing.assert_allclose(loss_sum, whole, rtol=1e-5)
+  got, want = objective.summary(merged), objective.summary(collection)
+  assert got.keys() == want.keys() == {"loss", "bits_per_byte", "z_loss"}
+  for name, value in want.items():
+    np.testing.assert_allclose(got[name], value, rtol=1e-5)
+
+
+def test_bits_per_byte_count_the_bytes_that_tokens_stand_for(batch):
+  token_bytes = np.arange(V, dtype=np.float32)
+  objective = NextToken(token_bytes=token_bytes)
+  _, collection = objective.loss(_apply, batch, objective.totals(batch))
+  num_bytes = (
+    token_bytes[batch["decoder_target_tokens"]] * batch["decoder_loss_weights"]
+  ).sum()
+  want = _by_hand(batch, 0.0)[1] / math.log(2) / num_bytes
+  np.testing.assert_allclose(objective.summary(collection)["bits_per_byte"], want, rtol=1e-5)
+
+
+def test_what_is_not_known_is_not_reported(batch):
+  objective = NextToken()
+  _, collection = objective.loss(_apply, batch, objective.totals(batch))
+  assert set(objective.summary(collection)) == {"loss"}
+
+
+def test_a_batch_of_padding_alone_has_no_loss_and_no_nan(batch):
+  batch = batch | {"decoder_loss_weights": jnp.zeros((B, T))}
+  objective = NextToken(z_loss=0.1)
+  loss, collection = objective.loss(_apply, batch, objective.totals(batch))
+  assert loss == 0.0
+  assert collection.loss.total == collection.loss.count == 0.0
+
+
+def test_rows_are_numbered_within_the_global_batch(batch):
+  np.testing.assert_array_equal(batch["rows"], np.arange(B))
+  ids, tokens = NextToken().model_inputs(batch)
+  np.testing.assert_array_equal(ids, batch["decoder_input_tokens"])
+  np.testing.assert_array_equal(tokens.segments, batch["decoder_segment_ids"])
+  np.testing.assert_array_equal(tokens.rows, np.arange(B))
