@@ -54,21 +54,24 @@ def _forward(query, key, value, allowed, kept, compute_dtype):
   operands = tuple(x.astype(dtype) for x in (query, key, value))
   scores = product("nth,nsh->nts", operands[0], operands[1], compute_dtype)
   scores = jnp.where(allowed, scores, jnp.finfo(jnp.float32).min)
-  weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+  highest = scores.max(axis=-1, keepdims=True)
+  weights = jnp.exp(scores - highest)
   sums = weights.sum(axis=-1, keepdims=True)
   weights = weights.astype(dtype)
   mixed = product("nts,nsh->nth", _times(weights, kept), operands[2], compute_dtype) / sums
   # Only dtypes matter of these: empty arrays carry them.
   like = tuple(jnp.empty(0, x.dtype) for x in (query, key, value))
-  return mixed, (*operands, weights, kept, sums, mixed, like)
+  may_attend = highest > jnp.finfo(jnp.float32).min
+  return mixed, (*operands, weights, kept, sums, mixed, may_attend, like)
 
 
 def _backward(compute_dtype, residuals, gradient):
-  query, key, value, weights, kept, sums, mixed, like = residuals
+  query, key, value, weights, kept, sums, mixed, may_attend, like = residuals
   gradient = gradient / sums
   delta = (gradient * mixed).sum(axis=-1, keepdims=True)
   dweights = product("nth,nsh->nts", gradient, value, compute_dtype)
-  dscores = weights * (_times(dweights, kept) - delta)
+  # Weights are 0 where attention is not allowed, but for rows that may attend to nothing.
+  dscores = weights * jnp.where(may_attend, _times(dweights, kept) - delta, 0.0)
   dquery = product("nts,nsh->nth", dscores, key, compute_dtype)
   dkey = _transposed_product(dscores, query, compute_dtype)
   dvalue = _transposed_product(_times(weights, kept), gradient, compute_dtype)
