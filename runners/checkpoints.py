@@ -7,6 +7,7 @@ A checkpoint is a folder checkpoints/<step> with the items
   metrics JSON: the metric that decides which checkpoint is best, where it is known
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from layers.errors import UserError
 from runners.retention import Checkpoints
 from runners.train_state import TrainState
 
-STATE, RUN = "state", "run"
+STATE, RUN, METRICS = "state", "run", "metrics"
 
 
 class CheckpointWriter:
@@ -57,18 +58,20 @@ class CheckpointWriter:
       step: updates done.
       state: of that step.
       run: JSON to save beside it.
-      scalars: of that step; the policy's metric is saved if it is among them.
+      scalars: of that step; the policy's metric is saved if it is a number among them.
     """
     if self._manager.latest_step() == step:
       return
-    metric = self._policy.metric
-    saved = self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        **{STATE: ocp.args.StandardSave(state), RUN: ocp.args.JsonSave(dict(run))}
-      ),
-      metrics={metric: scalars[metric]} if metric in scalars else None,
-    )
+    value = scalars.get(self._policy.metric, math.nan)
+    metrics = None if math.isnan(value) else {self._policy.metric: value}
+    items: dict[str, Any] = {
+      STATE: ocp.args.StandardSave(state),
+      RUN: ocp.args.JsonSave(dict(run)),
+    }
+    if metrics is not None:
+      # The manager keeps them in memory; a later start and `runner eval` need them on disk.
+      items[METRICS] = ocp.args.JsonSave(metrics)
+    saved = self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
     if not saved:
       raise RuntimeError(
         f"the checkpoint of step {step} was refused: {self._directory} holds step "
@@ -121,10 +124,12 @@ def _preservation(policy: Checkpoints) -> Any:
   if policy.keep_every:
     reasons.append(checkpoint_managers.EveryNSteps(policy.keep_every))
   if policy.keep_best:
+    # What an earlier start saved with another metric has not this one.
+    worst = math.inf if policy.mode == "min" else -math.inf
     reasons.append(
       checkpoint_managers.BestN(
         n=policy.keep_best,
-        get_metric_fn=lambda metrics: metrics[policy.metric],
+        get_metric_fn=lambda metrics: metrics.get(policy.metric, worst),
         # The last of the sorted ones are kept.
         reverse=policy.mode == "min",
         keep_checkpoints_without_metrics=False,

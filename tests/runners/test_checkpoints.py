@@ -1,0 +1,284 @@
+"""What is restored is bitwise what was saved, and exactly what the policy says is kept."""
+
+import contextlib
+import json
+import logging
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from layers.errors import UserError
+from runners.checkpoints import CheckpointWriter, restore_params
+from runners.retention import Checkpoints
+from tests.runners.toy_run import assert_bitwise_equal
+from tests.runners.toy_state import abstract, toy_state
+
+LOSS = "eval/validation/loss"
+
+
+@contextlib.contextmanager
+def _writer(folder, **policy):
+  writer = CheckpointWriter(folder, Checkpoints(**policy))
+  try:
+    yield writer
+    writer.wait()
+  finally:
+    writer.close()
+
+
+def _run(step):
+  return {"data": {"batch": step}, "callbacks": [{}, {"best": None, "bad": step}]}
+
+
+def _save(folder, scalars, **policy):
+  """Saves each step of `scalars` in order, each waited for."""
+  with _writer(folder, **policy) as writer:
+    for step, values in scalars.items():
+      writer.save(step, toy_state(step), _run(step), values)
+      writer.wait()
+
+
+def _steps(folder):
+  return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
+
+
+def test_a_state_comes_back_bitwise_with_what_was_saved_beside_it(tmp_path):
+  _save(tmp_path, {3: {}})
+  with _writer(tmp_path) as writer:
+    state, run = writer.restore_latest(abstract(toy_state(0)))
+  assert_bitwise_equal(state, toy_state(3))
+  assert run == _run(3)
+
+
+def test_without_a_checkpoint_there_is_nothing_to_restore(tmp_path):
+  with _writer(tmp_path / "checkpoints") as writer:
+    assert writer.restore_latest(abstract(toy_state(0))) is None
+
+
+def test_steps_are_due_at_multiples_and_never_without_a_cadence(tmp_path):
+  with _writer(tmp_path / "a", every=3) as writer:
+    assert [step for step in range(1, 10) if writer.due(step)] == [3, 6, 9]
+  with _writer(tmp_path / "b", every=None) as writer:
+    assert not any(writer.due(step) for step in range(1, 10))
+
+
+LOSSES = {1: 3.0, 2: 1.0, 3: 2.0, 4: 5.0, 5: 4.0}
+
+
+@pytest.mark.parametrize(
+  "policy, measured, kept",
+  [
+    ({}, LOSSES, [5]),
+    ({"keep_latest": 2}, LOSSES, [4, 5]),
+    ({"keep_latest": 9}, LOSSES, [1, 2, 3, 4, 5]),
+    ({"keep_every": 2}, LOSSES, [2, 4, 5]),
+    ({"keep_best": 1}, LOSSES, [2, 5]),
+    ({"keep_best": 2}, LOSSES, [2, 3, 5]),
+    ({"keep_best": 1, "mode": "max"}, LOSSES, [4, 5]),
+    ({"keep_best": 2, "mode": "max"}, LOSSES, [4, 5]),
+    ({"keep_best": 1, "keep_every": 3, "keep_latest": 2}, LOSSES, [2, 3, 4, 5]),
+    ({"keep_best": 1}, {1: 2.0, 3: 1.0}, [3, 5]),  # saved without evaluation: never best
+    ({"keep_best": 2}, {1: 2.0}, [1, 5]),
+    ({"keep_best": 1}, {}, [5]),
+  ],
+)
+def test_exactly_what_the_policy_says_is_kept(tmp_path, policy, measured, kept):
+  scalars = {step: {LOSS: measured[step]} if step in measured else {} for step in LOSSES}
+  _save(tmp_path, scalars, **policy)
+  assert _steps(tmp_path) == kept
+
+
+def test_the_policys_own_metric_decides_and_others_do_not(tmp_path):
+  other = "eval/other/loss"
+  scalars = {step: {LOSS: loss, other: -loss} for step, loss in LOSSES.items()}
+  _save(tmp_path, scalars, keep_best=1, metric=other)
+  assert _steps(tmp_path) == [4, 5]
+
+
+def test_the_best_of_an_earlier_start_is_still_the_best(tmp_path):
+  _save(tmp_path, {1: {LOSS: 1.0}, 2: {LOSS: 9.0}}, keep_best=1)
+  _save(tmp_path, {3: {LOSS: 5.0}, 4: {LOSS: 7.0}}, keep_best=1)
+  assert _steps(tmp_path) == [1, 4]
+
+
+def test_another_metric_than_that_of_an_earlier_start_can_decide(tmp_path):
+  _save(tmp_path, {1: {LOSS: 1.0}, 2: {LOSS: 2.0}}, keep_best=1)
+  scalars = {3: {"other": 3.0}, 4: {"other": 4.0}}
+  _save(tmp_path, scalars, keep_best=1, metric="other")
+  assert _steps(tmp_path) == [3, 4]
+
+
+def test_a_loss_that_is_not_a_number_is_never_the_best(tmp_path):
+  nan = float("nan")
+  scalars = {1: {LOSS: nan}, 2: {LOSS: 2.0}, 3: {LOSS: nan}, 4: {LOSS: 3.0}, 5: {LOSS: nan}}
+  _save(tmp_path / "min", scalars, keep_best=1)
+  assert _steps(tmp_path / "min") == [2, 5]
+  _save(tmp_path / "max", scalars, keep_best=1, mode="max")
+  assert _steps(tmp_path / "max") == [4, 5]
+
+
+def test_a_step_is_saved_once_and_an_older_one_is_refused(tmp_path):
+  with _writer(tmp_path, keep_latest=9) as writer:
+    writer.save(2, toy_state(2), _run(2), {})
+    writer.save(2, toy_state(7), _run(7), {})
+    with pytest.raises(RuntimeError, match="step 1 was refused.* holds step 2 already"):
+      writer.save(1, toy_state(1), _run(1), {})
+  with _writer(tmp_path) as writer:
+    state, _ = writer.restore_latest(abstract(toy_state(0)))
+  assert_bitwise_equal(state, toy_state(2))
+
+
+def test_donated_steps_right_after_a_save_do_not_reach_what_is_saved(tmp_path):
+  # 32 MB take long enough to write for the steps to be there first. Copies: no buffer twice.
+  state = toy_state(0).replace(params={"kernel": jnp.zeros((8, 2**20))})
+  state = jax.tree.map(jnp.copy, state)
+  shapes = abstract(state)
+  step = jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
+  saved = {}
+  with _writer(tmp_path, keep_latest=9) as writer:
+    for n in range(1, 4):
+      state = step(state)
+      saved[n] = int(state.step)
+      writer.save(n, state, _run(n), {})
+      for _ in range(10):
+        state = step(state)
+      jax.block_until_ready(state)
+  with _writer(tmp_path, keep_latest=9) as writer:
+    for n, value in saved.items():
+      restored, _ = writer.restore(n, shapes)
+      assert int(restored.step) == value
+      np.testing.assert_array_equal(np.unique(restored.params["kernel"]), [value])
+
+
+# Reading what is damaged
+
+
+def _truncate_arrays(folder):
+  for file in (folder / "state").rglob("d/*"):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def _lose(pattern):
+  def damage(folder):
+    files = list(folder.rglob(pattern))
+    assert files
+    for file in files:
+      file.unlink()
+
+  damage.__name__ = f"lose_{pattern}"
+  return damage
+
+
+def _empty(folder):
+  shutil.rmtree(folder)
+  folder.mkdir()
+
+
+def _tear_run(folder):
+  for file in (folder / "run").rglob("*"):
+    file.write_text('{"data": {"ba')
+
+
+def _lose_state(folder):
+  shutil.rmtree(folder / "state")
+
+
+def _lose_run(folder):
+  shutil.rmtree(folder / "run")
+
+
+DAMAGES = [
+  _truncate_arrays,
+  _lose("manifest.ocdbt"),
+  _lose("_METADATA"),
+  _lose("_sharding"),
+  _lose_state,
+  _lose_run,
+  _tear_run,
+  _empty,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__.strip("_"))
+def test_a_checkpoint_that_cannot_be_read_is_named_and_the_one_before_it_serves(
+  tmp_path, caplog, damage
+):
+  _save(tmp_path, {1: {}, 2: {}}, keep_latest=2)
+  damage(tmp_path / "2")
+  with caplog.at_level(logging.WARNING), _writer(tmp_path, keep_latest=2) as writer:
+    state, run = writer.restore_latest(abstract(toy_state(0)))
+    if damage.__name__ == "lose__sharding":  # which the layout asked for replaces
+      assert (int(state.step), run) == (2, _run(2))
+      return
+    assert "Checkpoint 2 cannot be read and is passed over" in caplog.text
+    assert_bitwise_equal(state, toy_state(1))
+    assert run == _run(1)
+    # The run comes by step 2 again, and saves it.
+    writer.save(2, toy_state(2), _run(2), {})
+    writer.wait()
+    state, _ = writer.restore_latest(abstract(toy_state(0)))
+    assert_bitwise_equal(state, toy_state(2))
+
+
+def test_when_none_can_be_read_nothing_is_deleted_and_the_user_is_told(tmp_path):
+  _save(tmp_path, {1: {}, 2: {}}, keep_latest=2)
+  other = abstract(toy_state(0)).replace(params={"kernel": jnp.zeros((3, 3))})
+  with _writer(tmp_path, keep_latest=2) as writer:
+    with pytest.raises(UserError, match=r"none of the checkpoints .* \(steps \[2, 1\]\)"):
+      writer.restore_latest(other)
+  assert _steps(tmp_path) == [1, 2]
+
+
+def test_an_unfinished_save_is_no_checkpoint(tmp_path):
+  _save(tmp_path, {1: {}})
+  shutil.copytree(tmp_path / "1", tmp_path / "2.orbax-checkpoint-tmp")
+  with _writer(tmp_path) as writer:
+    state, _ = writer.restore_latest(abstract(toy_state(0)))
+    assert int(state.step) == 1
+    writer.save(2, toy_state(2), _run(2), {})
+  assert _steps(tmp_path) == [2]
+
+
+# Reading it otherwise
+
+
+def test_parameters_are_read_without_the_rest_of_the_state(tmp_path):
+  _save(tmp_path, {4: {}})
+  params = restore_params(tmp_path / "4", abstract(toy_state(0)).params)
+  assert_bitwise_equal(params, toy_state(4).params)
+
+
+def test_what_is_saved_beside_the_state_is_plain_json(tmp_path):
+  _save(tmp_path, {4: {LOSS: 1.5}})
+  assert json.loads((tmp_path / "4" / "run" / "metadata").read_text()) == _run(4)
+  assert json.loads((tmp_path / "4" / "metrics" / "metrics").read_text()) == {LOSS: 1.5}
+
+
+@pytest.mark.slow
+def test_a_state_saved_on_eight_devices_is_restored_on_one(tmp_path, run_with_devices):
+  code = f"""
+import jax, json
+from jax.sharding import NamedSharding, PartitionSpec
+from runners.checkpoints import CheckpointWriter
+from runners.meshes import MeshShape
+from runners.retention import Checkpoints
+from tests.runners.toy_state import toy_state
+mesh = MeshShape(data=1, fsdp=8).build()
+lay = lambda x: NamedSharding(mesh, PartitionSpec("fsdp" if x.shape[:1] == (8,) else None))
+state = toy_state(5)
+state = jax.device_put(state, jax.tree.map(lambda x: lay(x) if x.ndim else
+                                           NamedSharding(mesh, PartitionSpec()), state))
+writer = CheckpointWriter({str(tmp_path)!r}, Checkpoints())
+writer.save(5, state, {{}}, {{}})
+writer.wait()
+writer.close()
+print(json.dumps(len(state.params["kernel"].addressable_shards)))
+"""
+  assert run_with_devices(8, code) == 8
+  with _writer(tmp_path) as writer:
+    state, _ = writer.restore_latest(abstract(toy_state(0)))
+  assert_bitwise_equal(state, toy_state(5))
+  assert state.params["kernel"].sharding == toy_state(0).params["kernel"].sharding

@@ -1,0 +1,130 @@
+"""A workdir belongs to one process and one config, and says so before anything is written."""
+
+import fcntl
+import json
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from layers.errors import UserError
+from runners.config_files import load
+from runners.workdir import Workdir
+from tests.runners.toy_run import toy_config
+
+
+def _open(path, accept_changes=(), **fields):
+  return Workdir(path, toy_config(**fields), "toy.Run", accept_changes)
+
+
+def test_a_new_workdir_is_made_and_holds_the_config(tmp_path):
+  folder = _open(tmp_path / "runs" / "new", num_steps=7)
+  assert folder.path == tmp_path / "runs" / "new"
+  stored = load(folder.path)
+  assert (stored.exp, stored.config) == ("toy.Run", toy_config(num_steps=7))
+  folder.close()
+
+
+def test_the_same_config_goes_on_in_the_same_workdir(tmp_path):
+  _open(tmp_path).close()
+  _open(tmp_path).close()
+
+
+def test_a_workdir_in_use_is_refused_until_it_is_let_go(tmp_path):
+  first = _open(tmp_path)
+  with pytest.raises(UserError, match="another process is running in .*--workdir"):
+    _open(tmp_path)
+  first.close()
+  _open(tmp_path).close()
+
+
+def test_another_process_keeps_its_workdir_and_a_dead_one_lets_go(tmp_path):
+  (tmp_path / ".lock").touch()
+  code = (
+    "import fcntl, sys\n"
+    "lock = open(sys.argv[1], 'w')\n"
+    "fcntl.flock(lock, fcntl.LOCK_EX)\n"
+    "print('held', flush=True)\n"
+    "sys.stdin.read()\n"
+  )
+  process = subprocess.Popen(
+    [sys.executable, "-c", code, str(tmp_path / ".lock")],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+  )
+  try:
+    assert process.stdout.readline() == b"held\n"
+    with pytest.raises(UserError, match="another process is running"):
+      _open(tmp_path)
+  finally:
+    process.kill()
+    process.communicate()
+  _open(tmp_path).close()
+
+
+def test_another_config_is_refused_with_every_field_that_differs(tmp_path):
+  _open(tmp_path, num_steps=4, seed=0).close()
+  with pytest.raises(UserError) as error:
+    _open(tmp_path, num_steps=9, seed=5)
+  message = str(error.value)
+  assert "num_steps: 4 there, 9 here" in message
+  assert "seed: 0 there, 5 here" in message
+  assert "--accept_change=num_steps" in message and "--accept_change=seed" in message
+  assert load(tmp_path).config == toy_config(num_steps=4, seed=0)
+
+
+def test_a_refused_start_leaves_the_workdir_free(tmp_path):
+  _open(tmp_path, num_steps=4).close()
+  with pytest.raises(UserError):
+    _open(tmp_path, num_steps=9)
+  with open(tmp_path / ".lock") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_an_accepted_change_is_said_aloud_and_stored(tmp_path, caplog):
+  _open(tmp_path, num_steps=4).close()
+  with caplog.at_level(logging.WARNING):
+    _open(tmp_path, accept_changes=["num_steps"], num_steps=9).close()
+  assert "Accepted: num_steps was 4, is 9." in caplog.text
+  assert load(tmp_path).config.num_steps == 9
+
+
+def test_an_accepted_change_excuses_no_other(tmp_path):
+  _open(tmp_path, num_steps=4).close()
+  with pytest.raises(UserError) as error:
+    _open(tmp_path, accept_changes=["num_steps"], num_steps=9, seed=5)
+  assert "seed: 0 there, 5 here" in str(error.value)
+  assert "num_steps" not in str(error.value)
+
+
+def test_a_workdir_that_cannot_be_made_names_the_reason_and_the_cure(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(UserError, match="cannot write in workdir .*file.*choose another with"):
+    _open(tmp_path / "file")
+  with pytest.raises(UserError, match="cannot write in workdir .*Not a directory"):
+    _open(tmp_path / "file" / "below")
+
+
+def test_each_start_adds_to_the_history_of_the_run(tmp_path):
+  for devices in ("1 x cpu", "8 x cpu"):
+    folder = _open(tmp_path)
+    folder.write_run({"devices": devices, "overrides": ["num_steps=4"]})
+    folder.close()
+  starts = json.loads((tmp_path / "run.json").read_text())["starts"]
+  assert [start["devices"] for start in starts] == ["1 x cpu", "8 x cpu"]
+  for start in starts:
+    assert start["argv"] == sys.argv
+    assert start["versions"]["jax"] and start["versions"]["flax"]
+    assert start["overrides"] == ["num_steps=4"]
+    assert {"python", "git", "hostname"} <= start.keys()
+
+
+def test_a_damaged_history_is_reported_and_begun_anew(tmp_path, caplog):
+  folder = _open(tmp_path)
+  (tmp_path / "run.json").write_text('{"starts": [')
+  with caplog.at_level(logging.WARNING):
+    folder.write_run({"devices": "1 x cpu"})
+  folder.close()
+  assert "run.json is damaged" in caplog.text
+  assert len(json.loads((tmp_path / "run.json").read_text())["starts"]) == 1
