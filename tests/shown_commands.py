@@ -1,0 +1,79 @@
+"""The commands that README.md and CONTRIBUTING.md show: found, shrunk and run."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+# TensorBoard is left out because it takes longer to import than the run takes.
+SHRUNK = (
+  "--set=num_steps=2",
+  "--set=batch_size=2",
+  "--set=sequence_length=32",
+  "--set=model.model_dim=32",
+  "--set=eval_data['validation'].num_batches=1",
+  "--set=writers=[@Console(), @JsonLines()]",
+)
+
+# Each command, and a part of what it prints when all is well.
+PRINTED = {
+  "list": "gpt2.ShakespeareCharCpu",
+  "eval": "eval/validation/loss=",
+  "ckpt": " MB",
+  "show": "model.block.feed_forward.hidden_dim = None",
+  "why": "optimizer.learning_rate.peak = ",
+  "diff": " -> ",
+  "data": "segment 1",
+  "train": "done: ",
+}
+
+
+def blocks(page: str, language: str) -> list[str]:
+  """The contents of the fenced blocks of a Markdown page."""
+  return re.findall(rf"^```{language}\n(.*?)^```", page, re.M | re.S)
+
+
+def runner_commands(page: str) -> list[list[str]]:
+  """The arguments of each `runner` command in the shell blocks of a page, in order."""
+  lines = "".join(blocks(page, "sh")).splitlines()
+  words = (shlex.split(line, comments=True) for line in lines)
+  return [arguments for program, *arguments in filter(None, words) if program == "runner"]
+
+
+def command_of(arguments: list[str]) -> str:
+  return arguments[0] if arguments[0] in PRINTED else "train"
+
+
+def shrunk(arguments: list[str]) -> list[str]:
+  """The same command at toy size. A command that reads an earlier run finds it small."""
+  reads_a_run = any(argument.startswith("--config=") for argument in arguments)
+  if reads_a_run or command_of(arguments) not in ("train", "show", "why", "data"):
+    return arguments
+  own = [re.sub(r"^--set=num_steps=\d+$", "--set=num_steps=3", a) for a in arguments]
+  set_already = {argument.split("=")[1] for argument in own if argument.startswith("--set=")}
+  return own + [flag for flag in SHRUNK if flag.split("=")[1] not in set_already]
+
+
+def run(arguments: list[str], folder: Path) -> str:
+  """What a command prints, started in `folder`; it must succeed."""
+  result = subprocess.run(
+    [sys.executable, "-m", "experiments", *arguments],
+    cwd=folder,
+    capture_output=True,
+    text=True,
+    timeout=300,
+    env=dict(os.environ),
+  )
+  assert result.returncode == 0, f"runner {shlex.join(arguments)}\n{result.stderr}"
+  return result.stdout
+
+
+def check_all(commands: list[list[str]], folder: Path) -> None:
+  """Runs the commands in order, shrunk, each of which must print what PRINTED says."""
+  for arguments in commands:
+    printed = run(shrunk(arguments), folder)
+    assert PRINTED[command_of(arguments)] in printed, f"runner {shlex.join(arguments)}"
