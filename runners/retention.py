@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Literal
 
+from layers.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoints:
@@ -23,3 +25,9 @@ class Checkpoints:
   keep_best: int = 0
   metric: str = "eval/validation/loss"
   mode: Literal["min", "max"] = "min"
+
+  def __post_init__(self):
+    for name, least in (("every", 1), ("keep_latest", 1), ("keep_every", 1), ("keep_best", 0)):
+      value = getattr(self, name)
+      if value is not None and value < least:
+        raise UserError(f"checkpoints.{name}={value} must be at least {least}")
