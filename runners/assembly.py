@@ -114,8 +114,13 @@ def assemble(config: fdl.Config, cache_dir: str) -> Assembly:
       mesh=mesh,
       rules=trainer.sharding,
     ),
-    learning_rate=fdl.build(getattr(config.optimizer, "learning_rate", None)),
+    learning_rate=_built(getattr(config.optimizer, "learning_rate", None)),
   )
+
+
+def _built(value: Any) -> Any:
+  """A config's object; any other value as it is, for which fdl.build has a warning."""
+  return fdl.build(value) if isinstance(value, fdl.Buildable) else value
 
 
 def _check(config: fdl.Config) -> None:

@@ -50,9 +50,10 @@ def test_epochs_give_the_number_of_steps_and_the_schedule_follows():
   assert float(assembly.learning_rate(assembly.num_steps - 1)) > 0.0
 
 
-def test_a_number_is_a_learning_rate_and_an_optimizer_may_have_none():
+def test_a_number_is_a_learning_rate_and_an_optimizer_may_have_none(caplog):
   assert _assemble().learning_rate == 1.0
   assert _assemble(optimizer=fdl.Config(_constant_step)).learning_rate is None
+  assert not caplog.records
 
 
 def _constant_step():
