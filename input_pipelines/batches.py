@@ -32,6 +32,7 @@ class Batches(Protocol):
 
   num_batches: int | None  # None: endless, the run ends by its number of steps
   rows_per_epoch: int  # sequences in one pass over the data, all hosts together
+  content: str  # names what is read: other text or other tokens, another name
 
   def __getitem__(self, n: int) -> dict[str, np.ndarray]: ...
 

@@ -36,11 +36,12 @@ class RowBatches:
     num_batches: int | None = None,
     shard_index: int = 0,
     num_shards: int = 1,
+    content: str = "",
     description: Mapping[str, str] | None = None,
   ):
     """`seed=None` reads in order, once. `num_batches` cuts a finite stream short.
 
-    `description` says for people where the rows come from.
+    `content` names the tokens, `description` says for people where the rows come from.
     """
     if batch_size < 1 or batch_size % num_shards:
       raise UserError(
@@ -48,6 +49,7 @@ class RowBatches:
         f"positive multiple of {num_shards}"
       )
     assert 0 <= shard_index < num_shards
+    self.content = content
     self.description = dict(description or {})
     self.rows_per_epoch = rows.num_rows
     self.num_batches: int | None = None

@@ -7,13 +7,16 @@ reads and tokenises here, so it is told to see none before anything can make it 
 import os
 from typing import Any
 
+from input_pipelines.native_stderr import without_startup_notices
+
 
 def import_tensorflow() -> Any:
   """The tensorflow module, blind to GPUs."""
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # a missing GPU is no error here
-  import tensorflow as tf
+  with without_startup_notices():
+    import tensorflow as tf
 
-  tf.config.set_visible_devices([], "GPU")
+    tf.config.set_visible_devices([], "GPU")
   return tf
 
 

@@ -90,6 +90,7 @@ class TextData(Data):
       num_batches=self.num_batches,
       shard_index=shard_index,
       num_shards=num_shards,
+      content=store.content,
       description=store.description(),
     )
 

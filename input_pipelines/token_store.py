@@ -54,6 +54,11 @@ class TokenStore:
   def vocabulary_facts(self) -> dict[str, Any]:
     return self.index["vocabulary"]
 
+  @property
+  def content(self) -> str:
+    """The address of what is stored: another text or tokenisation, another address."""
+    return self.path.name.rpartition("-")[2]
+
   def description(self) -> dict[str, str]:
     """Its facts for people."""
     return {

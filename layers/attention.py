@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from layers import initializers
-from layers.dropout import drop
+from layers.dropout import check_rate, drop
 from layers.dtypes import DType
 from layers.errors import UserError
 from layers.masked_softmax import attend
@@ -171,6 +171,7 @@ class Attention(nn.Module):
     return constrain(heads, "batch", "length", f"activation_{axis}", None)
 
   def _drop_weights(self, tokens: Tokens) -> Drop | None:
+    check_rate(self.dropout_rate)
     if self.dropout_rate == 0.0 or not self.has_rng("dropout"):
       return None
     key = self.make_rng("dropout")

@@ -7,6 +7,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from layers.errors import UserError
+
+
+def check_rate(rate: float) -> None:
+  """Raises UserError unless `rate` is a probability below 1."""
+  if not 0.0 <= rate < 1.0:
+    raise UserError(f"dropout_rate={rate} must be at least 0 and less than 1")
+
 
 def drop(x: jax.Array, rate: float, key: jax.Array, rows: jax.Array) -> jax.Array:
   """Zeroes each element with probability `rate` and scales the rest by 1 / (1 - rate).
@@ -35,6 +43,7 @@ class Dropout(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, rows: jax.Array) -> jax.Array:
+    check_rate(self.rate)
     if self.rate == 0.0 or not self.has_rng("dropout"):
       return x
     return drop(x, self.rate, self.make_rng("dropout"), rows)

@@ -89,11 +89,13 @@ def assemble(config: fdl.Config, cache_dir: str) -> Assembly:
   for name in ("batch_size", "microbatch_size"):
     if getattr(config, name):
       check_batch(name, getattr(config, name), mesh)
-  train_data = fdl.build(config.train_data)
+  train_data: Any = fdl.build(config.train_data)
   batches = _open(train_data, config, cache_dir, seed=config.seed, num_epochs=config.num_epochs)
+  eval_data = {name: fdl.build(data) for name, data in (config.eval_data or {}).items()}
+  for name, data in eval_data.items():
+    _check_vocabulary(name, data, train_data)
   eval_batches = {
-    name: _open(fdl.build(data), config, cache_dir, seed=None)
-    for name, data in (config.eval_data or {}).items()
+    name: _open(data, config, cache_dir, seed=None) for name, data in eval_data.items()
   }
   num_steps = config.num_steps or batches.num_batches
   assert num_steps is not None  # num_epochs makes the batches finite
@@ -123,9 +125,24 @@ def _built(value: Any) -> Any:
   return fdl.build(value) if isinstance(value, fdl.Buildable) else value
 
 
+def _check_vocabulary(name: str, data: Any, train_data: Any) -> None:
+  """An id means another thing in another vocabulary, and the loss would mean nothing."""
+  if data.vocabulary().fingerprint() != train_data.vocabulary().fingerprint():
+    raise UserError(
+      f"eval_data['{name}'] ({type(data).__name__}) and train_data "
+      f"({type(train_data).__name__}) have different vocabularies; evaluate on the same kind "
+      f"of data: --set=eval_data['{name}']=@..., or on none: --set=eval_data={{}}"
+    )
+
+
 def _check(config: fdl.Config) -> None:
-  if (config.num_steps is None) == (config.num_epochs is None):
-    raise UserError("set one of num_steps and num_epochs, for example --set=num_steps=1000")
+  if config.num_steps is None and config.num_epochs is None:
+    raise UserError("set num_steps or num_epochs, for example --set=num_steps=1000")
+  if config.num_steps is not None and config.num_epochs is not None:
+    raise UserError(
+      f"num_steps={config.num_steps} and num_epochs={config.num_epochs} are both set; "
+      "unset one, for example with --set=num_steps=None"
+    )
   for name in ("num_steps", "num_epochs", "batch_size", "sequence_length", "log_every"):
     value = getattr(config, name)
     if value is not None and value < 1:

@@ -21,12 +21,14 @@ class Run:
   Attributes:
     workdir: where the run lives.
     num_steps: where it ends.
+    data_content: names the training data, see Batches.content.
     step: steps done.
     stop_reason: set by `stop`; the loop ends after saving the step at hand.
   """
 
   workdir: str
   num_steps: int
+  data_content: str = ""
   step: int = 0
   stop_reason: str | None = None
 
@@ -75,6 +77,9 @@ class EarlyStopping(Callback):
     self._best: float | None = None
     self._bad = 0
 
+  def on_start(self, run: Run) -> None:
+    self._judge(run)  # a run that it ended stays ended when it is started again
+
   def on_step(self, run: Run, scalars: dict[str, float]) -> None:
     if self.metric not in scalars:
       return
@@ -83,6 +88,9 @@ class EarlyStopping(Callback):
       self._best, self._bad = value, 0
     else:
       self._bad += 1
+    self._judge(run)
+
+  def _judge(self, run: Run) -> None:
     if self._bad >= self.patience:
       run.stop(f"{self.metric} has not improved for {self._bad} evaluations")
 

@@ -8,11 +8,10 @@ A checkpoint is a folder checkpoints/<step> with the items
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers
@@ -78,18 +77,25 @@ class CheckpointWriter:
         f"{self._manager.latest_step()} already"
       )
 
-  def restore_latest(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+  def restore_latest(
+    self, abstract: TrainState, check: Callable[[dict[str, Any]], None] = lambda run: None
+  ) -> tuple[TrainState, dict[str, Any]] | None:
     """The newest checkpoint that can be read, laid out as `abstract` says; None without any.
 
-    One that cannot be read is named and passed over for the one before it.
+    One that cannot be read is named and passed over for the one before it. `check` sees what
+    was saved beside the state before the state is read, and raises UserError to refuse it.
     """
     failures = []
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:
-        state, run = self.restore(step, abstract)
+        run = self._restore_item(step, RUN, ocp.args.JsonRestore())
+        check(run)
+        state = self._restore_item(step, STATE, ocp.args.StandardRestore(abstract))
+      except UserError:
+        raise
       except (ValueError, OSError, KeyError) as error:
         failures.append(step)
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         logging.warning("Checkpoint %d cannot be read and is passed over: %s", step, reason)
         continue
       for failed in failures:
@@ -102,14 +108,8 @@ class CheckpointWriter:
       )
     return None
 
-  def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        **{STATE: ocp.args.StandardRestore(abstract), RUN: ocp.args.JsonRestore()}
-      ),
-    )
-    return restored[STATE], restored[RUN]
+  def _restore_item(self, step: int, item: str, how: Any) -> Any:
+    return self._manager.restore(step, args=ocp.args.Composite(**{item: how}))[item]
 
   def wait(self) -> None:
     """Until what was started is on disk; raises what went wrong."""
@@ -139,9 +139,15 @@ def _preservation(policy: Checkpoints) -> Any:
 
 
 def restore_params(path: Path, abstract_params: Any) -> Any:
-  """Only the parameters of the checkpoint folder `path`, laid out as `abstract_params`."""
+  """Only the parameters of the checkpoint folder `path`, laid out as `abstract_params`.
+
+  Raises:
+    UserError: a parameter is missing there, is not wanted here, or has another shape.
+  """
   target = {"params": abstract_params}
   with ocp.PyTreeCheckpointer() as checkpointer:
+    metadata = checkpointer.metadata(path / STATE).item_metadata.tree
+    _check_shapes(path, _shapes(metadata["params"]), _shapes(abstract_params))
     restored = checkpointer.restore(
       path / STATE,
       args=ocp.args.PyTreeRestore(
@@ -150,4 +156,22 @@ def restore_params(path: Path, abstract_params: Any) -> Any:
         partial_restore=True,
       ),
     )
-  return jax.tree.map(lambda x: x, restored["params"])
+  return restored["params"]
+
+
+def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
+  """Name -> shape of every array."""
+  flat = ocp.tree.to_flat_dict(params, sep="/")
+  return {str(name): tuple(leaf.shape) for name, leaf in flat.items()}
+
+
+def _check_shapes(path: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+  names = sorted(saved.keys() | wanted.keys())
+  differing = [name for name in names if saved.get(name) != wanted.get(name)]
+  if differing:
+    listed = "; ".join(
+      f"{name}: {saved.get(name, 'missing')} there, {wanted.get(name, 'none')} here"
+      for name in differing[:5]
+    )
+    more = f"; and {len(differing) - 5} more" if len(differing) > 5 else ""
+    raise UserError(f"the parameters of {path} do not fit this model: {listed}{more}")

@@ -20,7 +20,7 @@ from fiddle.experimental import serialization
 from layers.errors import UserError
 from runners.config_fields import field_of, fields, target_of
 from runners.config_tree import callables_in, flatten, path_text, walk
-from runners.derivation import derived_fields
+from runners.derivation import derive_eval_data, derived_fields
 from runners.import_by_name import import_object, public_name
 from runners.suggestions import did_you_mean
 
@@ -54,13 +54,20 @@ def differences(before: fdl.Config, after: fdl.Config) -> list[Difference]:
   ]
 
 
+def effective(config: fdl.Config) -> fdl.Config:
+  """The config to show: evaluation data have what they take from the training data."""
+  complete = {"train_data", "eval_data"} <= config.__arguments__.keys()
+  return derive_eval_data(config) if complete else config
+
+
 def to_text(config: fdl.Config) -> str:
   """The content of config.txt."""
-  fields = flatten(config)
+  config = effective(config)
+  lines = flatten(config)
   for path, source in derived_fields(config).items():
-    if path in fields:
-      fields[path] = f"<derived from {source}>"
-  return "".join(f"{path} = {value}\n" for path, value in fields.items())
+    if path in lines:
+      lines[path] = f"<derived from {source}>"
+  return "".join(f"{path} = {value}\n" for path, value in lines.items())
 
 
 def to_json(config: fdl.Config, exp: str) -> str:

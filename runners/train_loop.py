@@ -1,6 +1,7 @@
 """The training loop. Read this file first: everything else is called from here."""
 
 import collections
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -58,14 +59,16 @@ class TrainLoop:
     self._fetch, self._evaluator, self._callbacks = fetch, evaluator, callbacks
     self._writer, self._checkpoints, self._throughput = writer, checkpoints, throughput
     self._log_every, self._eval_every = log_every, eval_every
+    self._compiled = False
     self._in_flight: collections.deque[jax.Array] = collections.deque()
 
   def __call__(self, state: TrainState, interruption: Interruption) -> TrainState:
     run = self._run
-    for callback in self._callbacks:
-      callback.on_start(run)
+    self._throughput.pause()  # until the first step is compiled
     try:
-      while run.step < run.num_steps:
+      for callback in self._callbacks:
+        callback.on_start(run)
+      while run.step < run.num_steps and not run.stop_reason:
         state = self._update(state)
         state, scalars = self._observe(state)
         for callback in self._callbacks:
@@ -79,16 +82,22 @@ class TrainLoop:
           break
       self._checkpoints.wait()
     finally:
-      for callback in self._callbacks:
-        callback.on_end(run)
-      self._writer.flush()
+      with contextlib.ExitStack() as stack:  # each is called, whatever another raises
+        stack.callback(self._writer.flush)
+        for callback in reversed(self._callbacks):
+          stack.callback(callback.on_end, run)
     return state
 
   def _update(self, state: TrainState) -> TrainState:
     _, batch = next(self._batches)
     state, loss = self._train_step(state, batch)
-    self._throughput.step(self._batches.last_wait_s)
-    self._in_flight.append(loss)
+    if self._compiled:
+      self._throughput.step(self._batches.last_wait_s)
+      self._in_flight.append(loss)
+    else:  # the first step compiles, which is no measure of speed
+      loss.block_until_ready()
+      self._throughput.resume()
+      self._compiled = True
     if len(self._in_flight) > _IN_FLIGHT:
       self._in_flight.popleft().block_until_ready()
     self._run.step += 1
@@ -110,7 +119,7 @@ class TrainLoop:
   def _save(self, state: TrainState, scalars: dict[str, float]) -> None:
     self._throughput.pause()
     run = {
-      "data": {"batch": self._run.step},
+      "data": {"batch": self._run.step, "content": self._run.data_content},
       "callbacks": [callback.state() for callback in self._callbacks],
     }
     self._checkpoints.save(self._run.step, state, run, scalars)

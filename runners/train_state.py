@@ -109,7 +109,10 @@ class Initializer:
     )
 
   def _shardings(self, boxed: Any, mesh: Mesh, rules: Rules) -> TrainState:
-    """Optimizer moments lie as their parameters do, all else is replicated."""
+    """Optimizer moments lie as their parameters do, all else is replicated.
+
+    So are moments of another shape than their parameter, such as factored ones.
+    """
     logical = nn.get_partition_spec(boxed)
     params = nn.spmd.logical_to_mesh_sharding(logical, mesh, rules)
     jax.tree_util.tree_map_with_path(_check_divisible, params, nn.unbox(boxed))
@@ -117,8 +120,9 @@ class Initializer:
     state = jax.eval_shape(self._init)
     opt_state = optax.tree.map_params(
       self._optimizer,
-      lambda _, sharding: sharding,
+      lambda x, param, sharding: sharding if x.shape == param.shape else whole,
       state.opt_state,
+      state.params,
       params,
       transform_non_params=lambda _: whole,
     )

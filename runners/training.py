@@ -11,6 +11,7 @@ import numpy as np
 
 from input_pipelines.prefetch import Prefetch
 from input_pipelines.token_store import default_cache_dir
+from layers.errors import UserError
 from runners import compilation_cache, host_allocator
 from runners.assembly import Assembly, assemble
 from runners.callbacks import Run
@@ -62,10 +63,11 @@ def train(
     folder = Workdir(workdir, config, exp, accept_changes)
     stack.callback(folder.close)
     facts = _facts(assembly)
-    folder.write_run({"exp": exp, **facts, "overrides": list(provenance)})
     checkpoints = CheckpointWriter(folder.path / CHECKPOINTS, assembly.trainer.checkpoints)
     stack.callback(checkpoints.close)
-    state, run = _start(assembly, checkpoints, str(folder.path))
+    check_data = "train_data" not in accept_changes
+    state, run = _start(assembly, checkpoints, str(folder.path), check_data=check_data)
+    folder.record({**facts, "overrides": list(provenance)})
     writer = _writers(assembly, run)
     stack.callback(writer.close)
     _announce(exp, facts, run)
@@ -84,11 +86,20 @@ def train(
 
 
 def _start(
-  assembly: Assembly, checkpoints: CheckpointWriter, workdir: str
+  assembly: Assembly, checkpoints: CheckpointWriter, workdir: str, *, check_data: bool
 ) -> tuple[TrainState, Run]:
   """The newest checkpoint, or a fresh state, perhaps with the parameters of another run."""
-  trainer, run = assembly.trainer, Run(workdir, assembly.num_steps)
-  restored = checkpoints.restore_latest(assembly.initializer.abstract)
+  trainer, content = assembly.trainer, assembly.batches.content
+  run = Run(workdir, assembly.num_steps, content)
+
+  def check(saved: dict[str, Any]) -> None:
+    if check_data and saved["data"]["content"] != content:
+      raise UserError(
+        f"the training data of {workdir} have changed since its checkpoint; put back the text "
+        "as it was, choose another --workdir, or accept with --accept_change=train_data"
+      )
+
+  restored = checkpoints.restore_latest(assembly.initializer.abstract, check)
   if restored is not None:
     state, saved = restored
     run.step = saved["data"]["batch"]

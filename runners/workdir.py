@@ -25,6 +25,9 @@ _PACKAGES = ("strata", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "fi
 class Workdir:
   """A run's folder, held for this process alone until `close`.
 
+  Making one changes nothing in the folder but its lock: what it records is written by
+  `record`, once the run is known to be able to start.
+
   Args:
     path: made if it is not there.
     config: resolved, of the run to start or to go on with.
@@ -38,7 +41,7 @@ class Workdir:
   def __init__(
     self, path: str | Path, config: fdl.Config, exp: str, accept_changes: Sequence[str] = ()
   ):
-    self.path = Path(path)
+    self.path, self._config, self._exp = Path(path), config, exp
     try:
       self.path.mkdir(parents=True, exist_ok=True)
       self._lock = open(self.path / ".lock", "w")  # noqa: SIM115
@@ -48,8 +51,7 @@ class Workdir:
       ) from error
     try:
       self._hold()
-      self._check_config(config, accept_changes)
-      config_files.save(config, exp, self.path)
+      self._check_config(accept_changes)
     except BaseException:
       self._lock.close()
       raise
@@ -62,11 +64,11 @@ class Workdir:
         f"another process is running in {self.path}; wait for it, or choose another --workdir"
       ) from error
 
-  def _check_config(self, config: fdl.Config, accept_changes: Sequence[str]) -> None:
+  def _check_config(self, accept_changes: Sequence[str]) -> None:
     if not (self.path / config_files.JSON_NAME).exists():
       return
     stored = config_files.load(self.path)
-    changes = config_files.differences(stored.config, config)
+    changes = config_files.differences(stored.config, self._config)
     refused = [change for change in changes if change.path not in accept_changes]
     if refused:
       listed = "; ".join(f"{c.path}: {c.before} there, {c.after} here" for c in refused)
@@ -78,11 +80,12 @@ class Workdir:
     for change in changes:
       logging.warning("Accepted: %s was %s, is %s.", change.path, change.before, change.after)
 
-  def write_run(self, facts: Mapping[str, Any]) -> None:
-    """Writes run.json: what this start was made of. Later starts append to its history."""
+  def record(self, facts: Mapping[str, Any]) -> None:
+    """Writes the config, and appends to run.json what this start was made of."""
+    config_files.save(self._config, self._exp, self.path)
     file = self.path / RUN_NAME
     earlier = _history(file)
-    described = {**environment(), **facts}
+    described = {**environment(), "exp": self._exp, **facts}
     unfinished = file.with_suffix(".tmp")
     unfinished.write_text(json.dumps({"starts": [*earlier, described]}, indent=1) + "\n")
     os.replace(unfinished, file)

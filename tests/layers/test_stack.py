@@ -40,7 +40,9 @@ def test_scanned_and_unrolled_layers_begin_with_bitwise_the_same_parameters(
 
 @pytest.mark.parametrize("remat", ["none", "dots", "full"])
 @pytest.mark.parametrize("dropout_key", [None, jax.random.key(5)], ids=["plain", "dropout"])
-def test_scan_and_remat_change_no_loss_and_no_gradient(make_decoder, packed, remat, dropout_key):
+def test_scan_and_remat_change_no_loss_and_no_gradient(
+  make_decoder, packed, remat, dropout_key
+):
   rate = 0.0 if dropout_key is None else 0.3
   reference = make_decoder(scan_layers=False, dropout_rate=rate)
   params = _params(reference, *packed)

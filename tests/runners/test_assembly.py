@@ -18,8 +18,8 @@ def _assemble(**fields):
 @pytest.mark.parametrize(
   "fields, said",
   [
-    ({"num_steps": None}, "set one of num_steps and num_epochs"),
-    ({"num_epochs": 2}, "set one of num_steps and num_epochs"),
+    ({"num_steps": None}, "set num_steps or num_epochs"),
+    ({"num_epochs": 2}, "num_epochs=2 are both set; unset one"),
     ({"num_steps": 0}, "num_steps=0 must be at least 1"),
     ({"num_steps": None, "num_epochs": 0}, "num_epochs=0 must be at least 1"),
     ({"batch_size": 0}, "batch_size=0 must be at least 1"),

@@ -155,11 +155,9 @@ def test_donated_steps_right_after_a_save_do_not_reach_what_is_saved(tmp_path):
       for _ in range(10):
         state = step(state)
       jax.block_until_ready(state)
-  with _writer(tmp_path, keep_latest=9) as writer:
-    for n, value in saved.items():
-      restored, _ = writer.restore(n, shapes)
-      assert int(restored.step) == value
-      np.testing.assert_array_equal(np.unique(restored.params["kernel"]), [value])
+  for n, value in saved.items():
+    params = restore_params(tmp_path / str(n), shapes.params)
+    np.testing.assert_array_equal(np.unique(params["kernel"]), [value])
 
 
 # Reading what is damaged

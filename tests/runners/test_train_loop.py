@@ -113,7 +113,7 @@ class Harness:
   def __init__(self):
     self.log = Log([])
     self.interruption = Interruption()
-    self.run = Run("workdir", 0)
+    self.run = Run("workdir", 0, data_content="text")
 
   def watcher(self, name="watcher", **at):
     return Watcher(self.log, name, {int(step[1:]): act for step, act in at.items()})
@@ -161,12 +161,16 @@ def test_a_step_draws_updates_fetches_evaluates_tells_writes_saves_and_stops(har
   first, second = harness.watcher("first"), harness.watcher("second")
   log = harness(num_steps=1, log_every=1, eval_every=1, every=1, callbacks=[first, second])
   scalars = {"train/sums": 1, "eval/validation/loss": 1.0}
-  saved_run = {"data": {"batch": 1}, "callbacks": [{"name": "first"}, {"name": "second"}]}
+  saved_run = {
+    "data": {"batch": 1, "content": "text"},
+    "callbacks": [{"name": "first"}, {"name": "second"}],
+  }
   assert log.events == [
     ("on_start", "first"),
     ("on_start", "second"),
     ("draw", 0),
     ("update", "batch 0"),
+    ("block", 1),
     ("fetch", 1),
     ("evaluate", 1),
     ("on_step", "first", 1, scalars),
@@ -207,7 +211,8 @@ def test_callbacks_see_every_step_and_what_they_add_is_written_and_saved(harness
 def test_a_checkpoint_pairs_the_state_with_the_next_batch(harness):
   log = harness(num_steps=5, every=2)
   saves = [(step, params, run["data"]) for _, step, params, _, run, _ in log.named("save")]
-  assert saves == [(2, 2, {"batch": 2}), (4, 4, {"batch": 4}), (5, 5, {"batch": 5})]
+  data = lambda n: {"batch": n, "content": "text"}
+  assert saves == [(2, 2, data(2)), (4, 4, data(4)), (5, 5, data(5))]
 
 
 def test_sums_between_two_logs_are_saved_and_those_fetched_are_not_counted_again(harness):
@@ -227,13 +232,13 @@ def test_a_finished_run_only_starts_and_ends(harness):
   assert log.events == [("on_start", "watcher"), ("wait",), ("on_end", "watcher"), ("flush",)]
 
 
-def test_the_host_runs_two_steps_ahead_of_the_device_and_no_further(harness):
+def test_the_first_step_is_awaited_and_then_the_host_runs_two_ahead_of_the_device(harness):
   log = harness(num_steps=5)
   assert log.named("update", "block") == [
     ("update", "batch 0"),
+    ("block", 1),
     ("update", "batch 1"),
     ("update", "batch 2"),
-    ("block", 1),
     ("update", "batch 3"),
     ("block", 2),
     ("update", "batch 4"),
@@ -273,3 +278,25 @@ def test_an_error_saves_nothing_more_but_ends_callbacks_and_flushes_writers(harn
     harness(num_steps=9, every=2, callbacks=[harness.watcher(s4=fail)])
   assert [event[1] for event in harness.log.named("save")] == [2]
   assert harness.log.events[-2:] == [("on_end", "watcher"), ("flush",)]
+
+
+def test_a_callback_that_fails_at_the_end_keeps_no_other_from_its_end(harness):
+  class Failing(Callback):
+    def on_end(self, run):
+      raise OSError("disk full")
+
+  with pytest.raises(OSError, match="disk full"):
+    harness(callbacks=[Failing(), harness.watcher()])
+  assert harness.log.events[-2:] == [("on_end", "watcher"), ("flush",)]
+
+
+def test_the_first_step_which_compiles_counts_for_no_throughput(harness):
+  harness(num_steps=1, log_every=1)
+  assert "perf/step_ms" not in harness.log.named("write")[0][2]
+
+
+def test_a_run_that_a_callback_ended_stays_ended(harness):
+  stopped = harness.watcher()
+  stopped.on_start = lambda run: run.stop("enough")
+  log = harness(num_steps=9, start=4, callbacks=[stopped])
+  assert log.named("draw", "save") == []

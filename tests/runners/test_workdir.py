@@ -14,21 +14,32 @@ from runners.workdir import Workdir
 from tests.runners.toy_run import toy_config
 
 
+def _start(path, accept_changes=(), facts=None, **fields):
+  """What a run does with a workdir that it may use."""
+  folder = _open(path, accept_changes, **fields)
+  folder.record(facts or {})
+  folder.close()
+
+
 def _open(path, accept_changes=(), **fields):
   return Workdir(path, toy_config(**fields), "toy.Run", accept_changes)
 
 
 def test_a_new_workdir_is_made_and_holds_the_config(tmp_path):
-  folder = _open(tmp_path / "runs" / "new", num_steps=7)
-  assert folder.path == tmp_path / "runs" / "new"
-  stored = load(folder.path)
+  _start(tmp_path / "runs" / "new", num_steps=7)
+  stored = load(tmp_path / "runs" / "new")
   assert (stored.exp, stored.config) == ("toy.Run", toy_config(num_steps=7))
-  folder.close()
+
+
+def test_a_start_that_comes_to_nothing_leaves_the_recorded_config_alone(tmp_path):
+  _start(tmp_path, num_steps=4)
+  _open(tmp_path, accept_changes=["num_steps"], num_steps=9).close()
+  assert load(tmp_path).config == toy_config(num_steps=4)
 
 
 def test_the_same_config_goes_on_in_the_same_workdir(tmp_path):
-  _open(tmp_path).close()
-  _open(tmp_path).close()
+  _start(tmp_path)
+  _start(tmp_path)
 
 
 def test_a_workdir_in_use_is_refused_until_it_is_let_go(tmp_path):
@@ -64,7 +75,7 @@ def test_another_process_keeps_its_workdir_and_a_dead_one_lets_go(tmp_path):
 
 
 def test_another_config_is_refused_with_every_field_that_differs(tmp_path):
-  _open(tmp_path, num_steps=4, seed=0).close()
+  _start(tmp_path, num_steps=4, seed=0)
   with pytest.raises(UserError) as error:
     _open(tmp_path, num_steps=9, seed=5)
   message = str(error.value)
@@ -75,7 +86,7 @@ def test_another_config_is_refused_with_every_field_that_differs(tmp_path):
 
 
 def test_a_refused_start_leaves_the_workdir_free(tmp_path):
-  _open(tmp_path, num_steps=4).close()
+  _start(tmp_path, num_steps=4)
   with pytest.raises(UserError):
     _open(tmp_path, num_steps=9)
   with open(tmp_path / ".lock") as lock:
@@ -83,15 +94,15 @@ def test_a_refused_start_leaves_the_workdir_free(tmp_path):
 
 
 def test_an_accepted_change_is_said_aloud_and_stored(tmp_path, caplog):
-  _open(tmp_path, num_steps=4).close()
+  _start(tmp_path, num_steps=4)
   with caplog.at_level(logging.WARNING):
-    _open(tmp_path, accept_changes=["num_steps"], num_steps=9).close()
+    _start(tmp_path, accept_changes=["num_steps"], num_steps=9)
   assert "Accepted: num_steps was 4, is 9." in caplog.text
   assert load(tmp_path).config.num_steps == 9
 
 
 def test_an_accepted_change_excuses_no_other(tmp_path):
-  _open(tmp_path, num_steps=4).close()
+  _start(tmp_path, num_steps=4)
   with pytest.raises(UserError) as error:
     _open(tmp_path, accept_changes=["num_steps"], num_steps=9, seed=5)
   assert "seed: 0 there, 5 here" in str(error.value)
@@ -108,9 +119,7 @@ def test_a_workdir_that_cannot_be_made_names_the_reason_and_the_cure(tmp_path):
 
 def test_each_start_adds_to_the_history_of_the_run(tmp_path):
   for devices in ("1 x cpu", "8 x cpu"):
-    folder = _open(tmp_path)
-    folder.write_run({"devices": devices, "overrides": ["num_steps=4"]})
-    folder.close()
+    _start(tmp_path, facts={"devices": devices, "overrides": ["num_steps=4"]})
   starts = json.loads((tmp_path / "run.json").read_text())["starts"]
   assert [start["devices"] for start in starts] == ["1 x cpu", "8 x cpu"]
   for start in starts:
@@ -121,10 +130,8 @@ def test_each_start_adds_to_the_history_of_the_run(tmp_path):
 
 
 def test_a_damaged_history_is_reported_and_begun_anew(tmp_path, caplog):
-  folder = _open(tmp_path)
   (tmp_path / "run.json").write_text('{"starts": [')
   with caplog.at_level(logging.WARNING):
-    folder.write_run({"devices": "1 x cpu"})
-  folder.close()
+    _start(tmp_path)
   assert "run.json is damaged" in caplog.text
   assert len(json.loads((tmp_path / "run.json").read_text())["starts"]) == 1

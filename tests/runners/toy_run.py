@@ -39,9 +39,10 @@ class ToyText(Data):
   split: str = "train"
   num_documents: int = 40
   num_batches: int | None = None
+  letters: str = LETTERS
 
   def vocabulary(self) -> CharacterVocabulary:
-    return CharacterVocabulary(LETTERS)
+    return CharacterVocabulary(self.letters)
 
   def packed_rows(self, sequence_length: int) -> PackedRows:
     generator = np.random.default_rng(len(self.split))
@@ -50,7 +51,12 @@ class ToyText(Data):
     return PackedRows(tokens, np.append(0, np.cumsum(lengths)), sequence_length)
 
   def open(self, *, sequence_length: int, cache_dir: str, **order: Any) -> RowBatches:
-    return RowBatches(self.packed_rows(sequence_length), num_batches=self.num_batches, **order)
+    return RowBatches(
+      self.packed_rows(sequence_length),
+      num_batches=self.num_batches,
+      content=f"toy-{self.split}-{self.num_documents}",
+      **order,
+    )
 
 
 def toy_config(*, dropout_rate: float = 0.0, **fields: Any) -> fdl.Config:

@@ -1,0 +1,74 @@
+"""A run refuses what would make it silently wrong, and leaves its workdir as it was."""
+
+import fiddle as fdl
+import optax
+import pytest
+
+from layers.errors import UserError
+from runners.config_files import load
+from runners.training import train
+from tests.runners.toy_run import ToyText, toy_config
+
+
+@pytest.fixture
+def run(tmp_path):
+  """Trains a toy config in `name` under the test's folder."""
+
+  def start(name="run", accept_changes=(), **fields):
+    config = toy_config(**{"num_steps": 2} | fields)
+    return train(config, "toy.Run", str(tmp_path / name), accept_changes=accept_changes)
+
+  return start
+
+
+def test_evaluation_data_of_another_vocabulary_are_refused(run, tmp_path):
+  other = {"validation": fdl.Config(ToyText, split="validation", letters="xyz")}
+  with pytest.raises(UserError, match=r"eval_data\['validation'\].*different vocabularies"):
+    run(eval_data=other)
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_text_that_changed_under_a_run_is_refused_unless_accepted(run, tmp_path):
+  assert run() == 0
+  longer = fdl.Config(ToyText, num_documents=50)
+  accepted = ["num_steps", "train_data.num_documents"]
+  with pytest.raises(
+    UserError, match="training data .* have changed.*accept_change=train_data"
+  ):
+    run(num_steps=4, train_data=longer, accept_changes=accepted)
+  assert load(tmp_path / "run").config.num_steps == 2
+  assert run(num_steps=4, train_data=longer, accept_changes=[*accepted, "train_data"]) == 0
+
+
+def test_an_accepted_change_that_fails_leaves_the_recorded_config_alone(run, tmp_path):
+  assert run() == 0
+  with pytest.raises(UserError, match="can be read with this model"):
+    run(dropout_rate=0.0, model=_deeper(), accept_changes=["model.num_layers"])
+  assert load(tmp_path / "run").config == toy_config(num_steps=2)
+  assert run() == 0
+
+
+def test_init_from_takes_the_parameters_and_refuses_those_of_another_model(run, tmp_path):
+  assert run("first") == 0
+  assert run("second", init_from=str(tmp_path / "first")) == 0
+  with pytest.raises(UserError, match="do not fit this model: .*missing there"):
+    run("third", init_from=str(tmp_path / "first"), model=_deeper())
+
+
+def test_a_dropout_rate_that_is_no_probability_is_refused_before_the_workdir(run, tmp_path):
+  with pytest.raises(UserError, match="dropout_rate=2.0 must be at least 0 and less than 1"):
+    run(dropout_rate=2.0)
+  assert not (tmp_path / "run").exists()
+
+
+def test_any_optax_optimizer_trains_also_one_with_factored_moments(run):
+  adafactor = fdl.Config(
+    optax.adafactor, learning_rate=0.01, min_dim_size_to_factor=4, factored=True
+  )
+  assert run(optimizer=adafactor) == 0
+
+
+def _deeper():
+  model = toy_config().model
+  model.num_layers += 1
+  return model
