@@ -37,6 +37,22 @@ def test_code_is_named_by_class_and_line_oldest_first():
   )
 
 
+@pytest.mark.parametrize(
+  "experiment, path, owner, code",
+  [
+    ("toy_family.Patient", "callbacks[0].patience", "Patient", "patience, num_steps = 7, 70"),
+    ("toy_family.Patient", "num_steps", "Patient", "patience, num_steps = 7, 70"),
+    ("toy_family.Nano", "callbacks[0].patience", "Toy", "patience: int = 3"),
+    ("toy_family.Stubborn", "num_steps", "Stubborn", "config.num_steps = 10"),
+  ],
+)
+def test_an_attribute_that_a_family_passes_on_is_named_where_it_is_given(
+  experiment, path, owner, code
+):
+  who = explain(resolve(experiment), path).origins[-1].who
+  assert who == f"toy_family.{owner} (tests/experiments/toy_family.py:{line_of(code)})"
+
+
 def test_overrides_follow_in_order_with_the_argument_that_made_them(tmp_path):
   file = tmp_path / "wide.yaml"
   file.write_text("set: {model.width: 4}")

@@ -93,15 +93,18 @@ for reference in (relu, gelu, Norm, Stop, Data, sgdm, open_ended):
 class Toy(Experiment):
   """A family; not registered itself."""
 
+  patience: int = 3
+  num_steps: int = 10
+
   def config(self) -> Any:
     config = fdl.Config(
       Trainer,
       model=self.model(),
       optimizer=fdl.Config(sgdm, learning_rate=0.1),
       eval_data={"validation": fdl.Config(Data, num_batches=5)},
-      callbacks=[fdl.Config(Stop, patience=3)],
+      callbacks=[fdl.Config(Stop, patience=self.patience)],
     )
-    config.num_steps = 10
+    config.num_steps = self.num_steps
     return config
 
   def model(self):
@@ -124,6 +127,23 @@ class Nano(Toy):
 @register
 class Large(Toy):
   """Large: a thousand times Nano."""
+
+
+@register
+class Patient(Toy):
+  """Patient: numbers of its own."""
+
+  patience, num_steps = 7, 70
+
+
+@register
+class Stubborn(Toy):
+  """Stubborn: sets what its family would have set."""
+
+  def config(self) -> Any:
+    config = super().config()
+    config.num_steps = 10
+    return config
 
 
 @fiddler

@@ -16,6 +16,7 @@ from flax import linen as nn
 from layers.errors import UserError
 from runners import config_files
 from runners.config_tree import copy_config, flatten, format_value
+from tests.runners.toy_run import ToyText, toy_config
 
 
 class Color(enum.Enum):
@@ -98,6 +99,16 @@ def test_two_prints_of_equal_configs_are_equal():
     map(format_value, (object(), functools.partial(function, x=object()), np.ones(3)))
   )
   assert not re.search("0x[0-9a-f]{4}", text)
+
+
+def test_evaluation_data_print_as_they_will_be_used():
+  config = toy_config(
+    train_data=fdl.Config(ToyText, num_documents=7),
+    eval_data={"validation": fdl.Config(ToyText, split="validation")},
+  )
+  text = config_files.to_text(config)
+  assert "eval_data['validation'].num_documents = 7\n" in text
+  assert "num_documents" not in config.eval_data["validation"].__arguments__
 
 
 def test_differences_name_the_field_and_both_values():

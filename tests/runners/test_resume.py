@@ -1,7 +1,7 @@
 """Law 1: a run killed at any moment and restarted is bitwise the unbroken run.
 
-Everything that could remember something is on: dropout, accumulation, packing, evaluation, and a
-log interval that checkpoints do not divide.
+Everything that could remember something is on: dropout, accumulation, packing, evaluation, and
+a log interval that checkpoints do not divide.
 """
 
 import json
