@@ -5,10 +5,6 @@ overrides in the order in which they were applied.
 """
 
 import dataclasses
-import inspect
-import os
-import pathlib
-import types
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -18,8 +14,10 @@ from fiddle import daglish, history
 from experiments.edits import find
 from experiments.paths import parse_path
 from experiments.resolution import Resolved
+from experiments.source_lines import who_set
 from layers.errors import UserError
 from runners.config_fields import REQUIRED, field_of, target_of
+from runners.config_files import effective
 from runners.config_tree import Path, Step, format_value, nodes_at, path_text
 
 _TRAIN_DATA = daglish.Attr("train_data")
@@ -54,11 +52,10 @@ class Explanation:
 
 def explain(resolved: Resolved, path: str) -> Explanation:
   """Who made the field at `path` what it is."""
-  effective = resolved.effective
   place = find(resolved.config, parse_path(path))
   text = path_text(place.path)
   origins = [*_base_origins(resolved, place.path), *_override_origins(resolved, place.path)]
-  value = format_value(find(effective, place.path).value)
+  value = format_value(find(effective(resolved.config), place.path).value)
   if value != format_value(place.value):  # only evaluation data take values from elsewhere
     source = path_text((_TRAIN_DATA, *place.path[2:]))
     origins.append(Origin(value, f"{source}, which evaluation data take over"))
@@ -91,10 +88,12 @@ def _base_origins(resolved: Resolved, path: Path) -> Iterator[Origin]:
   for entry in owner.__argument_history__.get(name, ()):
     if entry.kind is not history.ChangeKind.NEW_VALUE:
       continue
-    if entry.new_value is history.DELETED:
-      yield Origin(format_value(default), f"{_line(entry.location, resolved)} (unset)")
-    elif (value := _below(entry.new_value, rest)) is not REQUIRED:
-      yield Origin(format_value(value), _line(entry.location, resolved))
+    deleted = entry.new_value is history.DELETED
+    value = default if deleted else _below(entry.new_value, rest)
+    if deleted or value is not REQUIRED:
+      text = format_value(value)
+      who = who_set(entry.location, name, text, resolved.experiment)
+      yield Origin(text, f"{who} (unset)" if deleted else who)
 
 
 def _override_origins(resolved: Resolved, path: Path) -> Iterator[Origin]:
@@ -133,35 +132,3 @@ def _below(value: Any, steps: Sequence[Step]) -> Any:
     except (AttributeError, KeyError, IndexError, TypeError, ValueError):
       return REQUIRED
   return value
-
-
-def _line(location: history.Location, resolved: Resolved) -> str:
-  """`gpt2.Nano (experiments/gpt2.py:33)`: the class whose method contains the line."""
-  where = f"{_short(location.filename)}:{location.line_number}"
-  for cls in getattr(resolved.experiment, "__mro__", ()):
-    for code in _codes(cls):
-      if code.co_filename == location.filename and location.line_number in _line_range(code):
-        return f"{cls.__module__.rsplit('.', 1)[-1]}.{cls.__qualname__} ({where})"
-  return f"{location.function_name} ({where})"
-
-
-def _codes(cls: type) -> Iterator[types.CodeType]:
-  for member in vars(cls).values():
-    function = inspect.unwrap(getattr(member, "__func__", getattr(member, "fget", member)))
-    if isinstance(function, types.FunctionType):
-      yield function.__code__
-
-
-def _line_range(code: types.CodeType) -> range:
-  last = max((line for _, _, line in code.co_lines() if line), default=code.co_firstlineno)
-  inner = [_line_range(c).stop - 1 for c in code.co_consts if isinstance(c, types.CodeType)]
-  return range(code.co_firstlineno, max([last, *inner]) + 1)
-
-
-def _short(filename: str) -> str:
-  """Relative to the folder that holds the floors, else to here, else as it is."""
-  path = pathlib.Path(filename)
-  for root in (pathlib.Path(__file__).parent.parent, pathlib.Path(os.getcwd())):
-    if path.is_relative_to(root):
-      return str(path.relative_to(root))
-  return filename

@@ -9,8 +9,6 @@ from experiments import registry
 from experiments.override_files import OverrideFile, read_override_file
 from experiments.overrides import Change, Override, apply_overrides
 from layers.errors import UserError
-from runners.derivation import derive_eval_data
-from runners.trainer import Trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,13 +22,6 @@ class Resolved:
   base_source: str  # the experiment's name, or the file
   changes: tuple[Change, ...]
   warnings: tuple[str, ...]
-
-  @property
-  def effective(self) -> fdl.Config:
-    """The config to show: evaluation data have what they take from the training data."""
-    target = fdl.get_callable(self.config)
-    is_trainer = isinstance(target, type) and issubclass(target, Trainer)
-    return derive_eval_data(self.config) if is_trainer else self.config
 
 
 def resolve(exp: str | None, overrides: Sequence[Override] = ()) -> Resolved:

@@ -7,7 +7,7 @@ from runners.config_files import to_json, to_text
 from runners.suggestions import did_you_mean
 
 FORMATS = {
-  "flat": lambda resolved: to_text(resolved.effective),
+  "flat": lambda resolved: to_text(resolved.config),
   "json": lambda resolved: to_json(resolved.config, resolved.exp),
   "python": lambda resolved: to_python(resolved.config),
 }

@@ -8,7 +8,11 @@ from experiments.registry import all_experiments
 from runners.config_tree import copy_config
 from runners.training import train
 
-ENTRIES = {entry.name: entry for entry in all_experiments()}
+ENTRIES = {
+  entry.name: entry
+  for entry in all_experiments()
+  if entry.experiment.__module__.startswith("experiments.")  # not the toys of other tests
+}
 
 
 def shrink(config, text_file):
