@@ -1,13 +1,19 @@
 """Looking at checkpoints without the model's code: which there are, and what is in them."""
 
+import contextlib
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from absl import logging
 
 from layers.errors import UserError
 
 CHECKPOINTS = "checkpoints"
+
+_PARAMS = "params/"
 
 
 def find_checkpoints(path: str) -> Path:
@@ -61,33 +67,58 @@ def _metrics(path: str, step: int) -> dict[str, float]:
 
 
 def list_steps(path: str) -> str:
-  """One line a checkpoint: step, size on disk, metric where one was saved."""
-  lines = []
-  for step in steps(path):
+  """One line a checkpoint: step, size on disk, the metrics that were saved with it."""
+  metrics = {step: _metrics(path, step) for step in steps(path)}
+  if not metrics:
+    return f"no checkpoints under {path}"
+  names = list(dict.fromkeys(name for values in metrics.values() for name in values))
+  lines = ["  ".join([f"{'step':>10}", f"{'size':>13}", *names])]
+  for step, values in metrics.items():
     folder = find_step_folder(path, step)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    metrics = "".join(f"  {name}={value:.4f}" for name, value in _metrics(path, step).items())
-    lines.append(f"{step:>10}  {size / 1e6:>10.1f} MB{metrics}")
-  return "\n".join(lines) or f"no checkpoints under {path}"
+    cells = (f"{values[n]:.4f}" if n in values else "-" for n in names)
+    columns = [f"{cell:>{len(name)}}" for name, cell in zip(names, cells, strict=True)]
+    lines.append("  ".join([f"{step:>10}", f"{size / 1e6:>10.1f} MB", *columns]))
+  return "\n".join(lines)
 
 
 def show_step(path: str) -> str:
-  """The arrays of one checkpoint: name, shape, dtype, and how many values in all."""
-  import orbax.checkpoint as ocp
-
+  """The arrays of one checkpoint, parameters first, and how many values those have in all."""
   folder = find_step_folder(path)
-  with ocp.PyTreeCheckpointer() as checkpointer:
-    metadata = checkpointer.metadata((folder / "state").absolute())
-  tree: Any = getattr(metadata, "item_metadata", metadata)
-  tree = getattr(tree, "tree", tree)
   rows = [
     (name, "x".join(map(str, leaf.shape)) or "scalar", str(leaf.dtype), math.prod(leaf.shape))
-    for name, leaf in _leaves(tree, ())
+    for name, leaf in _leaves(_state_metadata(folder), ())
   ]
+  rows.sort(key=lambda row: not row[0].startswith(_PARAMS))  # stable: else as they are stored
   width = max(len(name) for name, *_ in rows)
   lines = [f"{name:<{width}}  {shape:>16}  {dtype}" for name, shape, dtype, _ in rows]
-  params = sum(size for name, _, _, size in rows if name.startswith("params/"))
+  params = sum(size for name, _, _, size in rows if name.startswith(_PARAMS))
   return "\n".join([f"{folder}", *lines, f"{params:,} parameters"])
+
+
+def _state_metadata(folder: Path) -> Any:
+  """The tree of what is known of each array; no array is read."""
+  import orbax.checkpoint as ocp
+
+  with (
+    _without_warning("Metadata file does not exist"),
+    ocp.PyTreeCheckpointer() as checkpointer,
+  ):
+    metadata = checkpointer.metadata((folder / "state").absolute())
+  tree = getattr(metadata, "item_metadata", metadata)
+  return getattr(tree, "tree", tree)
+
+
+@contextlib.contextmanager
+def _without_warning(start: str) -> Iterator[None]:
+  """Leaves out what absl logs with this beginning, which says nothing of the checkpoint."""
+  logger = logging.get_absl_logger()
+  keep = lambda record: not record.getMessage().startswith(start)
+  logger.addFilter(keep)
+  try:
+    yield
+  finally:
+    logger.removeFilter(keep)
 
 
 def _leaves(tree: Any, path: tuple[str, ...]):

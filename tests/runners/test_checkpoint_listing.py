@@ -49,10 +49,20 @@ def test_the_best_step_is_that_of_the_saved_metric(run, mode, step):
 
 
 def test_the_list_has_a_line_a_checkpoint_with_its_size_and_metric(run):
-  lines = [line.split() for line in list_steps(str(run)).splitlines()]
+  text = list_steps(str(run)).splitlines()
+  header, *lines = [line.split() for line in text]
+  assert header == ["step", "size", LOSS]
   assert [line[0] for line in lines] == ["2", "10", "30"]
   assert all(float(line[1]) >= 0 and line[2] == "MB" for line in lines)
-  assert [line[3:] for line in lines] == [[f"{LOSS}=1.5000"], [f"{LOSS}=2.5000"], []]
+  assert [line[3:] for line in lines] == [["1.5000"], ["2.5000"], ["-"]]
+  assert len({len(line) for line in text}) == 1  # the columns stand below their names
+
+
+def test_a_checkpoint_shows_parameters_first_and_no_warning_that_is_of_no_use(run, caplog):
+  names = [line.split()[0] for line in show_step(str(run)).splitlines()[1:-1]]
+  ranks = [not name.startswith("params/") for name in names]
+  assert ranks == sorted(ranks) and True in ranks and False in ranks
+  assert not caplog.records
 
 
 def test_a_checkpoint_shows_names_shapes_dtypes_and_the_number_of_parameters(run):
