@@ -7,18 +7,21 @@ traceback; 130 and 143 stopped by a signal.
 import dataclasses
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from absl import flags, logging
 
+from experiments.error_lines import error_lines
 from experiments.invocation import Invocation
-from experiments.overrides import VERBS, Override, OverrideErrors
+from experiments.overrides import VERBS, Override
 from layers.errors import UserError
 from runners.suggestions import did_you_mean
 
 DEFAULT_COMMAND = "train"
+HELP = "help"
 
 _REPEATABLE = (*VERBS, "load", "accept_change")
 _CONFIG_FLAGS = ("exp", *VERBS, "load")
@@ -95,10 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     return _run(sys.argv if argv is None else argv)
   except UserError as error:
-    lines = (
-      error.errors if isinstance(error, OverrideErrors) else [" ".join(str(error).split())]
-    )
-    for line in lines:
+    for line in error_lines(error):
       print(f"runner: error: {line}", file=sys.stderr)
     return 2
   except BrokenPipeError:  # `runner list | head`
@@ -110,12 +110,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> int:
   values, overrides = _define_flags()
-  name, *arguments = _parse(values, argv)
-  if values["help"].value:
+  name, *arguments = _parse(values, overrides, argv)
+  if values["help"].value or name == HELP:
     print(_help(values), end="")
     return 0
   command = COMMANDS[name]
-  _check(name, command, arguments, values)
+  _check_arguments(name, arguments, values, overrides)
+  _check_flags(name, values)
   chosen: dict[str, Any] = {}
   for flag in command.flags:
     if flag not in VERBS:
@@ -168,7 +169,9 @@ def _define_flags() -> tuple[flags.FlagValues, list[Override]]:
   return values, overrides
 
 
-def _parse(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
+def _parse(
+  values: flags.FlagValues, overrides: Sequence[Override], argv: Sequence[str]
+) -> list[str]:
   """The command and its arguments; flags go into `values`."""
   try:
     _, *positional = values(list(argv))
@@ -179,26 +182,51 @@ def _parse(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
   except flags.Error as error:
     raise UserError(f"{error}") from error
   name = positional[0] if positional else DEFAULT_COMMAND
-  if name not in COMMANDS:
-    cure = did_you_mean(name, COMMANDS, 2)
-    if "=" in name:
-      cure = f"write --{name}" if name.partition("=")[0] in values else f"write --set={name}"
+  if name not in (*COMMANDS, HELP):
+    cure = _flag_meant(name, values, overrides) or did_you_mean(name, COMMANDS, 2)
     raise UserError(f"there is no command {name!r}: {cure}")
   return [name, *positional[1:]]
 
 
-def _check(
-  name: str, command: Command, arguments: Sequence[str], values: flags.FlagValues
+def _flag_meant(
+  word: str, values: flags.FlagValues, overrides: Sequence[Override]
+) -> str | None:
+  """How to write as a flag what stands where no word is expected."""
+  incomplete = [o for o in overrides if o.verb == "set" and "=" not in o.text]
+  if incomplete:  # --set num_steps 3
+    return f"write {incomplete[-1]}={word}"
+  if "=" in word:
+    return f"write --{word}" if word.partition("=")[0] in values else f"write --set={word}"
+  if word.endswith((".json", ".yaml", ".yml")):
+    return f"write --config={word}"
+  return f"write --exp={word}" if re.fullmatch(r"\w+\.\w+", word) else None
+
+
+def _check_arguments(
+  name: str,
+  arguments: Sequence[str],
+  values: flags.FlagValues,
+  overrides: Sequence[Override],
 ) -> None:
-  """The right number of arguments, and no flag that the command would ignore."""
-  if len(arguments) not in command.num_arguments:
-    stray = f", got {' '.join(arguments)}" if arguments else ""
-    usage = f"runner {name} {command.arguments}".rstrip()
-    raise UserError(f"the command is written `{usage}` and flags{stray}")
+  """As many as the command takes."""
+  command = COMMANDS[name]
+  if len(arguments) in command.num_arguments:
+    return
+  stray = f", got {' '.join(arguments)}" if arguments else ""
+  surplus = arguments[max(command.num_arguments) :]
+  cure = _flag_meant(surplus[0], values, overrides) if surplus else None
+  usage = f"runner {name} {command.arguments}".rstrip()
+  raise UserError(
+    f"the command is written `{usage}` and flags{stray}{f'; {cure}' if cure else ''}"
+  )
+
+
+def _check_flags(name: str, values: flags.FlagValues) -> None:
+  """None that the command would ignore, none twice that has one value."""
   for flag in values:
     if values[flag].present > 1 and flag not in _REPEATABLE:
       raise UserError(f"--{flag} is given {values[flag].present} times; give it once")
-    if values[flag].present and flag not in (*command.flags, "help", "h"):
+    if values[flag].present and flag not in (*COMMANDS[name].flags, "help", "h"):
       means = [other for other, spec in COMMANDS.items() if flag in spec.flags]
       raise UserError(
         f"--{flag} means nothing to `runner {name}`; it is for {', '.join(means)}"

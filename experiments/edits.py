@@ -38,7 +38,7 @@ def find(config: fdl.Config, path: Path, *, new_key: bool = False) -> Place:
   """Walks `path` from the root. With `new_key` the last step may be a key not yet in a dict."""
   place = Place((), Any, config)
   for depth, step in enumerate(path):
-    if isinstance(step, daglish.Attr):
+    if isinstance(step, daglish.Attr) and not _is_key(step, place.value):
       place = _into_field(config, place, step)
     elif isinstance(place.value, Mapping):
       place = _into_key(place, step, may_be_new=new_key and depth == len(path) - 1)
@@ -159,8 +159,13 @@ def _into_item(place: Place, step: Step) -> Place:
   return Place((*place.path, step), inner, place.value[step.index])
 
 
+def _is_key(step: daglish.Attr, value: Any) -> bool:
+  """A dict has no fields, so `eval_data.validation` can only mean its entry of that name."""
+  return isinstance(value, Mapping) and step.name in value
+
+
 def _into_key(place: Place, step: Step, *, may_be_new: bool) -> Place:
-  key = step.key if isinstance(step, daglish.Key) else getattr(step, "index", None)
+  key = next(getattr(step, name) for name in ("key", "index", "name") if hasattr(step, name))
   inner = _inner_annotation(place.annotation, daglish.Key(key))
   if key not in place.value and not may_be_new:
     names = [f"{path_text(place.path)}[{name!r}]" for name in place.value]
@@ -188,31 +193,36 @@ def _no_such_field(config: fdl.Config, node: fdl.Buildable, path: Path, name: st
   """Siblings with a like name, and the full path of the name where it stands elsewhere."""
   prefix = f"{path_text(path)}." if path else ""
   siblings = names_of(node)
+  by_name = _paths_by_name(config)
   close = [f"{prefix}{sibling}" for sibling in nearest(name, siblings, count=3)]
-  close += _elsewhere(config, name, exactly=bool(close))
+  close += by_name.get(name, [])
+  close = close or [f"{prefix}{sibling}" for sibling in nearest(name, siblings, 2, 0.5)]
+  close = close or _elsewhere(config, name)
   hint = f"did you mean {' or '.join(close[:4])}?" if close else did_you_mean(name, siblings)
   return f"{_class_name(node)} has no field {name!r}: {hint}"
 
 
-def _elsewhere(config: fdl.Config, name: str, *, exactly: bool = False) -> list[str]:
-  """Paths that end in this field name, or else in the nearest one, shortest first."""
+def _elsewhere(config: fdl.Config, name: str) -> list[str]:
+  """Paths that end in this field name, or else in the nearest one."""
+  by_name = _paths_by_name(config)
+  close = [name] if name in by_name else nearest(name, by_name, count=1)
+  return [path for known in close for path in by_name[known]]
+
+
+def _paths_by_name(config: fdl.Config) -> dict[str, list[str]]:
+  """For each field name the two shortest paths that end in it."""
   by_name: dict[str, list[str]] = {}
-  for path in flatten(config):
+  for path in sorted(flatten(config), key=lambda path: path.count(".")):
     by_name.setdefault(path.rpartition(".")[2], []).append(path)
-  found = by_name.get(name)
-  if found is None:
-    found = (
-      []
-      if exactly
-      else [path for close in nearest(name, by_name, count=1) for path in by_name[close]]
-    )
-  return sorted(found, key=lambda path: path.count("."))[:2]
+  return {name: paths[:2] for name, paths in by_name.items()}
 
 
 def _nothing_below(config: fdl.Config, place: Place, name: str) -> str:
   where = path_text(place.path)
   if isinstance(place.value, Mapping):
-    return f"{where} is a dict, so its entries are {where}[{name!r}], not {where}.{name}"
+    entries = [f"{where}[{key!r}]" for key in place.value]
+    cure = did_you_mean(f"{where}[{name!r}]", entries)
+    return f"{where} is a dict without {name!r}: {cure} (a new entry is {where}[{name!r}])"
   if isinstance(place.value, list | tuple):
     return f"{where} is a list: name the element, like {where}[0].{name}"
   what = f"{_is_what(place)}, so it has no field {name!r}"

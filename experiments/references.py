@@ -68,7 +68,7 @@ def find_reference(name: str) -> Callable[..., Any]:
     return _registered[name]
   full_name = IN_TREE.get(name, name)
   if ":" not in full_name:
-    names = [f"@{known}" for known in (*IN_TREE, *_registered)]
+    names = [f"@{known}" for known in known_references()]
     raise UserError(
       f"there is no @{name}: {did_you_mean('@' + name, names)}"
       " (anything importable is @package.module:Name)"
@@ -77,6 +77,11 @@ def find_reference(name: str) -> Callable[..., Any]:
   if not callable(target):
     raise UserError(f"@{name} is a {type(target).__name__}, not a class or function")
   return target
+
+
+def known_references() -> list[str]:
+  """Every short name."""
+  return [*IN_TREE, *_registered]
 
 
 def _identity(target: Any) -> str:

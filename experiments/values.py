@@ -13,7 +13,7 @@ from typing import Any
 import fiddle as fdl
 import numpy as np
 
-from experiments.references import find_reference
+from experiments.references import find_reference, known_references
 from experiments.value_syntax import FileText, Reference, Word, parse_value
 from layers import dtypes
 from layers.errors import UserError
@@ -28,6 +28,7 @@ _SEQUENCES = (
   collections.abc.Collection,
 )
 _MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
+_PLAIN = (bool, int, float, str, bytes)
 _UNIONS = (typing.Union, types.UnionType)
 
 
@@ -84,8 +85,13 @@ def expected(annotation: Any) -> str:
 
 
 def _as_typed(value: Any) -> str:
+  """As the user wrote it, where that is known, also within a list or tuple."""
   if isinstance(value, Word | Reference):
     return value.text
+  if isinstance(value, list | tuple):
+    opening, closing = "[]" if isinstance(value, list) else "()"
+    comma = "," if isinstance(value, tuple) and len(value) == 1 else ""
+    return f"{opening}{', '.join(map(_as_typed, value))}{comma}{closing}"
   return repr(value.text) if isinstance(value, FileText) else format_value(value)
 
 
@@ -110,7 +116,7 @@ def _fit(value: Any, annotation: Any, current: Any) -> Any:
   if (container := _container_of(annotation)) is not None:
     return _fit_container(value, container, typing.get_args(annotation))
   if _is_open(annotation):
-    return _fit_anything(value, current)
+    return _fit_anything(value, annotation, current)
   return _fit_plain(value, origin or annotation)
 
 
@@ -124,7 +130,7 @@ def _fit_plain(value: Any, annotation: Any) -> Any:
     if annotation is str:
       return value.text
     close = {"true": "True", "false": "False", "none": "None", "null": "None"}
-    cure = close.get(value.text.lower())
+    cure = close.get(value.text.lower()) or _reference_meant(value, annotation)
     raise _Mismatch(f"did you mean {cure}?" if cure else "")
   if annotation is float and type(value) is int:
     return float(value)
@@ -135,6 +141,15 @@ def _fit_plain(value: Any, annotation: Any) -> Any:
   if annotation is str and isinstance(value, int | float):
     raise _Mismatch(f"for a text write {str(value)!r}, quotes included")
   raise _Mismatch
+
+
+def _reference_meant(word: Word, annotation: Any) -> str | None:
+  """`sgdm` and `sgdm(learning_rate=1)` without their @, where that may stand."""
+  name = word.text.partition("(")[0]
+  if name not in known_references() or (isinstance(annotation, type) and annotation in _PLAIN):
+    return None
+  called = "(" in word.text or _is_callable_type(annotation)
+  return f"@{word.text}" if called else f"@{name}(...)"
 
 
 def _fit_union(value: Any, members: tuple[Any, ...], current: Any) -> Any:
@@ -179,9 +194,11 @@ def _misspelt(text: Any, options: collections.abc.Iterable[str]) -> _Mismatch:
   return _Mismatch(f"did you mean {' or '.join(close)}?" if close else "")
 
 
-def _fit_anything(value: Any, current: Any) -> Any:
+def _fit_anything(value: Any, annotation: Any, current: Any) -> Any:
   """No annotation to hold on to: any literal, but no bare words, which may be slips."""
   if isinstance(value, Word):
+    if isinstance(current, fdl.Buildable) and (cure := _reference_meant(value, annotation)):
+      raise _Mismatch(f"did you mean {cure}?")
     raise _Mismatch(f"for a text write {value.text!r}, quotes included")
   if isinstance(current, fdl.Buildable) and value is not None:
     raise _Mismatch(f"it holds {format_value(current)}; a config is replaced by @name(...)")

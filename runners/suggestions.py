@@ -4,13 +4,15 @@ import difflib
 from collections.abc import Iterable
 
 
-def nearest(word: str, options: Iterable[str], count: int = 5) -> list[str]:
+def nearest(
+  word: str, options: Iterable[str], count: int = 5, likeness: float = 0.6
+) -> list[str]:
   """Up to `count` of `options`, most alike first; case does not matter, a shared part counts.
 
   `nearest("gpt2.nan", ["gpt2.Nano", "lwm.Nano"])` is `["gpt2.Nano", "lwm.Nano"]`.
   """
   lowered = {option.lower(): option for option in options}
-  close = difflib.get_close_matches(word.lower(), lowered, n=count, cutoff=0.6)
+  close = difflib.get_close_matches(word.lower(), lowered, n=count, cutoff=likeness)
   if len(word) >= 3:
     close += [option for option in lowered if word.lower() in option and option not in close]
   return [lowered[option] for option in close[:count]]
@@ -18,7 +20,7 @@ def nearest(word: str, options: Iterable[str], count: int = 5) -> list[str]:
 
 def did_you_mean(word: str, options: Iterable[str], count: int = 5) -> str:
   """The end of an error message: the nearest options, or all of them when none is near."""
-  options = list(options)
+  options = list(dict.fromkeys(options))
   if close := nearest(word, options, count):
     return f"did you mean {' or '.join(close)}?"
   if not options:

@@ -4,27 +4,37 @@ The modules they call load jax, Orbax and more; each is imported when its comman
 the other commands answer at once.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 
+import fiddle as fdl
+
+from experiments.edits import find
 from experiments.invocation import Invocation
 from experiments.overrides import Override
+from experiments.paths import parse_path
 from layers.errors import UserError
-from runners.config_files import JSON_NAME
-from runners.suggestions import did_you_mean
+from runners.config_files import JSON_NAME, load
+from runners.config_tree import path_text
+from runners.suggestions import did_you_mean, nearest
 
 
 def train(invocation: Invocation) -> int:
   """Trains, or continues the run in the same workdir."""
   resolved = invocation.resolve()
+  workdir = invocation.workdir_for(resolved.exp)
+  accepted = tuple(
+    _accepted(path, resolved.config, workdir) for path in invocation.accept_change
+  )
   from runners.training import train as run
 
   return run(
     resolved.config,
     exp=resolved.exp,
-    workdir=str(invocation.workdir_for(resolved.exp)),
+    workdir=str(workdir),
     provenance=[dataclasses.asdict(change) for change in resolved.changes],
-    accept_changes=invocation.accept_change,
+    accept_changes=accepted,
     cache_dir=invocation.cache_dir,
   )
 
@@ -68,9 +78,20 @@ def check_step(step: str) -> None:
   """A step is a number, or one of three words."""
   words = ("latest", "best", "all")
   if not step.isdecimal() and step not in words:
-    raise UserError(
-      f"--step={step}: expected a number, latest, best or all; {did_you_mean(step, words)}"
-    )
+    cure = f"; {did_you_mean(step, words)}" if nearest(step, words) else ""
+    raise UserError(f"--step={step}: expected a number, latest, best or all{cure}")
+
+
+def _accepted(text: str, config: fdl.Config, workdir: pathlib.Path) -> str:
+  """The path as configs print it. A field may also be one that only the earlier start had."""
+  path = parse_path(text)
+  try:
+    return path_text(find(config, path).path)
+  except UserError as error:
+    if (workdir / JSON_NAME).is_file():
+      with contextlib.suppress(UserError):
+        return path_text(find(load(workdir).config, path).path)
+    raise UserError(f"--accept_change={text}: {error}") from error
 
 
 def _stored_config(invocation: Invocation) -> pathlib.Path:

@@ -8,11 +8,12 @@ import sys
 import time
 import types
 
+import fiddle as fdl
 import pytest
 
 from experiments.command_line import COMMANDS, main
 from runners.config_files import save
-from tests.experiments.toy_family import Toy
+from tests.experiments.toy_family import Stop, Toy
 
 TOY = ("--load=tests.experiments.toy_family", "--exp=toy_family.Nano")
 
@@ -55,6 +56,32 @@ def test_help_is_one_screen_that_names_every_command(run):
   assert "--logtostderr" not in out
 
 
+def test_help_is_also_a_command(run):
+  assert run("help") == run("--help") == run("help", "train")
+
+
+def test_a_tag_that_several_have_is_suggested_once(run):
+  _, _, (line,) = run("list", "nothing like it")
+  assert line.count(" cpu,") == 1
+
+
+def test_what_fails_while_it_is_built_says_where_in_one_line(run, monkeypatch):
+  stand_in = types.SimpleNamespace(train=lambda config, **_: fdl.build(config))
+  monkeypatch.setitem(sys.modules, "runners.training", stand_in)
+  code, _, err = run(*TOY, "--set=callbacks[0].patience=-1")
+  assert code == 2
+  assert err == ["runner: error: callbacks[0]: patience=-1 is less than 0"]
+
+
+def test_a_field_that_only_the_earlier_start_had_can_be_accepted(run, calls, tmp_path):
+  config = Toy().config()
+  config.callbacks.append(fdl.Config(Stop))
+  save(config, "toy_family.Nano", tmp_path / "run")
+  accept = "--accept_change=callbacks[1].patience"
+  assert run(*TOY, "--workdir=run", accept)[0] == 143
+  assert run(*TOY, "--workdir=other", accept)[0] == 2
+
+
 def test_list_prints_names_summaries_and_tags(run):
   _, out, _ = run("list", TOY[0])
   assert "toy_family.Nano" in out and "Nano: the smallest. Loss 0.  [demo, cpu]" in out
@@ -90,11 +117,16 @@ def test_verbs_keep_their_order_across_kinds(run, tmp_path):
 
 
 def test_train_is_what_runs_without_a_command(run, calls):
-  code, *_ = run(*TOY, "--set=num_steps=3", "--accept_change=num_steps", "--accept_change=seed")
+  code, *_ = run(
+    *TOY,
+    "--set=num_steps=3",
+    "--accept_change=num_steps",
+    "--accept_change=eval_data.validation",
+  )
   ((name, (config,), named),) = calls
   assert code == 143 and name == "train" and config.num_steps == 3
   assert named["exp"] == "toy_family.Nano" and named["workdir"] == "runs/toy_family.Nano"
-  assert named["accept_changes"] == ("num_steps", "seed")
+  assert named["accept_changes"] == ("num_steps", "eval_data['validation']")
   assert named["provenance"] == [
     {"path": "num_steps", "before": "10", "after": "3", "who": "--set=num_steps=3"}
   ]
@@ -165,6 +197,13 @@ MISTAKES = {
   ("eval",): "which run?",
   ("eval", "--exp=gpt2.Nano"): "there is no run in runs/gpt2.Nano",
   ("eval", "--workdir=.", "--step=lates"): "did you mean latest?",
+  ("eval", "--workdir=.", "--step=foo"): "--step=foo: expected a number, latest, best or all",
+  ("gpt2.Nano",): "there is no command 'gpt2.Nano': write --exp=gpt2.Nano",
+  ("show", "gpt2.Nano"): "got gpt2.Nano; write --exp=gpt2.Nano",
+  ("show", "runs/x/config.json"): "write --config=runs/x/config.json",
+  ("--set", "num_steps", "3"): "write --set=num_steps=3",
+  (*TOY, "show", "--set", "num_steps", "3"): "write --set=num_steps=3",
+  (*TOY, "--accept_change=num_step"): "--accept_change=num_step: Trainer has no field",
   ("ckpt", "rm", "."): "there is no `ckpt rm`",
   ("ckpt", "ls", "nowhere"): "there is no run nowhere",
   ("diff", "gpt2.Nano", "runs/nowhere"): "there is no run or config file",

@@ -69,6 +69,7 @@ SET = {
     c.eval_data["validation"].vocabulary == "characters"
   ),
   "eval_data[validation].path=x.txt": lambda c: c.eval_data["validation"].path == "x.txt",
+  "eval_data.validation.path=x.txt": lambda c: c.eval_data["validation"].path == "x.txt",
   "eval_data['test']=@toy_data(path='y')": lambda c: (
     list(c.eval_data) == ["validation", "test"] and c.eval_data["test"].path == "y"
   ),
@@ -124,7 +125,16 @@ WRONG = {
   "set=callbacks['a']=1": ["index it with a number"],
   "set=callbacks+=@toy_norm()": ["expected Stop (@name(...))", "gives Norm"],
   "set=name+=x": ["+= appends to a list or tuple"],
-  "set=eval_data.validation.path=x": ["eval_data['validation'], not eval_data.validation"],
+  "set=eval_data.valid.path=x": [
+    "a dict without 'valid': did you mean eval_data['validation']?",
+    "a new entry is eval_data['valid']",
+  ],
+  "set=model.nume=3": ["Model has no field 'nume': did you mean model.num_layers"],
+  "set=model.norm=toy_norm": ["got toy_norm; did you mean @toy_norm(...)?"],
+  "set=optimizer=toy_sgdm": ["did you mean @toy_sgdm(...)?"],
+  "set=optimizer=toy_sgdm(learning_rate=1)": ["did you mean @toy_sgdm(learning_rate=1)?"],
+  "set=model.activation=toy_relu": ["did you mean @toy_relu?"],
+  "set=callbacks=[toy_stop]": ["got [toy_stop]; did you mean @toy_stop(...)?"],
   "set=eval_data[valid].path=x": ["there is no eval_data['valid']", "eval_data['validation']"],
   "set=eval_data['validation'].vocabulary=chars": ["did you mean characters?"],
   "set=num_steps": ["write PATH=VALUE"],

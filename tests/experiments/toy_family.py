@@ -12,6 +12,7 @@ from experiments.fiddlers import fiddler
 from experiments.references import register_reference
 from experiments.registry import Experiment, register
 from layers.dtypes import DType
+from layers.errors import UserError
 
 
 class Policy(enum.Enum):
@@ -50,6 +51,10 @@ class Mesh:
 class Stop:
   patience: int = 1
   metric: str = "loss"
+
+  def __post_init__(self):
+    if self.patience < 0:
+      raise UserError(f"patience={self.patience} is less than 0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
