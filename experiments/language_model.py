@@ -41,7 +41,7 @@ class LanguageModel(Experiment):
       eval_every=self.eval_every,
       checkpoints=self.checkpoints(),
       callbacks=[fdl.Config(StopOnNonFinite)],
-      writers=[fdl.Config(Console), fdl.Config(JsonLines), fdl.Config(TensorBoard)],
+      writers=self.writers(),
     )
 
   def model(self) -> fdl.Config:
@@ -60,6 +60,9 @@ class LanguageModel(Experiment):
 
   def checkpoints(self) -> fdl.Config:
     return fdl.Config(Checkpoints)
+
+  def writers(self) -> list[fdl.Config]:
+    return [fdl.Config(Console), fdl.Config(JsonLines), fdl.Config(TensorBoard)]
 
 
 def type_of(config: fdl.Config) -> type:
