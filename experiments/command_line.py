@@ -14,6 +14,7 @@ from typing import Any
 
 from absl import flags, logging
 
+from experiments.command_flags import define_flags
 from experiments.error_lines import error_lines
 from experiments.invocation import Invocation
 from experiments.overrides import VERBS, Override
@@ -109,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-  values, overrides = _define_flags()
+  values, overrides = define_flags()
   name, *arguments = _parse(values, overrides, argv)
   if values["help"].value or name == HELP:
     print(_help(values), end="")
@@ -127,46 +128,6 @@ def _run(argv: Sequence[str]) -> int:
   code = command.run(invocation)
   sys.stdout.flush()
   return code
-
-
-class _OverrideFlag(flags.Flag):
-  """Adds each occurrence to one list that all verbs share: their order is their meaning."""
-
-  def __init__(self, verb: str, help_text: str, overrides: list[Override]):
-    super().__init__(flags.ArgumentParser(), None, verb, None, help_text, allow_overwrite=True)
-    self._overrides = overrides
-
-  def parse(self, argument: str | None) -> None:
-    self.present += 1
-    self._overrides.append(Override(self.name, argument or ""))
-
-
-def _define_flags() -> tuple[flags.FlagValues, list[Override]]:
-  """Flags of their own, apart from those that libraries add to absl's global ones."""
-  values = flags.FlagValues()
-  values.set_gnu_getopt(True)  # flags may stand before and after arguments
-  overrides: list[Override] = []
-  string, multi = flags.DEFINE_string, flags.DEFINE_multi_string
-  string("exp", None, "NAME of the experiment, like gpt2.Nano", flag_values=values)
-  for verb, text in {
-    "set": "PATH=VALUE, or PATH+=VALUE to append; repeatable, applied in the order given",
-    "unset": "PATH back to its default",
-    "fiddler": "NAME(ARGUMENTS) applies a registered change",
-    "config": "FILE of overrides (YAML or JSON), or config.json of a run",
-  }.items():
-    flags.DEFINE_flag(_OverrideFlag(verb, text, overrides), values)
-  multi("load", [], "MODULE that registers experiments, imported first", flag_values=values)
-  string("workdir", None, "DIR of the run (default: runs/<experiment>)", flag_values=values)
-  multi(
-    "accept_change", [], "PATH that may differ from the run in the workdir", flag_values=values
-  )
-  string("step", "latest", "N, latest, best or all", flag_values=values)
-  string("format", "flat", "flat, json or python", flag_values=values)
-  flags.DEFINE_integer("num_rows", 4, "how many rows", flag_values=values)
-  flags.DEFINE_boolean("cache", False, "only build the token store", flag_values=values)
-  string("cache_dir", None, "DIR of token stores (default: $STRATA_CACHE)", flag_values=values)
-  flags.DEFINE_boolean("help", False, "this text", short_name="h", flag_values=values)
-  return values, overrides
 
 
 def _parse(

@@ -17,7 +17,7 @@ import fiddle as fdl
 import yaml
 
 from layers.errors import UserError
-from runners.config_files import from_json, read_text
+from runners.config_files import JSON_NAME, from_json, read_text
 from runners.suggestions import did_you_mean
 
 _KEYS = ("exp", "set", "unset", "fiddlers")
@@ -39,7 +39,7 @@ def read_override_file(path: str) -> OverrideFile:
   """Reads and checks the form of a file; its paths and values are checked when applied."""
   file = pathlib.Path(path)
   if file.is_dir():
-    file = file / "config.json"
+    file = file / JSON_NAME
   text = read_text(file)
   content = _parse(text, file)
   if not isinstance(content, dict):

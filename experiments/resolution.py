@@ -28,9 +28,9 @@ def resolve(exp: str | None, overrides: Sequence[Override] = ()) -> Resolved:
   """The experiment called `exp`, or that a `--config` file names, with `overrides` applied."""
   files = [read_override_file(o.text) for o in overrides if o.verb == "config"]
   name = _experiment_name(exp, files)
-  stored = next((file for file in files if file.config is not None), None)
-  if exp is None and stored is not None and stored.config is not None:
-    base, experiment, source = stored.config, None, stored.source
+  stored = next(((file.config, file.source) for file in files if file.config is not None), None)
+  if exp is None and stored is not None:
+    (base, source), experiment = stored, None
   else:
     experiment = registry.find(name).experiment
     base, source = experiment().config(), name

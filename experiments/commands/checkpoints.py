@@ -17,8 +17,7 @@ def inspect_checkpoints(invocation: Invocation) -> int:
   path = next((p for p in (pathlib.Path(run), pathlib.Path("runs") / run) if p.exists()), None)
   if path is None:
     raise UserError(f"there is no run {run}: name a workdir, or a folder in runs/")
-  from runners import checkpoint_listing
+  from runners.checkpoint_listing import list_steps, show_step
 
-  look = checkpoint_listing.list_steps if verb == "ls" else checkpoint_listing.show_step
-  print(look(str(path)))
+  print((list_steps if verb == "ls" else show_step)(str(path)))
   return 0
