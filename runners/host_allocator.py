@@ -1,8 +1,9 @@
 """Keeps freed host memory in the process, for runs on CPU.
 
-XLA asks for the temporaries of a step anew each time. glibc serves blocks of that size by mmap
-and returns them at once, so that every step pays for zeroing all its pages again: a fifth of
-a small model's step.
+XLA asks for the temporaries of a step anew each time. glibc serves blocks of that size by mmap,
+or from an arena of the thread that asks, and returns them at once: every step pays again for
+zeroing all its pages, a quarter of a small model's step. Both calls leave other C libraries
+alone.
 """
 
 import ctypes
@@ -11,14 +12,24 @@ import sys
 # Parameters of mallopt(3).
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
+_M_ARENA_MAX = -8
 
 
-def keep_freed_memory() -> None:
-  """Asks glibc not to return freed blocks; other C libraries are left alone."""
+def share_one_arena() -> bool:
+  """Has threads that start from now on allocate from the main heap, the one that can be kept.
+
+  To be called before JAX starts its threads; returns whether glibc took it.
+  """
+  return _mallopt(_M_ARENA_MAX, 1)
+
+
+def keep_freed_memory() -> bool:
+  """Asks glibc not to return freed blocks; returns whether it took it."""
+  return _mallopt(_M_MMAP_MAX, 0) and _mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def _mallopt(parameter: int, value: int) -> bool:
   if not sys.platform.startswith("linux"):
-    return
+    return False
   libc = ctypes.CDLL(None)
-  if not hasattr(libc, "mallopt"):
-    return
-  libc.mallopt(_M_MMAP_MAX, 0)
-  libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+  return hasattr(libc, "mallopt") and bool(libc.mallopt(parameter, value))

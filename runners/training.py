@@ -53,6 +53,7 @@ def train(
     UserError: before anything is written, unless it is the workdir that is at fault.
   """
   started = time.perf_counter()
+  host_allocator.share_one_arena()
   cache_dir = cache_dir or default_cache_dir()
   compilation_cache.enable(cache_dir)
   if jax.default_backend() == "cpu":
