@@ -18,6 +18,7 @@ from layers.feed_forward import FeedForward
 from layers.normalization import LayerNorm
 from runners import optimizers, schedules
 from runners.retention import Checkpoints
+from runners.trainer import Precision
 from runners.writers import Console, JsonLines
 from tasks.python_stdlib import PythonStdlib
 from tasks.text_file import TextFile
@@ -207,6 +208,10 @@ class ShakespeareCharCpu(CharacterGPT2):
   log_every = 100
   eval_every = 1000
   init_stddev = init_stddev(128)
+
+  def precision(self) -> fdl.Config:
+    # A sixth faster where the CPU multiplies bfloat16; the loss is the same to two digits.
+    return fdl.Config(Precision, compute_dtype="bfloat16")
 
   def checkpoints(self) -> fdl.Config:
     return fdl.Config(Checkpoints, every=1000)

@@ -36,7 +36,7 @@ class LanguageModel(Experiment):
       num_steps=self.num_steps,
       mesh=fdl.Config(meshes.MeshShape),
       sharding=meshes.DEFAULT_RULES,
-      precision=fdl.Config(Precision),
+      precision=self.precision(),
       log_every=self.log_every,
       eval_every=self.eval_every,
       checkpoints=self.checkpoints(),
@@ -57,6 +57,9 @@ class LanguageModel(Experiment):
     return fdl.Config(
       optimizers.adamw, learning_rate=fdl.Config(schedules.warmup_cosine, peak=3e-4)
     )
+
+  def precision(self) -> fdl.Config:
+    return fdl.Config(Precision)
 
   def checkpoints(self) -> fdl.Config:
     return fdl.Config(Checkpoints)

@@ -67,7 +67,14 @@ def _backward(subscripts, dtype, residuals, gradient):
   x_indices, y_indices, out = _terms(subscripts)
   gradient = gradient.astype(dtype)
   dx = _multiply(f"{out},{y_indices}->{x_indices}", gradient, y)
-  dy = _multiply(f"{x_indices},{out}->{y_indices}", x, gradient)
+  if x.ndim == 2 and x.shape[1] > gradient.shape[1]:
+    # Both are contracted over tokens, their first dimension. On CPU the left one is copied
+    # into another layout for that: the narrower one should be. The barrier keeps the
+    # compiler from undoing it.
+    transposed = _multiply(f"{out},{x_indices}->{y_indices[::-1]}", gradient, x)
+    dy = jax.lax.optimization_barrier(transposed).T
+  else:
+    dy = _multiply(f"{x_indices},{out}->{y_indices}", x, gradient)
   return dx.astype(like_x.dtype), dy.astype(like_y.dtype)
 
 
