@@ -1,5 +1,7 @@
 """Normalisation over the feature dimension, in float32 whatever the activations are."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -26,14 +28,35 @@ class LayerNorm(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """x [..., D] gives the same shape and dtype."""
     dtype = dtypes.resolve(self.param_dtype)
-    y = x.astype(jnp.float32)
-    # Two passes: E[x^2] - E[x]^2 cancels badly when the mean is large.
-    centred = y - y.mean(axis=-1, keepdims=True)
-    variance = jnp.square(centred).mean(axis=-1, keepdims=True)
-    y = centred * jax.lax.rsqrt(variance + self.epsilon)
+    y = standardize(x.astype(jnp.float32), self.epsilon)
     ones = partitioned_init(nn.initializers.ones, "embed")
     y *= self.param("scale", ones, x.shape[-1:], dtype).astype(jnp.float32)
     if self.use_bias:
       zeros = partitioned_init(nn.initializers.zeros, "embed")
       y += self.param("bias", zeros, x.shape[-1:], dtype).astype(jnp.float32)
     return y.astype(x.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def standardize(x: jax.Array, epsilon: float) -> jax.Array:
+  """x [..., D] float32 with mean 0 and variance 1 (less epsilon) over the last dimension."""
+  return _forward(x, epsilon)[0]
+
+
+def _forward(x, epsilon):
+  # Two passes: E[x^2] - E[x]^2 cancels badly when the mean is large.
+  centred = x - x.mean(axis=-1, keepdims=True)
+  scale = jax.lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + epsilon)
+  y = centred * scale
+  return y, (y, scale)
+
+
+def _backward(epsilon, residuals, gradient):
+  del epsilon
+  y, scale = residuals
+  mean = gradient.mean(axis=-1, keepdims=True)
+  along = (gradient * y).mean(axis=-1, keepdims=True)
+  return (scale * (gradient - mean - y * along),)
+
+
+standardize.defvjp(_forward, _backward)
