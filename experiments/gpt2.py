@@ -60,7 +60,7 @@ class GPT2(LanguageModel):
 
   def model(self) -> fdl.Config:
     size = self.size
-    norm = lambda: fdl.Config(LayerNorm, use_bias=self.use_bias)  # noqa: E731
+    norm = lambda: fdl.Config(LayerNorm, use_bias=self.use_bias)
     block = fdl.Config(
       Block,
       attention=fdl.Config(

@@ -20,8 +20,8 @@ from layers.tokens import Tokens
 class Decoder(nn.Module):
   """Token ids to next-token logits.
 
-  Fields that are None here are derived from the rest of the experiment by the runner
-  (runners/derivation.py): the vocabulary, the position range, the dtypes.
+  The runner derives vocab_size, padded_vocab_size, max_positions and the dtypes from the rest of
+  the experiment where it leaves them unset (runners/derivation.py).
 
   Attributes:
     num_layers, model_dim: depth and width D.

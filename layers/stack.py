@@ -56,7 +56,7 @@ class Stack(nn.Module):
     keys = self._dropout_keys()
     apply_layer = rematerialized(apply_layer, self.remat, in_scan=self.scan_layers)
     if self.scan_layers:
-      body = lambda x, layer: (apply_layer(layer[0], x, layer[1]), None)  # noqa: E731
+      body = lambda x, layer: (apply_layer(layer[0], x, layer[1]), None)
       return jax.lax.scan(body, x, (params, keys))[0]
     for i in range(num_layers):
       x = apply_layer(params[str(i)], x, None if keys is None else keys[i])

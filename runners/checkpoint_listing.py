@@ -87,7 +87,7 @@ def show_step(path: str) -> str:
   folder = find_step_folder(path)
   rows = [
     (name, "x".join(map(str, leaf.shape)) or "scalar", str(leaf.dtype), math.prod(leaf.shape))
-    for name, leaf in _leaves(_state_metadata(folder), ())
+    for name, leaf in _leaves(state_metadata(folder), ())
   ]
   rows.sort(key=lambda row: not row[0].startswith(_PARAMS))  # stable: else as they are stored
   width = max(len(name) for name, *_ in rows)
@@ -96,7 +96,7 @@ def show_step(path: str) -> str:
   return "\n".join([f"{folder}", *lines, f"{params:,} parameters"])
 
 
-def _state_metadata(folder: Path) -> Any:
+def state_metadata(folder: Path) -> Any:
   """The tree of what is known of each array; no array is read."""
   import orbax.checkpoint as ocp
 

@@ -17,6 +17,7 @@ from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
 from layers.errors import UserError
+from runners.checkpoint_listing import state_metadata
 from runners.retention import Checkpoints
 from runners.train_state import TrainState
 
@@ -145,9 +146,8 @@ def restore_params(path: Path, abstract_params: Any) -> Any:
     UserError: a parameter is missing there, is not wanted here, or has another shape.
   """
   target = {"params": abstract_params}
+  _check_shapes(path, _shapes(state_metadata(path)["params"]), _shapes(abstract_params))
   with ocp.PyTreeCheckpointer() as checkpointer:
-    metadata = checkpointer.metadata(path / STATE).item_metadata.tree
-    _check_shapes(path, _shapes(metadata["params"]), _shapes(abstract_params))
     restored = checkpointer.restore(
       path / STATE,
       args=ocp.args.PyTreeRestore(

@@ -67,6 +67,8 @@ def derive_eval_data(config: fdl.Config) -> fdl.Config:
   config = copy_config(config)
   train = config.train_data
   for data in (config.eval_data or {}).values():
+    if not isinstance(data, fdl.Buildable):
+      continue
     if fdl.get_callable(data) is not fdl.get_callable(train):
       continue
     for name in train.__arguments__.keys() - data.__arguments__.keys() - _OF_ITS_OWN:

@@ -1,4 +1,7 @@
-"""The training loop. Read this file first: everything else is called from here."""
+"""The training loop: what happens in a step, and in which order.
+
+runners/training.py makes the parts that are called from here.
+"""
 
 import collections
 import contextlib

@@ -108,7 +108,7 @@ def make_eval_step(model: nn.Module, objective: Objective, *, mesh: Mesh, rules:
   def eval_step(params: Any, batch: Mapping[str, jax.Array]) -> Any:
     with partitioned(mesh, rules):
       batch = with_rows(batch)
-      apply = lambda *inputs: model.apply({"params": params}, *inputs)  # noqa: E731
+      apply = lambda *inputs: model.apply({"params": params}, *inputs)
       return objective.loss(apply, batch, objective.totals(batch))[1]
 
   return eval_step

@@ -46,7 +46,8 @@ class Trainer:
     model: called as the objective calls it.
     objective: loss and metrics.
     train_data: what is learned from.
-    eval_data: name -> what is evaluated on; each takes from train_data what it leaves unset.
+    eval_data: name -> what is evaluated on; one of train_data's class takes from it what it
+      leaves unset.
     optimizer: an optax transformation.
     mesh: devices along each axis.
     sharding: ordered (logical axis, mesh axis) rules.

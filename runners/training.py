@@ -157,7 +157,7 @@ def flops_per_step(assembly: Assembly) -> int:
   trainer = assembly.trainer
 
   def forward(params: Any, batch: Any) -> Any:
-    apply = lambda *inputs: trainer.model.apply({"params": params}, *inputs)  # noqa: E731
+    apply = lambda *inputs: trainer.model.apply({"params": params}, *inputs)
     return trainer.objective.loss(apply, batch, trainer.objective.totals(batch))[0]
 
   rows = {

@@ -44,7 +44,7 @@ class Workdir:
     self.path, self._config, self._exp = Path(path), config, exp
     try:
       self.path.mkdir(parents=True, exist_ok=True)
-      self._lock = open(self.path / ".lock", "w")  # noqa: SIM115
+      self._lock = open(self.path / ".lock", "w")
     except OSError as error:
       raise UserError(
         f"cannot write in workdir {path}: {error.strerror}; choose another with --workdir"

@@ -41,7 +41,7 @@ def test_dense_attention_is_what_its_equation_says(num_kv_heads, mask, packed):
 def test_a_query_that_may_see_nothing_gets_the_mean_of_the_values_and_no_nan():
   tokens = Tokens.unpacked(1, 3)
   value = jnp.arange(3.0).reshape(1, 3, 1, 1)
-  nothing = lambda queries, keys: jnp.zeros((1, 3, 3), bool)  # noqa: E731
+  nothing = lambda queries, keys: jnp.zeros((1, 3, 3), bool)
   got = dense_attention(
     jnp.ones_like(value), jnp.ones_like(value), value, tokens, tokens, mask=nothing
   )

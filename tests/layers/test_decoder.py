@@ -47,7 +47,7 @@ def test_law_4_the_gradient_of_one_document_ignores_the_other(model_and_params, 
 
   @jax.jit
   def gradient(ids):
-    loss = lambda p: (model.apply(p, ids, tokens) ** 2 * first[..., None]).sum()  # noqa: E731
+    loss = lambda p: (model.apply(p, ids, tokens) ** 2 * first[..., None]).sum()
     return jax.grad(loss)(params)
 
   other = jnp.where(first, ids, (ids + 1) % 67)

@@ -75,7 +75,7 @@ def test_layers_do_not_begin_alike(make_decoder, packed):
 
 def test_every_parameter_names_its_axes(make_decoder, packed):
   boxed = make_decoder().init(jax.random.key(0), *packed)["params"]
-  is_box = lambda x: isinstance(x, nn.Partitioned)  # noqa: E731
+  is_box = lambda x: isinstance(x, nn.Partitioned)
   for leaf in jax.tree.leaves(boxed, is_leaf=is_box):
     assert is_box(leaf)
     assert len(leaf.names) == leaf.value.ndim

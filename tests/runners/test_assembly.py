@@ -63,7 +63,7 @@ def _constant_step():
 def test_training_data_follow_the_seed_and_evaluation_data_do_not():
   fields = {"eval_data": {"validation": fdl.Config(ToyText, split="validation")}}
   one, other = _assemble(seed=0, **fields), _assemble(seed=1, **fields)
-  differ = lambda x, y: any((x[key] != y[key]).any() for key in x)  # noqa: E731
+  differ = lambda x, y: any((x[key] != y[key]).any() for key in x)
   assert differ(one.batches[0], other.batches[0])
   assert not differ(one.eval_batches["validation"][0], other.eval_batches["validation"][0])
 

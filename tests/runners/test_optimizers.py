@@ -13,7 +13,7 @@ MAKERS = [optimizers.adamw, optimizers.sgdm, optimizers.lion]
 
 def _params(dtype=jnp.float32):
   """Names as the layers give them; the second block is stacked: its bias has two dimensions."""
-  block = lambda *stack: {  # noqa: E731
+  block = lambda *stack: {
     "out": {"kernel": jnp.ones((*stack, 2, 2), dtype), "bias": jnp.ones((*stack, 2), dtype)},
     "norm": {"scale": jnp.ones((*stack, 2), dtype)},
   }
@@ -47,7 +47,7 @@ def test_decay_alone_moves_kernels_and_tables_and_nothing_else(make):
 @pytest.mark.parametrize("make", MAKERS)
 def test_a_decay_mask_of_ones_own_replaces_the_names(make):
   params = _params()
-  everything = lambda tree: jax.tree.map(lambda _: True, tree)  # noqa: E731
+  everything = lambda tree: jax.tree.map(lambda _: True, tree)
   optimizer = make(0.5, weight_decay=0.1, decay_mask=everything)
   change = _change(optimizer, params, jax.tree.map(jnp.zeros_like, params))
   jax.tree.map(lambda x: np.testing.assert_allclose(x, -0.05, rtol=1e-6), change)
@@ -56,7 +56,7 @@ def test_a_decay_mask_of_ones_own_replaces_the_names(make):
 def test_gradients_are_clipped_by_their_global_norm():
   params = {"a": {"kernel": jnp.zeros(1)}, "b": {"kernel": jnp.zeros(1)}}
   gradients = {"a": {"kernel": jnp.array([3.0])}, "b": {"kernel": jnp.array([4.0])}}  # norm 5
-  change = lambda clip: _change(  # noqa: E731
+  change = lambda clip: _change(
     optimizers.sgdm(1.0, momentum=0.0, clip_norm=clip), params, gradients
   )
   np.testing.assert_allclose(change(1.0)["a"]["kernel"], -0.6, rtol=1e-6)
@@ -115,6 +115,6 @@ def test_a_second_moment_too_small_for_bfloat16_is_kept():
 def test_a_schedule_is_a_learning_rate_too(make):
   params = {"kernel": jnp.ones(2)}
   gradients = {"kernel": jnp.ones(2)}
-  schedule = lambda step: jnp.where(step < 1, 0.0, 0.5)  # noqa: E731
+  schedule = lambda step: jnp.where(step < 1, 0.0, 0.5)
   assert not _change(make(schedule), params, gradients)["kernel"].any()
   assert _change(make(schedule), params, gradients, num_steps=2)["kernel"].all()

@@ -200,7 +200,7 @@ def test_the_last_step_is_logged_and_evaluated_whatever_the_cadence(harness):
 
 
 def test_callbacks_see_every_step_and_what_they_add_is_written_and_saved(harness):
-  adds = lambda run, scalars: scalars.update({"mine": 7.0})  # noqa: E731
+  adds = lambda run, scalars: scalars.update({"mine": 7.0})
   log = harness(num_steps=4, every=2, callbacks=[harness.watcher(s2=adds), harness.watcher()])
   assert [event[2] for event in log.named("on_step")] == [1, 1, 2, 2, 3, 3, 4, 4]
   assert log.named("on_step")[3][3] == {"mine": 7.0}  # the next callback of the list sees it

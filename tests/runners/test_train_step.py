@@ -115,7 +115,7 @@ def test_a_step_keeps_every_dtype_and_moments_are_float32_under_bfloat16_paramet
   assembly = assemble(config, cache_dir="unused")
   before = assembly.initializer.abstract
   after, loss = jax.eval_shape(assembly.train_step(), before, assembly.batches[0])
-  dtypes = lambda tree: jax.tree.map(lambda x: x.dtype, tree)  # noqa: E731
+  dtypes = lambda tree: jax.tree.map(lambda x: x.dtype, tree)
   assert dtypes(after) == dtypes(before)
   assert {x.dtype for x in jax.tree.leaves(after.params)} == {jnp.dtype("bfloat16")}
   moments = [x for x in jax.tree.leaves(after.opt_state) if x.ndim]

@@ -19,7 +19,7 @@ def batch():
   generator = np.random.default_rng(0)
   weights = generator.choice([0.0, 0.5, 1.0], (B, T)).astype(np.float32)
   weights[-1] = 0.0
-  ids = lambda: jnp.asarray(generator.integers(0, V, (B, T)), jnp.int32)  # noqa: E731
+  ids = lambda: jnp.asarray(generator.integers(0, V, (B, T)), jnp.int32)
   return with_rows(
     {
       "decoder_input_tokens": ids(),
