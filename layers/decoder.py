@@ -20,8 +20,8 @@ from layers.tokens import Tokens
 class Decoder(nn.Module):
   """Token ids to next-token logits.
 
-  The runner derives vocab_size, padded_vocab_size, max_positions and the dtypes from the rest of
-  the experiment where it leaves them unset (runners/derivation.py).
+  The runner derives vocab_size, padded_vocab_size, max_positions and the dtypes from the rest
+  of the experiment where that leaves them unset (runners/derivation.py).
 
   Attributes:
     num_layers, model_dim: depth and width D.
