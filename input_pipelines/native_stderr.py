@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-_NOTICE = re.compile(rb"WARNING: All log messages before absl::InitializeLog|[IWE]\d{4} ")
+_NOTICE = re.compile(rb"WARNING: All log messages before absl::InitializeLog|[IWE]0000 00:00:")
 
 
 @contextlib.contextmanager

@@ -13,7 +13,6 @@ import jax
 
 from input_pipelines.batches import Batches
 from layers.errors import UserError
-from runners.checkpoint_listing import find_step_folder
 from runners.derivation import derive, derive_eval_data
 from runners.evaluation import Evaluator
 from runners.meshes import batch_sharding, check_batch
@@ -47,6 +46,10 @@ class Assembly:
   def batch_sharding(self) -> jax.sharding.NamedSharding:
     return batch_sharding(self.mesh)
 
+  @property
+  def num_microbatches(self) -> int:
+    return self.trainer.batch_size // (self.trainer.microbatch_size or self.trainer.batch_size)
+
   def train_step(self) -> Step:
     """Jitted, donating the state."""
     trainer = self.trainer
@@ -54,7 +57,7 @@ class Assembly:
       trainer.model,
       trainer.objective,
       trainer.optimizer,
-      num_microbatches=trainer.batch_size // (trainer.microbatch_size or trainer.batch_size),
+      num_microbatches=self.num_microbatches,
       mesh=self.mesh,
       rules=trainer.sharding,
     )
@@ -69,7 +72,11 @@ class Assembly:
   def evaluator(self) -> Evaluator:
     trainer = self.trainer
     step = make_eval_step(
-      trainer.model, trainer.objective, mesh=self.mesh, rules=trainer.sharding
+      trainer.model,
+      trainer.objective,
+      num_microbatches=self.num_microbatches,
+      mesh=self.mesh,
+      rules=trainer.sharding,
     )
     jitted = jax.jit(
       step, in_shardings=(self.initializer.shardings.params, self.batch_sharding)
@@ -135,6 +142,17 @@ def _check_vocabulary(name: str, data: Any, train_data: Any) -> None:
     )
 
 
+_COUNTS = (
+  "num_steps",
+  "num_epochs",
+  "batch_size",
+  "microbatch_size",
+  "sequence_length",
+  "log_every",
+  "eval_every",
+)
+
+
 def _check(config: fdl.Config) -> None:
   if config.num_steps is None and config.num_epochs is None:
     raise UserError("set num_steps or num_epochs, for example --set=num_steps=1000")
@@ -143,7 +161,7 @@ def _check(config: fdl.Config) -> None:
       f"num_steps={config.num_steps} and num_epochs={config.num_epochs} are both set; "
       "unset one, for example with --set=num_steps=None"
     )
-  for name in ("num_steps", "num_epochs", "batch_size", "sequence_length", "log_every"):
+  for name in _COUNTS:
     value = getattr(config, name)
     if value is not None and value < 1:
       raise UserError(f"{name}={value} must be at least 1")
@@ -151,8 +169,6 @@ def _check(config: fdl.Config) -> None:
     raise UserError(
       f"microbatch_size={config.microbatch_size} does not divide batch_size={config.batch_size}"
     )
-  if config.init_from:
-    find_step_folder(config.init_from)
 
 
 def _open(data: Any, config: fdl.Config, cache_dir: str, **order: Any) -> Batches:

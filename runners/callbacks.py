@@ -7,6 +7,7 @@ a callback adds is written, and a run restored at that step does not see the ste
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -57,6 +58,21 @@ class Callback:
     """Takes back what `state` gave."""
 
 
+def save_callbacks(callbacks: Sequence[Callback]) -> list[Any]:
+  """The state of each with the name of its class, as JSON."""
+  return [[type(callback).__name__, callback.state()] for callback in callbacks]
+
+
+def restore_callbacks(callbacks: Sequence[Callback], saved: Sequence[Any]) -> None:
+  """Gives each the state of the first of its class not given yet; a new one begins anew."""
+  left = [tuple(entry) for entry in saved]
+  for callback in callbacks:
+    entry = next((entry for entry in left if entry[0] == type(callback).__name__), None)
+    if entry is not None:
+      left.remove(entry)
+      callback.restore(entry[1])
+
+
 @dataclasses.dataclass
 class EarlyStopping(Callback):
   """Ends the run when a metric has not improved for `patience` evaluations.
@@ -84,7 +100,7 @@ class EarlyStopping(Callback):
     if self.metric not in scalars:
       return
     value = scalars[self.metric] * (1 if self.mode == "min" else -1)
-    if self._best is None or value < self._best - self.min_delta:
+    if self._best is None or math.isnan(self._best) or value < self._best - self.min_delta:
       self._best, self._bad = value, 0
     else:
       self._bad += 1
@@ -103,17 +119,18 @@ class EarlyStopping(Callback):
 
 @dataclasses.dataclass
 class StopOnNonFinite(Callback):
-  """Fails when the loss is logged as NaN or infinite, before that state is saved."""
+  """Fails when a metric is logged as NaN or infinite, before that state is saved."""
 
-  metric: str = "train/loss"
+  metrics: Sequence[str] = ("train/loss", "train/grad_norm")
 
   def on_step(self, run: Run, scalars: dict[str, float]) -> None:
-    value = scalars.get(self.metric)
-    if value is not None and not math.isfinite(value):
-      raise FloatingPointError(
-        f"{self.metric} is {value} at step {run.step}. Nothing is saved from here; the last "
-        "checkpoint is intact. Lower the learning rate, lengthen the warmup or clip harder"
-      )
+    for name in self.metrics:
+      value = scalars.get(name, 0.0)
+      if not math.isfinite(value):
+        raise FloatingPointError(
+          f"{name} is {value} at step {run.step}. Nothing is saved from here; the last "
+          "checkpoint is intact. Lower the learning rate, lengthen the warmup or clip harder"
+        )
 
 
 @dataclasses.dataclass

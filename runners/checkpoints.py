@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers
@@ -62,6 +63,11 @@ class CheckpointWriter:
     """
     if self._manager.latest_step() == step:
       return
+    if not np.isfinite(state.metrics.grad_norm.total):
+      raise FloatingPointError(
+        f"a gradient before step {step} was not finite: the step is not saved, and the last "
+        "checkpoint is intact. Lower the learning rate, lengthen the warmup or clip harder"
+      )
     value = scalars.get(self._policy.metric, math.nan)
     metrics = None if math.isnan(value) else {self._policy.metric: value}
     items: dict[str, Any] = {
@@ -100,7 +106,11 @@ class CheckpointWriter:
         logging.warning("Checkpoint %d cannot be read and is passed over: %s", step, reason)
         continue
       for failed in failures:
-        self._manager.delete(failed)  # its number must be free to be saved again
+        # Its number must be free to be saved again; its bytes may still be of use.
+        folder = self._directory / str(failed)
+        folder.rename(folder.with_name(f"{failed}.unreadable"))
+      if failures:
+        self._manager.reload()
       return state, run
     if failures:
       raise UserError(

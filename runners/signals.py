@@ -23,6 +23,8 @@ class Interruption:
 
   def __enter__(self) -> "Interruption":
     for number in (signal.SIGTERM, signal.SIGINT):
+      if signal.getsignal(number) in (signal.SIG_IGN, None):
+        continue  # a process in the background is not to hear Ctrl-C
       self._previous[number] = signal.signal(number, self._remember)
     return self
 

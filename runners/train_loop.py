@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from runners.callbacks import Callback, Run
+from runners.callbacks import Callback, Run, save_callbacks
 from runners.checkpoints import CheckpointWriter
 from runners.evaluation import Evaluator
 from runners.signals import Interruption
@@ -123,7 +123,7 @@ class TrainLoop:
     self._throughput.pause()
     run = {
       "data": {"batch": self._run.step, "content": self._run.data_content},
-      "callbacks": [callback.state() for callback in self._callbacks],
+      "callbacks": save_callbacks(self._callbacks),
     }
     self._checkpoints.save(self._run.step, state, run, scalars)
     self._throughput.resume()

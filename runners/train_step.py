@@ -102,13 +102,28 @@ def _split(x: jax.Array, num_microbatches: int) -> jax.Array:
   return constrain(split, None, "batch", *[None] * (x.ndim - 1))
 
 
-def make_eval_step(model: nn.Module, objective: Objective, *, mesh: Mesh, rules: Rules):
-  """A function (params, batch) -> CLU collection, without dropout."""
+def make_eval_step(
+  model: nn.Module, objective: Objective, *, num_microbatches: int, mesh: Mesh, rules: Rules
+):
+  """A function (params, batch) -> CLU collection, without dropout.
+
+  In microbatches like training: what trains in the memory at hand also evaluates in it.
+  """
 
   def eval_step(params: Any, batch: Mapping[str, jax.Array]) -> Any:
     with partitioned(mesh, rules):
       batch = with_rows(batch)
-      apply = lambda *inputs: model.apply({"params": params}, *inputs)
-      return objective.loss(apply, batch, objective.totals(batch))[1]
+      totals = objective.totals(batch)
+
+      def collect(rows: Mapping[str, jax.Array]) -> Any:
+        return objective.loss(
+          lambda *inputs: model.apply({"params": params}, *inputs), rows, totals
+        )[1]
+
+      if num_microbatches == 1:
+        return collect(batch)
+      microbatches = jax.tree.map(lambda x: _split(x, num_microbatches), batch)
+      # Every leaf of a collection is a sum.
+      return jax.tree.map(lambda x: x.sum(axis=0), jax.lax.map(collect, microbatches))
 
   return eval_step

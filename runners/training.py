@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import fiddle as fdl
@@ -14,7 +15,7 @@ from input_pipelines.token_store import default_cache_dir
 from layers.errors import UserError
 from runners import compilation_cache, host_allocator
 from runners.assembly import Assembly, assemble
-from runners.callbacks import Run
+from runners.callbacks import Run, restore_callbacks
 from runners.checkpoint_listing import CHECKPOINTS, find_step_folder
 from runners.checkpoints import CheckpointWriter, restore_params
 from runners.flops import peak_flops, train_step_flops
@@ -60,6 +61,8 @@ def train(
     host_allocator.keep_freed_memory()
   interruption = Interruption()
   with contextlib.ExitStack() as stack:
+    if config.init_from and not (Path(workdir) / CHECKPOINTS).is_dir():
+      find_step_folder(config.init_from)  # a run that goes on needs it no more
     assembly = assemble(config, cache_dir)
     folder = Workdir(workdir, config, exp, accept_changes)
     stack.callback(folder.close)
@@ -104,8 +107,7 @@ def _start(
   if restored is not None:
     state, saved = restored
     run.step = saved["data"]["batch"]
-    for callback, callback_state in zip(trainer.callbacks, saved["callbacks"], strict=False):
-      callback.restore(callback_state)
+    restore_callbacks(trainer.callbacks, saved["callbacks"])
     return state, run
   state = assembly.initializer.init()
   if trainer.init_from:

@@ -59,9 +59,13 @@ class Workdir:
   def _hold(self) -> None:
     try:
       fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
       raise UserError(
         f"another process is running in {self.path}; wait for it, or choose another --workdir"
+      ) from error
+    except OSError as error:
+      raise UserError(
+        f"cannot lock {self.path}: {error.strerror}; choose a --workdir on another file system"
       ) from error
 
   def _check_config(self, accept_changes: Sequence[str]) -> None:
@@ -127,10 +131,14 @@ def _git() -> dict[str, Any] | None:
   folder = Path(__file__).parent
   git = ["git", "-C", str(folder)]
   try:
+    # Installed into somebody's checkout, this file is not tracked there.
+    tracked = subprocess.run(
+      [*git, "ls-files", "--error-unmatch", __file__], capture_output=True
+    )
     revision = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
     status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True)
   except OSError:  # git is not installed
     return None
-  if revision.returncode or status.returncode:
+  if tracked.returncode or revision.returncode or status.returncode:
     return None
   return {"revision": revision.stdout.strip(), "dirty": bool(status.stdout.strip())}

@@ -28,6 +28,8 @@ def _assemble(**fields):
     ({"microbatch_size": 3}, "microbatch_size=3 does not divide batch_size=8"),
     ({"microbatch_size": 16}, "microbatch_size=16 does not divide batch_size=8"),
     ({"init_from": "nowhere"}, "no such run or checkpoint folder: nowhere"),
+    ({"microbatch_size": -4}, "microbatch_size=-4 must be at least 1"),
+    ({"eval_every": 0}, "eval_every=0 must be at least 1"),
   ],
 )
 def test_a_config_that_cannot_run_is_refused_and_nothing_is_written(tmp_path, fields, said):

@@ -6,7 +6,14 @@ import jax.numpy as jnp
 import pytest
 
 from layers.errors import UserError
-from runners.callbacks import EarlyStopping, Profile, Run, StopOnNonFinite
+from runners.callbacks import (
+  EarlyStopping,
+  Profile,
+  Run,
+  StopOnNonFinite,
+  restore_callbacks,
+  save_callbacks,
+)
 from tests.runners.toy_run import files_under
 
 LOSS = "eval/validation/loss"
@@ -98,3 +105,24 @@ def test_a_profile_that_covers_nothing_is_refused():
     Profile(num_steps=0)
   with pytest.raises(UserError, match="at least 1"):
     Profile(start=0)
+
+
+def test_state_goes_back_to_the_callback_of_its_class_whatever_the_order():
+  saved = save_callbacks([StopOnNonFinite(), _after_one_bad_evaluation()])
+  again = EarlyStopping(patience=2)
+  restore_callbacks([again, StopOnNonFinite()], saved)
+  assert again.state() == _after_one_bad_evaluation().state()
+
+
+def test_a_first_value_that_is_nan_is_no_best():
+  stopping, run = EarlyStopping(patience=2), Run("workdir", 9)
+  for value in (float("nan"), 3.0, 2.0, 1.0):
+    stopping.on_step(run, {stopping.metric: value})
+  assert run.stop_reason is None
+
+
+def _after_one_bad_evaluation():
+  stopping, run = EarlyStopping(patience=2), Run("workdir", 9)
+  for value in (1.0, 2.0):
+    stopping.on_step(run, {stopping.metric: value})
+  return stopping

@@ -62,6 +62,14 @@ def test_the_number_is_the_same_at_every_batch_size(whole, batch_size):
   assert got["eval/validation/weight"] == want["eval/validation/weight"]
 
 
+@pytest.mark.parametrize("microbatch_size", [1, 4])
+def test_the_number_is_the_same_in_microbatches(whole, microbatch_size):
+  want, params = whole
+  data = {"validation": _validation()}
+  got, _ = _evaluate(params, batch_size=8, microbatch_size=microbatch_size, eval_data=data)
+  assert got == pytest.approx(want, rel=1e-6)
+
+
 def test_the_number_is_the_weighted_mean_over_all_tokens(whole):
   scalars, params = whole
   config = toy_run.toy_config(sequence_length=SEQUENCE_LENGTH)
@@ -70,7 +78,13 @@ def test_the_number_is_the_weighted_mean_over_all_tokens(whole):
   rows = data.open(sequence_length=SEQUENCE_LENGTH, cache_dir="", batch_size=1, seed=None)
   trainer = assembly.trainer
   step = jax.jit(
-    make_eval_step(trainer.model, trainer.objective, mesh=assembly.mesh, rules=trainer.sharding)
+    make_eval_step(
+      trainer.model,
+      trainer.objective,
+      num_microbatches=1,
+      mesh=assembly.mesh,
+      rules=trainer.sharding,
+    )
   )
   nll, weight = 0.0, 0.0
   for row in rows:

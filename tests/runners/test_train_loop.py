@@ -163,7 +163,7 @@ def test_a_step_draws_updates_fetches_evaluates_tells_writes_saves_and_stops(har
   scalars = {"train/sums": 1, "eval/validation/loss": 1.0}
   saved_run = {
     "data": {"batch": 1, "content": "text"},
-    "callbacks": [{"name": "first"}, {"name": "second"}],
+    "callbacks": [["Watcher", {"name": "first"}], ["Watcher", {"name": "second"}]],
   }
   assert log.events == [
     ("on_start", "first"),

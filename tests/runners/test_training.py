@@ -5,7 +5,9 @@ import optax
 import pytest
 
 from layers.errors import UserError
+from runners.checkpoint_listing import steps
 from runners.config_files import load
+from runners.retention import Checkpoints
 from runners.training import train
 from tests.runners.toy_run import ToyText, toy_config
 
@@ -53,6 +55,24 @@ def test_init_from_takes_the_parameters_and_refuses_those_of_another_model(run, 
   assert run("second", init_from=str(tmp_path / "first")) == 0
   with pytest.raises(UserError, match="do not fit this model: .*missing there"):
     run("third", init_from=str(tmp_path / "first"), model=_deeper())
+
+
+def test_a_run_that_goes_on_needs_the_run_it_began_from_no_more(run, tmp_path):
+  source = tmp_path / "first"
+  assert run("first") == 0
+  assert run("second", init_from=str(source)) == 0
+  source.rename(tmp_path / "moved")
+  assert run("second", init_from=str(source)) == 0
+  with pytest.raises(UserError, match="no such run"):
+    run("third", init_from=str(source))
+
+
+def test_a_state_that_is_not_finite_is_never_saved(run, tmp_path):
+  diverging = fdl.Config(optax.sgd, learning_rate=1e30)
+  every = fdl.Config(Checkpoints, every=2, keep_latest=1)
+  with pytest.raises(FloatingPointError, match="not finite|nan|inf"):
+    run(num_steps=8, optimizer=diverging, checkpoints=every, log_every=100)
+  assert all(step < 4 for step in steps(str(tmp_path / "run")))
 
 
 def test_a_dropout_rate_that_is_no_probability_is_refused_before_the_workdir(run, tmp_path):
