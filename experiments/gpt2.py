@@ -184,7 +184,7 @@ class CharacterGPT2(GPT2):
 
 @register
 class ShakespeareChar(CharacterGPT2):
-  """nanoGPT's train_shakespeare_char for a GPU: 10.7 M parameters, validation 1.47 nats."""
+  """nanoGPT's train_shakespeare_char for a GPU: 10.7 M parameters; nanoGPT reaches 1.47 nats."""
 
   size = Size(num_layers=6, num_heads=6, model_dim=384)
   batch_size, sequence_length = 64, 256
@@ -200,7 +200,12 @@ class ShakespeareChar(CharacterGPT2):
 
 @register(tags=("cpu",))
 class ShakespeareCharCpu(CharacterGPT2):
-  """nanoGPT's train_shakespeare_char for a laptop: 0.8 M parameters, validation 1.88 nats."""
+  """nanoGPT's train_shakespeare_char for a laptop: 0.8 M parameters, validation 1.77 nats.
+
+  The whole validation split, at the settings with which nanoGPT reports 1.88. The difference is
+  the first standard deviation of the weights, which follows the width here: with nanoGPT's 0.02
+  this run ends between 1.90 and 1.91.
+  """
 
   size = Size(num_layers=4, num_heads=4, model_dim=128)
   batch_size, sequence_length = 12, 64
