@@ -184,7 +184,7 @@ class CharacterGPT2(GPT2):
 
 @register
 class ShakespeareChar(CharacterGPT2):
-  """nanoGPT's train_shakespeare_char for a GPU: 10.7 M parameters; nanoGPT reaches 1.47 nats."""
+  """nanoGPT's train_shakespeare_char for a GPU: 10.7 M parameters; nanoGPT's loss is 1.47."""
 
   size = Size(num_layers=6, num_heads=6, model_dim=384)
   batch_size, sequence_length = 64, 256
