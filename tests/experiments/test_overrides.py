@@ -103,7 +103,7 @@ WRONG = {
   "set=sizes=[1, 'x']": ["expected list[int]"],
   "set=mesh=3": ["expected Mesh (@name(...)), got 3"],
   "set=mesh.fspd=3": ["Mesh has no field 'fspd'", "mesh.fsdp"],
-  "set=model.dtype=bf16": ["expected a dtype (float32, bfloat16, float16, float64) or None"],
+  "set=model.dtype=bf16": ["expected a dtype (float32, bfloat16) or None"],
   "set=model.dtype=jnp.bfloat16": ["did you mean bfloat16"],
   "set=model.anything=word": ["'word', quotes included"],
   "set=model=3": ["expected Module (@name(...)), got 3"],
