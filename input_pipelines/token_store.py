@@ -51,10 +51,6 @@ class TokenStore:
     self.offsets = _map(path / DOCUMENTS, np.dtype(np.int64))
 
   @property
-  def vocabulary_facts(self) -> dict[str, Any]:
-    return self.index["vocabulary"]
-
-  @property
   def content(self) -> str:
     """The address of what is stored: another text or tokenisation, another address."""
     return self.path.name.rpartition("-")[2]

@@ -87,7 +87,7 @@ def show_step(path: str) -> str:
   folder = find_step_folder(path)
   rows = [
     (name, "x".join(map(str, leaf.shape)) or "scalar", str(leaf.dtype), math.prod(leaf.shape))
-    for name, leaf in _leaves(state_metadata(folder), ())
+    for name, leaf in named_arrays(state_metadata(folder))
   ]
   rows.sort(key=lambda row: not row[0].startswith(_PARAMS))  # stable: else as they are stored
   width = max(len(name) for name, *_ in rows)
@@ -121,10 +121,11 @@ def _without_warning(start: str) -> Iterator[None]:
     logger.removeFilter(keep)
 
 
-def _leaves(tree: Any, path: tuple[str, ...]):
+def named_arrays(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+  """("a/b", array) of every array of a tree of dicts and lists, or of what describes one."""
   if hasattr(tree, "shape"):
     yield "/".join(path), tree
     return
   children = tree.items() if isinstance(tree, dict) else enumerate(tree or ())
   for key, value in children:
-    yield from _leaves(value, (*path, str(key)))
+    yield from named_arrays(value, (*path, str(key)))

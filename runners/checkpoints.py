@@ -3,7 +3,7 @@
 A checkpoint is a folder checkpoints/<step> with the items
 
   state   the TrainState: parameters, optimizer, RNG key, sums of the current interval
-  run     JSON: the data position, the callbacks' state, the experiment's name
+  run     JSON: the data's position and content, the callbacks' state
   metrics JSON: the metric that decides which checkpoint is best, where it is known
 """
 
@@ -18,7 +18,7 @@ from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
 from layers.errors import UserError
-from runners.checkpoint_listing import state_metadata
+from runners.checkpoint_listing import named_arrays, state_metadata
 from runners.retention import Checkpoints
 from runners.train_state import TrainState
 
@@ -171,8 +171,7 @@ def restore_params(path: Path, abstract_params: Any) -> Any:
 
 def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
   """Name -> shape of every array."""
-  flat = ocp.tree.to_flat_dict(params, sep="/")
-  return {str(name): tuple(leaf.shape) for name, leaf in flat.items()}
+  return {name: tuple(leaf.shape) for name, leaf in named_arrays(params)}
 
 
 def _check_shapes(path: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -79,9 +79,10 @@ def _accumulate(grad_of: Callable, params: Any, batch: Any, num_microbatches: in
     )
     return total, None
 
-  microbatches = jax.tree.map(lambda x: _split(x, num_microbatches), batch)
+  microbatches = _split(batch, num_microbatches)
   # Every leaf of a collection is a sum, so zeros are its neutral element.
-  shapes = jax.eval_shape(lambda m: grad_of(params, m)[0][1], _first(microbatches))
+  first = jax.tree.map(lambda x: x[0], microbatches)
+  shapes = jax.eval_shape(lambda m: grad_of(params, m)[0][1], first)
   zero_metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
   zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
   start = (jnp.zeros((), jnp.float32), zeros, zero_metrics)
@@ -89,17 +90,17 @@ def _accumulate(grad_of: Callable, params: Any, batch: Any, num_microbatches: in
   return loss, gradients, collection
 
 
-def _first(microbatches: Any) -> Any:
-  return jax.tree.map(lambda x: x[0], microbatches)
-
-
-def _split(x: jax.Array, num_microbatches: int) -> jax.Array:
-  """[B, ...] to [M, B / M, ...], row r to microbatch r % M.
+def _split(batch: Any, num_microbatches: int) -> Any:
+  """Each array [B, ...] as [M, B / M, ...], row r in microbatch r % M.
 
   Strided, so that each device cuts its own rows and none travel.
   """
-  split = x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1)
-  return constrain(split, None, "batch", *[None] * (x.ndim - 1))
+
+  def split(x: jax.Array) -> jax.Array:
+    parts = x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1)
+    return constrain(parts, None, "batch", *[None] * (x.ndim - 1))
+
+  return jax.tree.map(split, batch)
 
 
 def make_eval_step(
@@ -122,8 +123,7 @@ def make_eval_step(
 
       if num_microbatches == 1:
         return collect(batch)
-      microbatches = jax.tree.map(lambda x: _split(x, num_microbatches), batch)
-      # Every leaf of a collection is a sum.
-      return jax.tree.map(lambda x: x.sum(axis=0), jax.lax.map(collect, microbatches))
+      collections = jax.lax.map(collect, _split(batch, num_microbatches))
+      return jax.tree.map(lambda x: x.sum(axis=0), collections)  # every leaf is a sum
 
   return eval_step

@@ -73,7 +73,7 @@ def test_a_store_holds_all_documents_and_is_built_once(tmp_path, capsys):
   store = open_or_build(tmp_path / "store", identity={}, vocabulary=VOCABULARY, tokenise=fail)
   assert_complete(store)
   assert capsys.readouterr().err == ""
-  assert store.vocabulary_facts == VOCABULARY.facts()
+  assert store.index["vocabulary"] == VOCABULARY.facts()
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 5, 39, 40, 41, 100, 119])
