@@ -138,6 +138,8 @@ def _default_factories(target: Callable) -> dict[str, Callable[[], Any]]:
 
 def _type_hints(target: Callable) -> dict[str, Any]:
   """Resolved annotations; one that cannot be resolved costs only itself, not the others."""
+  if target is object.__init__:  # of a class without fields: neither hints nor a module
+    return {}
   if isinstance(target, type) and not dataclasses.is_dataclass(target):
     return _type_hints(target.__init__)
   if isinstance(target, type):

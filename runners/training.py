@@ -85,6 +85,11 @@ def train(
     if run.step < run.num_steps:
       with interruption:  # from here on there is something to save
         loop(state, interruption)
+    folder.record_end(
+      step=run.step,
+      finished=run.step >= run.num_steps or run.stop_reason is not None,
+      seconds=time.perf_counter() - started,
+    )
   print(_ending(run, interruption, time.perf_counter() - started), flush=True)
   return interruption.exit_code
 

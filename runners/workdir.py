@@ -42,6 +42,7 @@ class Workdir:
     self, path: str | Path, config: fdl.Config, exp: str, accept_changes: Sequence[str] = ()
   ):
     self.path, self._config, self._exp = Path(path), config, exp
+    self._starts: list[dict[str, Any]] = []
     try:
       self.path.mkdir(parents=True, exist_ok=True)
       self._lock = open(self.path / ".lock", "w")
@@ -87,18 +88,32 @@ class Workdir:
   def record(self, facts: Mapping[str, Any]) -> None:
     """Writes the config, and appends to run.json what this start was made of."""
     config_files.save(self._config, self._exp, self.path)
+    self._starts = [*read_starts(self.path), {**environment(), "exp": self._exp, **facts}]
+    self._write_starts()
+
+  def record_end(self, *, step: int, finished: bool, seconds: float) -> None:
+    """Adds to what `record` wrote how far this start came, and whether the run is over."""
+    ended = {"step": step, "finished": finished, "seconds": round(seconds, 3)}
+    self._starts[-1]["ended"] = ended
+    self._write_starts()
+
+  def _write_starts(self) -> None:
     file = self.path / RUN_NAME
-    earlier = _history(file)
-    described = {**environment(), "exp": self._exp, **facts}
     unfinished = file.with_suffix(".tmp")
-    unfinished.write_text(json.dumps({"starts": [*earlier, described]}, indent=1) + "\n")
+    unfinished.write_text(json.dumps({"starts": self._starts}, indent=1) + "\n")
     os.replace(unfinished, file)
 
   def close(self) -> None:
     self._lock.close()
 
 
-def _history(file: Path) -> list[Any]:
+def read_starts(workdir: str | Path) -> list[dict[str, Any]]:
+  """What run.json says of each start, the oldest first.
+
+  "ended" is there where a start came to an end of its own: by its last step, a callback or a
+  signal. A start that was killed or failed has none.
+  """
+  file = Path(workdir) / RUN_NAME
   if not file.exists():
     return []
   try:

@@ -5,11 +5,21 @@ import optax
 import pytest
 
 from layers.errors import UserError
+from runners.callbacks import Callback, Run
 from runners.checkpoint_listing import steps
 from runners.config_files import load
 from runners.retention import Checkpoints
 from runners.training import train
+from runners.workdir import read_starts
 from tests.runners.toy_run import ToyText, toy_config
+
+
+class FailsAtStepThree(Callback):
+  """Stands for anything that goes wrong on the way."""
+
+  def on_step(self, run: Run, scalars: dict[str, float]) -> None:
+    if run.step == 3:
+      raise FloatingPointError("step 3")
 
 
 @pytest.fixture
@@ -86,6 +96,20 @@ def test_any_optax_optimizer_trains_also_one_with_factored_moments(run):
     optax.adafactor, learning_rate=0.01, min_dim_size_to_factor=4, factored=True
   )
   assert run(optimizer=adafactor) == 0
+
+
+def test_run_json_says_which_starts_came_to_their_end(run, tmp_path):
+  assert run() == 0
+  assert run(num_steps=4, accept_changes=["num_steps"]) == 0
+  ends = [start["ended"] for start in read_starts(tmp_path / "run")]
+  assert [(end["step"], end["finished"]) for end in ends] == [(2, True), (4, True)]
+
+
+def test_a_start_that_failed_has_no_end_in_run_json(run, tmp_path):
+  with pytest.raises(FloatingPointError):
+    run(num_steps=8, callbacks=[fdl.Config(FailsAtStepThree)])
+  (failed,) = read_starts(tmp_path / "run")
+  assert "ended" not in failed and failed["num_steps"] == 8
 
 
 def _deeper():

@@ -10,7 +10,7 @@ import pytest
 
 from layers.errors import UserError
 from runners.config_files import load
-from runners.workdir import Workdir
+from runners.workdir import Workdir, read_starts
 from tests.runners.toy_run import toy_config
 
 
@@ -127,6 +127,22 @@ def test_each_start_adds_to_the_history_of_the_run(tmp_path):
     assert start["versions"]["jax"] and start["versions"]["flax"]
     assert start["overrides"] == ["num_steps=4"]
     assert {"python", "git", "hostname"} <= start.keys()
+
+
+def test_a_start_that_ends_by_itself_says_how_far_it_came(tmp_path):
+  _start(tmp_path)  # killed
+  folder = _open(tmp_path)
+  folder.record({})
+  folder.record_end(step=4, finished=True, seconds=1.23456)
+  folder.close()
+  killed, ended = read_starts(tmp_path)
+  assert "ended" not in killed
+  assert ended["ended"] == {"step": 4, "finished": True, "seconds": 1.235}
+  assert ended["exp"] == "toy.Run"
+
+
+def test_a_folder_without_a_run_has_no_starts(tmp_path):
+  assert read_starts(tmp_path) == []
 
 
 def test_a_damaged_history_is_reported_and_begun_anew(tmp_path, caplog):
