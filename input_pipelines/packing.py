@@ -23,6 +23,8 @@ before. Padding, which only the last row has, is 0 in every field.
 Letters: B rows asked for, T pairs of a row, D documents.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from input_pipelines.batches import INPUTS, POSITIONS, SEGMENTS, TARGETS, WEIGHTS
@@ -33,10 +35,17 @@ NO_ROW = -1  # the index of a row of padding alone
 class PackedRows:
   """Row r of a corpus as a function of r, gathered straight from the stored tokens."""
 
-  def __init__(self, tokens: np.ndarray, offsets: np.ndarray, sequence_length: int):
+  def __init__(
+    self,
+    tokens: np.ndarray,
+    offsets: np.ndarray,
+    sequence_length: int,
+    check: Callable[[np.ndarray, np.ndarray], None] = lambda starts, ends: None,
+  ):
     """tokens: [num_tokens] ids, of which document d is tokens[offsets[d]:offsets[d + 1]].
 
-    Documents of one token make no pair, so they drop out here.
+    Documents of one token make no pair, so they drop out here. `check(starts, ends)` is
+    called before tokens[starts[i]:ends[i]] are read; what it raises, `rows` raises.
     """
     lengths = np.diff(offsets)
     has_pairs = lengths > 1
@@ -44,6 +53,7 @@ class PackedRows:
     self._token_starts = np.append(offsets[:-1][has_pairs], 0)
     self._pair_starts = np.append(0, np.cumsum(lengths[has_pairs] - 1))
     self._tokens = tokens
+    self._check = check
     self.sequence_length = sequence_length
     self.num_pairs = int(self._pair_starts[-1])
     self.num_rows = -(-self.num_pairs // sequence_length)
@@ -51,6 +61,7 @@ class PackedRows:
   def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
     """Rows by number under seqio's keys, [B] -> each [B, T]. NO_ROW gives a row of padding."""
     segments, columns, tokens, lengths = self._pieces(indices)
+    self._check(tokens, tokens + lengths + 1)
     column = np.arange(lengths.sum())
     first_column = np.repeat(columns, lengths)
     # Padding is gathered from token 0 on, which a corpus of less than one row does not fill:

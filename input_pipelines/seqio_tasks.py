@@ -29,6 +29,7 @@ class SeqioDocumentSource(seqio.DataSource):
 
   def __init__(self, source: DocumentSource):
     self._documents = source
+    self.error: UserError | None = None  # what reading raised, which tf.data makes its own of
     super().__init__(splits=source.splits, caching_permitted=True)
 
   @property
@@ -50,12 +51,16 @@ class SeqioDocumentSource(seqio.DataSource):
   @tf.autograph.experimental.do_not_convert  # plain Python, generator included
   def _read(self, split: str, shard):
     def texts(shard) -> Iterator[dict[str, Any]]:
-      for text in self._documents.read(split, int(shard)):
-        yield {
-          TARGETS: text.text,
-          STARTS_DOCUMENT: text.starts_document,
-          ENDS_DOCUMENT: text.ends_document,
-        }
+      try:
+        for text in self._documents.read(split, int(shard)):
+          yield {
+            TARGETS: text.text,
+            STARTS_DOCUMENT: text.starts_document,
+            ENDS_DOCUMENT: text.ends_document,
+          }
+      except UserError as error:
+        self.error = error
+        raise
 
     flag = tf.TensorSpec([], tf.bool)
     return tf.data.Dataset.from_generator(
@@ -166,5 +171,8 @@ class TokenisedTask:
     )
     options = tf.data.Options()
     options.deterministic = True  # in order, however many threads tokenise
-    for example in dataset.skip(first).with_options(options).as_numpy_iterator():
-      yield Piece(example[TARGETS], bool(example.get(STARTS_DOCUMENT, True)))
+    try:
+      for example in dataset.skip(first).with_options(options).as_numpy_iterator():
+        yield Piece(example[TARGETS], bool(example.get(STARTS_DOCUMENT, True)))
+    except tf.errors.OpError as error:
+      raise getattr(self._task.source, "error", None) or error from None

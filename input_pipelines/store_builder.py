@@ -1,17 +1,20 @@
 """Builds token stores so that a kill at any moment costs little and breaks nothing.
 
 A store grows in `<store>.partial/`. Every few million tokens the files are flushed, and then
-progress.json, replaced atomically, says how much of them counts: sizes, and which element of
-which shard comes next. A restart cuts off whatever lies beyond and goes on from there, so no
-document is twice or missing. The last act renames the directory, hence a directory of
-the store's name is complete. A lock on `<store>.lock`, which dies with its holder, lets one
-process build while others wait for it and then open the result.
+progress.json, replaced atomically, says how much of them counts: sizes and checksums, and which
+element of which shard comes next. A restart cuts off whatever lies beyond and goes on from
+there, so no document is twice or missing; it starts over where what counts has changed. The
+last act renames the directory, hence a directory of the store's name is complete. A lock on
+`<store>.lock`, which dies with its holder, lets one process build while others wait for it and
+then open the result.
+
+Checksums are taken of what is written, not of what is read back, so that they also tell what
+the disk made of it.
 """
 
 import contextlib
 import dataclasses
 import fcntl
-import json
 import os
 import shutil
 import sys
@@ -22,15 +25,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from input_pipelines.token_store import (
-  DOCUMENTS,
-  INDEX,
-  TOKENS,
-  DamagedStore,
-  TokenStore,
-  file_checksum,
-  index_checksum,
+from input_pipelines.checksummed_files import (
+  BLOCK_BYTES,
+  DamagedFile,
+  block_checksums,
+  checksum,
+  map_array,
+  read_json,
+  sync_directory,
+  write_json,
 )
+from input_pipelines.token_store import CHECKSUMS, DOCUMENTS, INDEX, TOKENS, TokenStore
 from input_pipelines.vocabularies import Vocabulary
 from layers.errors import UserError
 
@@ -65,6 +70,8 @@ class _Progress:
   piece: int = 0  # within the shard
   num_tokens: int = 0
   num_documents: int = 0
+  block_checksum: int = 0  # of the unfinished block at the end of the tokens
+  documents_checksum: int = 0
 
 
 def open_or_build(
@@ -73,25 +80,46 @@ def open_or_build(
   identity: dict[str, Any],
   vocabulary: Vocabulary,
   tokenise: Callable[[], Tokenised],
+  verify: bool = False,
   commit_tokens: int = _COMMIT_TOKENS,
 ) -> TokenStore:
   """The store at `path`, built if it is not there or is damaged (said on stderr).
 
   `tokenise` is called only to build: it may import TensorFlow. `identity`, which the path's
-  address stands for, is noted in the index for people to read.
+  address stands for, is noted in the index for people to read. `verify` checks every token
+  of a store that is there, whatever its size.
   """
-  with contextlib.suppress(DamagedStore):
-    return TokenStore(path)
+  if not verify:
+    with contextlib.suppress(DamagedFile):
+      return TokenStore(path)
   with _lock(path):
+    before = None
     try:
-      return TokenStore(path)  # another process has built it meanwhile
-    except DamagedStore as damage:
+      store = TokenStore(path)  # another process has built it meanwhile
+      store.verify()
+      return store
+    except DamagedFile as damage:
       if path.exists():
-        _say(f"token store {path} is damaged ({damage}); building it again")
-        shutil.rmtree(path)
+        before = _remove(path, damage)
     _say(f"building token store {path} (once)")
     _Build(path, vocabulary, commit_tokens).run(tokenise(), identity)
-  return TokenStore(path)
+    store = TokenStore(path)
+  if before not in (None, store.index["crc32"]):
+    _say(f"warning: {path} holds other tokens than before: what it is made of has changed")
+  return store
+
+
+def _remove(path: Path, damage: DamagedFile) -> dict[str, int] | None:
+  """Makes room for a new store; returns the checksums of the old one, if they can be told."""
+  _say(f"token store {path} is damaged ({damage}); building it again")
+  checksums = None
+  with contextlib.suppress(DamagedFile):
+    checksums = read_json(path / INDEX)["crc32"]
+  if path.is_dir() and not path.is_symlink():
+    shutil.rmtree(path)
+  else:
+    path.unlink()
+  return checksums
 
 
 class _Build:
@@ -126,25 +154,45 @@ class _Build:
     )
 
   def _resume(self, num_shards: int) -> _Progress:
-    """What earlier attempts committed, with the files cut to it."""
-    try:
-      progress = _Progress(**json.loads((self._partial / _PROGRESS).read_bytes()))
-    except FileNotFoundError:
-      progress = _Progress(num_shards)
-    files = {
-      self._partial / TOKENS: progress.num_tokens * self._dtype.itemsize,
-      self._partial / DOCUMENTS: progress.num_documents * 8,
-    }
-    for path in files:
-      path.touch()
-    lost = any(path.stat().st_size < size for path, size in files.items())
-    if lost or progress.num_shards != num_shards:  # someone meddled: nothing to go on from
-      progress, files = _Progress(num_shards), dict.fromkeys(files, 0)
-    for path, size in files.items():
-      os.truncate(path, size)
+    """What earlier attempts committed, with the files cut to it; the start if that is lost."""
+    progress = _Progress(num_shards)
+    with contextlib.suppress(DamagedFile):
+      noted = _Progress(**read_json(self._partial / _PROGRESS))
+      self._cut(noted)
+      if noted.num_shards == num_shards and self._intact(noted):
+        progress = noted
+    self._cut(progress)
     if progress.num_tokens:
       _say(f"going on after {progress.num_tokens:,} tokens of an unfinished build")
     return progress
+
+  def _sizes(self, progress: _Progress) -> dict[str, int]:
+    """How many bytes of each file count."""
+    num_bytes = progress.num_tokens * self._dtype.itemsize
+    return {
+      TOKENS: num_bytes,
+      CHECKSUMS: num_bytes // BLOCK_BYTES * 4,
+      DOCUMENTS: progress.num_documents * 8,
+    }
+
+  def _cut(self, progress: _Progress) -> None:
+    for name, size in self._sizes(progress).items():
+      path = self._partial / name
+      path.touch()
+      os.truncate(path, min(size, path.stat().st_size))
+
+  def _intact(self, progress: _Progress) -> bool:
+    """Whether the files hold what was committed. Reads them: tokenising takes far longer."""
+    parts = {
+      name: map_array(self._partial / name, np.dtype(np.uint8), size)
+      for name, size in self._sizes(progress).items()
+    }
+    checksums, unfinished = block_checksums(parts[TOKENS])
+    return (
+      checksums.tobytes() == parts[CHECKSUMS].tobytes()
+      and unfinished == progress.block_checksum
+      and checksum(parts[DOCUMENTS]) == progress.documents_checksum
+    )
 
   def _add(self, piece: Piece, progress: _Progress) -> None:
     tokens = np.asarray(piece.tokens)
@@ -165,24 +213,41 @@ class _Build:
   def _commit(self, progress: _Progress) -> None:
     """First the data reach the disk, then the note that they count."""
     empty = np.zeros(0, self._dtype)
-    _append(self._partial / TOKENS, np.concatenate([empty, *self._pending_tokens]))
-    _append(self._partial / DOCUMENTS, np.array(self._pending_starts, np.int64))
+    tokens = np.concatenate([empty, *self._pending_tokens])
+    committed = (progress.num_tokens - len(tokens)) * self._dtype.itemsize
+    checksums, progress.block_checksum = block_checksums(
+      tokens, committed, progress.block_checksum
+    )
+    _append(self._partial / TOKENS, tokens)
+    _append(self._partial / CHECKSUMS, checksums)
+    self._append_documents(self._pending_starts, progress)
     self._pending_tokens, self._pending_starts = [], []
     write_json(self._partial / _PROGRESS, dataclasses.asdict(progress))
 
+  def _append_documents(self, starts: list[int], progress: _Progress) -> None:
+    array = np.array(starts, np.int64)
+    _append(self._partial / DOCUMENTS, array)
+    progress.documents_checksum = checksum(array, progress.documents_checksum)
+
   def _finish(self, progress: _Progress, identity: dict[str, Any]) -> None:
-    _append(self._partial / DOCUMENTS, np.array([progress.num_tokens], np.int64))
+    self._append_documents([progress.num_tokens], progress)
+    if progress.num_tokens * self._dtype.itemsize % BLOCK_BYTES:
+      _append(self._partial / CHECKSUMS, np.array([progress.block_checksum], np.uint32))
+    checksums = np.fromfile(self._partial / CHECKSUMS, np.uint32)
     index = {
       "num_tokens": progress.num_tokens,
       "num_documents": progress.num_documents,
       "dtype": self._dtype.name,
       "vocabulary": self._vocabulary.facts(),
       "identity": identity,
-      "sha256": {name: file_checksum(self._partial / name) for name in (TOKENS, DOCUMENTS)},
+      "crc32": {
+        DOCUMENTS: progress.documents_checksum,
+        CHECKSUMS: checksum(checksums),
+      },
     }
-    write_json(self._partial / INDEX, {**index, "checksum": index_checksum(index)})
+    write_json(self._partial / INDEX, index)
     os.rename(self._partial, self._path)
-    _sync(self._path.parent)
+    sync_directory(self._path.parent)
     (self._path / _PROGRESS).unlink()
 
 
@@ -210,31 +275,11 @@ def make_cache_directory(path: Path) -> None:
     )
 
 
-def write_json(path: Path, value: Any) -> None:
-  """Replaces `path` as a whole: a reader finds the old content or the new, never a part."""
-  new = path.with_name(f"{path.name}.{os.getpid()}.new")
-  with new.open("w") as file:
-    json.dump(value, file, indent=1)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(new, path)
-  _sync(path.parent)
-
-
 def _append(path: Path, array: np.ndarray) -> None:
   with path.open("ab") as file:
     file.write(array.tobytes())
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync(directory: Path) -> None:
-  """Makes the names in a directory survive a power cut, as fsync does for contents."""
-  descriptor = os.open(directory, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
 
 
 def _say(message: str) -> None:

@@ -43,13 +43,25 @@ class TextData(Data):
   def check(self) -> None:
     """UserError for what is wrong with the configuration, before anything is built."""
 
-  def store(self, cache_dir: str) -> TokenStore:
-    """The split's token store under `cache_dir`, built if it is not there."""
+  def store(self, cache_dir: str, *, verify: bool = False) -> TokenStore:
+    """The split's token store under `cache_dir`, built if it is not there or is damaged.
+
+    `verify` checks all of it now, where a large one is otherwise checked as it is read.
+    """
     self.check()
+    return self._store(cache_dir, verify)
+
+  def _store(self, cache_dir: str, verify: bool = False) -> TokenStore:
     vocabulary = self.vocabulary()
     identity = {**self.identity(), "split": self.split, "vocabulary": vocabulary.fingerprint()}
     path: Path = store_path(cache_dir, f"{self.name()}-{self.split}", identity)
-    return open_or_build(path, identity=identity, vocabulary=vocabulary, tokenise=self.tokenise)
+    return open_or_build(
+      path,
+      identity=identity,
+      vocabulary=vocabulary,
+      tokenise=self.tokenise,
+      verify=verify,
+    )
 
   def open(
     self,
@@ -79,8 +91,8 @@ class TextData(Data):
     self.check()
     if (known := self.num_tokens()) is not None:
       self._check_size(known, needed)
-    store = self.store(cache_dir)
-    rows = PackedRows(store.tokens, store.offsets, sequence_length)
+    store = self._store(cache_dir)
+    rows = _rows(store, sequence_length)
     self._check_size(rows.num_pairs + 1, needed)
     return RowBatches(
       rows,
@@ -92,6 +104,7 @@ class TextData(Data):
       num_shards=num_shards,
       content=store.content,
       description=store.description(),
+      repair=lambda: _rows(self._store(cache_dir, verify=True), sequence_length),
     )
 
   def _check_size(self, num_tokens: int, needed: int) -> None:
@@ -101,3 +114,7 @@ class TextData(Data):
         f"the {self.split} split of {self.name()} has {num_tokens} tokens, and one row takes "
         f"{needed}; give it more text, or set a shorter sequence_length"
       )
+
+
+def _rows(store: TokenStore, sequence_length: int) -> PackedRows:
+  return PackedRows(store.tokens, store.offsets, sequence_length, store.check)

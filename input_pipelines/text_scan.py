@@ -1,18 +1,31 @@
-"""One pass over a text file: is it UTF-8, which characters has it, and where may it be cut."""
+"""One pass over a text file: is it UTF-8, which characters has it, and where may it be cut.
+
+A large file is not read again at the next start: what the pass found is noted in the cache,
+with the file's size, times and inode. Any write, copy or rename changes one of these (the
+change time cannot be set at will), but for writes within the same tick of the file system's
+clock, so nothing is noted of a file that was touched in the last minute.
+"""
 
 import codecs
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import os
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from input_pipelines.checksummed_files import DamagedFile, read_json, write_json
+from input_pipelines.token_store import default_cache_dir
 from layers.errors import UserError
 
 PART_BYTES = 1 << 20
 _NUM_CODE_POINTS = 0x110000
+_NOTED_BYTES = 64 << 20  # a smaller file takes less than 0.2 s
+_SETTLED_S = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +33,7 @@ class TextScan:
   """What the pass found. Part i is bytes part_bytes[i]:part_bytes[i+1], whole characters."""
 
   path: Path
+  stamp: list[int]  # size, times and inode of the file
   sha256: str
   characters: str  # sorted, each once
   part_bytes: np.ndarray  # [parts + 1], the last is the size of the file
@@ -43,7 +57,10 @@ class TextScan:
     return int(start) + len(text[: character - self.part_characters[part]].encode())
 
   def read(self, start: int, end: int) -> bytes:
+    """These bytes of the file; UserError where it is not the one that was scanned any more."""
     with self.path.open("rb") as file:
+      if _stamp(os.fstat(file.fileno())) != self.stamp:
+        raise UserError(f"the text file {self.path} changed while it was read; start again")
       file.seek(start)
       return file.read(end - start)
 
@@ -54,7 +71,7 @@ def scan_text(path: str) -> TextScan:
     status = os.stat(path)
     if not status.st_size and os.path.isfile(path):
       raise UserError(f"the text file {path} is empty; give a file with text in it")
-    return _scan(path, status.st_size, status.st_mtime_ns)
+    return _scan(path, tuple(_stamp(status)))
   except FileNotFoundError:
     raise UserError(
       f"no text file at {path} (looked from {os.getcwd()}); check the path, or "
@@ -68,8 +85,46 @@ def scan_text(path: str) -> TextScan:
     ) from None
 
 
-@functools.lru_cache(maxsize=8)  # by size and time too: the splits of one file scan it once
-def _scan(path: str, size: int, mtime_ns: int) -> TextScan:
+def _stamp(status: os.stat_result) -> list[int]:
+  return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+@functools.lru_cache(maxsize=8)  # the splits of one file scan it once
+def _scan(path: str, stamp: tuple[int, ...]) -> TextScan:
+  if stamp[0] < _NOTED_BYTES:
+    return _pass_over(path, list(stamp))
+  name = hashlib.sha256(os.path.realpath(path).encode()).hexdigest()[:16]
+  notes = Path(default_cache_dir()) / "texts" / f"{name}.json"
+  with contextlib.suppress(DamagedFile):  # or not there yet
+    noted = read_json(notes)
+    if noted["stamp"] == list(stamp):
+      return _from_json(path, noted)
+  settled = time.time() - max(stamp[1:3]) / 1e9 > _SETTLED_S
+  scan = _pass_over(path, list(stamp))
+  if settled and _stamp(os.stat(path)) == scan.stamp:
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs time alone
+      notes.parent.mkdir(parents=True, exist_ok=True)
+      write_json(notes, _to_json(scan))
+  return scan
+
+
+def _to_json(scan: TextScan) -> dict[str, Any]:
+  return {
+    "path": str(scan.path),  # for people
+    "stamp": scan.stamp,
+    "sha256": scan.sha256,
+    "characters": scan.characters,
+    "part_bytes": scan.part_bytes.tolist(),
+    "part_characters": scan.part_characters.tolist(),
+  }
+
+
+def _from_json(path: str, noted: dict[str, Any]) -> TextScan:
+  parts = {key: np.array(noted[key]) for key in ("part_bytes", "part_characters")}
+  return TextScan(Path(path), noted["stamp"], noted["sha256"], noted["characters"], **parts)
+
+
+def _pass_over(path: str, stamp: list[int]) -> TextScan:
   decoder = codecs.getincrementaldecoder("utf-8")()
   checksum = hashlib.sha256()
   seen = np.zeros(_NUM_CODE_POINTS, bool)
@@ -84,6 +139,7 @@ def _scan(path: str, size: int, mtime_ns: int) -> TextScan:
   _decode(decoder, b"", part_bytes[-1], path)
   return TextScan(
     path=Path(path),
+    stamp=stamp,
     sha256=checksum.hexdigest(),
     characters="".join(map(chr, np.flatnonzero(seen).tolist())),
     part_bytes=np.array(part_bytes),

@@ -3,6 +3,7 @@
     <cache_dir>/<name>-<address>/
       tokens.bin      the ids of all documents end to end, uint16 where the vocabulary fits
       documents.bin   int64 [D + 1], where each document starts, and the number of tokens
+      checksums.bin   uint32, the CRC-32 of each block of 64 KiB of tokens.bin
       index.json      counts, dtype, vocabulary, checksums, and what the address was made of
 
 The address is a hash of everything the tokens depend on (source, preprocessing, vocabulary):
@@ -18,37 +19,46 @@ from typing import Any
 
 import numpy as np
 
+from input_pipelines.checksummed_files import (
+  BLOCK_BYTES,
+  CheckedBlocks,
+  DamagedFile,
+  checksum,
+  map_array,
+  read_json,
+)
+
 TOKENS = "tokens.bin"
 DOCUMENTS = "documents.bin"
+CHECKSUMS = "checksums.bin"
 INDEX = "index.json"
-FORMAT = 1  # of these files, part of the address
+FORMAT = 1  # what the ids mean, part of the address
 
-# Up to this size every opening reads the whole file against its checksum (0.05 s). Beyond
-# that the sizes must do, and `verify` reads everything when asked.
+# Up to this size an opening checks every token (0.03 s), so that damage is told at the start.
+# Of a larger store it shows when a batch first touches it: see checksummed_files.py.
 _CHECKED_WHOLE_BYTES = 64 << 20
 
 
-class DamagedStore(Exception):
-  """The files are not what index.json says."""
-
-
 class TokenStore:
-  """An open store: `tokens` [num_tokens] and `offsets` [D + 1], both memory-mapped."""
+  """An open store: `tokens` [num_tokens] and `offsets` [D + 1], both memory-mapped.
+
+  Whoever reads tokens calls `check(starts, ends)` for them before, which raises DamagedFile.
+  """
 
   def __init__(self, path: Path):
-    """Opens the store at `path`; DamagedStore where it is incomplete or altered."""
+    """Opens the store at `path`; DamagedFile where it is incomplete or altered."""
     self.path = path
-    self.index = _read_index(path)
-    dtype = np.dtype(self.index["dtype"])
+    self.index = read_json(path / INDEX)
     self.num_tokens: int = self.index["num_tokens"]
     self.num_documents: int = self.index["num_documents"]
-    sizes = {TOKENS: self.num_tokens * dtype.itemsize, DOCUMENTS: 8 * (self.num_documents + 1)}
-    for name, size in sizes.items():
-      _check_size(path / name, size)
-    if sum(sizes.values()) <= _CHECKED_WHOLE_BYTES:
+    self.tokens = map_array(path / TOKENS, np.dtype(self.index["dtype"]), self.num_tokens)
+    self.offsets = self._whole(DOCUMENTS, np.dtype(np.int64), self.num_documents + 1)
+    num_blocks = -(-self.tokens.nbytes // BLOCK_BYTES)
+    checksums = self._whole(CHECKSUMS, np.dtype(np.uint32), num_blocks)
+    self._blocks = CheckedBlocks(TOKENS, self.tokens, checksums)
+    self.check = self._blocks.check
+    if self.tokens.nbytes <= _CHECKED_WHOLE_BYTES:
       self.verify()
-    self.tokens = _map(path / TOKENS, dtype)
-    self.offsets = _map(path / DOCUMENTS, np.dtype(np.int64))
 
   @property
   def content(self) -> str:
@@ -64,10 +74,15 @@ class TokenStore:
     }
 
   def verify(self) -> None:
-    """Reads every byte against the checksums; DamagedStore where one differs."""
-    for name, checksum in self.index["sha256"].items():
-      if file_checksum(self.path / name) != checksum:
-        raise DamagedStore(f"{name} does not have the checksum in {INDEX}")
+    """Reads every token against its checksum; DamagedFile where one differs."""
+    self._blocks.check_all()
+
+  def _whole(self, name: str, dtype: np.dtype, length: int) -> np.ndarray:
+    """A file that is read from end to end in any case."""
+    array = map_array(self.path / name, dtype, length)
+    if checksum(array) != self.index["crc32"][name]:
+      raise DamagedFile(f"{name} does not have the checksum in {INDEX}")
+    return array
 
 
 def default_cache_dir() -> str:
@@ -80,42 +95,3 @@ def store_path(cache_dir: str, name: str, identity: dict[str, Any]) -> Path:
   described = json.dumps({"format": FORMAT, **identity}, sort_keys=True)
   address = hashlib.sha256(described.encode()).hexdigest()[:16]
   return Path(cache_dir).expanduser() / f"{name}-{address}"
-
-
-def file_checksum(path: Path) -> str:
-  with path.open("rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def index_checksum(index: dict[str, Any]) -> str:
-  """The checksum that an index carries of its own other entries."""
-  entries = {key: value for key, value in index.items() if key != "checksum"}
-  return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
-
-
-def _read_index(path: Path) -> dict[str, Any]:
-  try:
-    index = json.loads((path / INDEX).read_bytes())
-  except FileNotFoundError:
-    raise DamagedStore(f"{INDEX} is missing") from None
-  except ValueError:
-    raise DamagedStore(f"{INDEX} is not JSON") from None
-  if index.get("checksum") != index_checksum(index):
-    raise DamagedStore(f"{INDEX} does not have its own checksum")
-  return index
-
-
-def _check_size(path: Path, size: int) -> None:
-  try:
-    found = path.stat().st_size
-  except FileNotFoundError:
-    raise DamagedStore(f"{path.name} is missing") from None
-  if found != size:
-    raise DamagedStore(f"{path.name} has {found} bytes instead of {size}")
-
-
-def _map(path: Path, dtype: np.dtype) -> np.ndarray:
-  if not path.stat().st_size:  # mmap refuses empty files
-    return np.zeros(0, dtype)
-  # A plain array over the map: np.memmap would run its bookkeeping on every slice.
-  return np.asarray(np.memmap(path, dtype, "r"))

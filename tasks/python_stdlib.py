@@ -10,6 +10,7 @@ look better than the text is. Files that are not UTF-8 are left out too, and nam
 import dataclasses
 import functools
 import hashlib
+import os
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -118,15 +119,20 @@ class _Sources:
       self.files.append(_File(name, len(content), hashlib.sha256(content).hexdigest()))
 
   def num_shards(self, split: str) -> int:
-    return -(-len(self._names(split)) // _FILES_PER_SHARD)
+    return -(-len(self._of(split)) // _FILES_PER_SHARD)
 
   def read(self, split: str, shard: int) -> Iterator[Text]:
     first = shard * _FILES_PER_SHARD
-    for name in self._names(split)[first : first + _FILES_PER_SHARD]:
-      yield Text((self._folder / name).read_bytes())
+    for file in self._of(split)[first : first + _FILES_PER_SHARD]:
+      content = (self._folder / file.name).read_bytes()
+      if hashlib.sha256(content).hexdigest() != file.sha256:  # which is part of the identity
+        raise UserError(
+          f"{self._folder / file.name} changed while it was being read; start again"
+        )
+      yield Text(content)
 
-  def _names(self, split: str) -> list[str]:
-    return [file.name for file in self.files if file.split == split]
+  def _of(self, split: str) -> list[_File]:
+    return [file for file in self.files if file.split == split]
 
 
 @functools.lru_cache(maxsize=1)  # the library does not change under a running process
@@ -139,10 +145,13 @@ def _folder() -> Path:
 
 
 def _names(folder: Path) -> Iterator[str]:
-  for path in folder.rglob("*.py"):
-    parts = path.relative_to(folder).parts
-    left_out = any(
-      part in _LEFT_OUT_FOLDERS or part.startswith(_LEFT_OUT_PREFIXES) for part in parts
-    )
-    if not left_out:
-      yield "/".join(parts)
+  # Folders left out are not entered: site-packages alone may hold ten thousands of files.
+  for parent, folders, files in os.walk(folder):
+    folders[:] = filter(_is_text, folders)
+    for file in filter(_is_text, files):
+      if file.endswith(".py"):
+        yield (Path(parent) / file).relative_to(folder).as_posix()
+
+
+def _is_text(name: str) -> bool:
+  return name not in _LEFT_OUT_FOLDERS and not name.startswith(_LEFT_OUT_PREFIXES)

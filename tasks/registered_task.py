@@ -6,6 +6,7 @@ The Task's `targets` are stored as they come out of its preprocessors: a Task th
 or EOS adds them itself. Nothing is trimmed to a sequence length.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib
@@ -16,7 +17,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from input_pipelines.store_builder import Tokenised, make_cache_directory, write_json
+from input_pipelines.checksummed_files import DamagedFile, read_json, write_json
+from input_pipelines.store_builder import Tokenised, make_cache_directory
 from input_pipelines.text_data import TextData
 from input_pipelines.token_store import default_cache_dir
 from input_pipelines.vocabularies import Vocabulary, vocabulary_from_facts
@@ -40,9 +42,8 @@ class RegisteredTask(TextData):
     """From the notes of an earlier run; the first one has to import seqio."""
     self.check()
     notes = Path(default_cache_dir()) / "vocabularies" / f"{self._fingerprint()}.json"
-    if notes.exists():
-      facts = json.loads(notes.read_bytes())
-      return vocabulary_from_facts(facts, load_seqio=self._seqio_vocabulary)
+    with contextlib.suppress(DamagedFile):  # or not there yet
+      return vocabulary_from_facts(read_json(notes), load_seqio=self._seqio_vocabulary)
     from input_pipelines.seqio_vocabularies import vocabulary_of
 
     vocabulary = vocabulary_of(self._seqio_vocabulary())

@@ -12,8 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from input_pipelines import checksummed_files, store_builder, token_store
+from input_pipelines.checksummed_files import DamagedFile, checksum
+from input_pipelines.packing import PackedRows
 from input_pipelines.store_builder import Piece, make_cache_directory, open_or_build
-from input_pipelines.token_store import DamagedStore, TokenStore, default_cache_dir, store_path
+from input_pipelines.token_store import TokenStore, default_cache_dir, store_path
 from input_pipelines.vocabularies import ByteVocabulary, PieceVocabulary
 from layers.errors import UserError
 
@@ -139,6 +142,12 @@ def test_two_processes_build_one_store(tmp_path):
   assert_complete(TokenStore(tmp_path / "store"))
 
 
+@pytest.fixture
+def large(monkeypatch):
+  """Every store counts as too large to be checked whole when it is opened."""
+  monkeypatch.setattr(token_store, "_CHECKED_WHOLE_BYTES", -1)
+
+
 def remove(path):
   path.unlink()
 
@@ -153,17 +162,137 @@ def flip_a_bit(path):
   path.write_bytes(content)
 
 
+FILES = ["tokens.bin", "documents.bin", "checksums.bin", "index.json"]
+
+
 @pytest.mark.parametrize("damage", [remove, shorten, flip_a_bit])
-@pytest.mark.parametrize("name", ["tokens.bin", "documents.bin", "index.json"])
+@pytest.mark.parametrize("name", FILES)
 def test_a_damaged_store_is_said_and_built_again(tmp_path, capsys, name, damage):
   build(tmp_path / "store")
   damage(tmp_path / "store" / name)
-  with pytest.raises(DamagedStore):
+  with pytest.raises(DamagedFile):
     TokenStore(tmp_path / "store")
   capsys.readouterr()
   assert_complete(build(tmp_path / "store"))
-  (line,) = [line for line in capsys.readouterr().err.splitlines() if "is damaged (" in line]
-  assert name in line
+  damaged, building, ready = capsys.readouterr().err.splitlines()
+  assert f"{tmp_path / 'store'} is damaged (" in damaged and "building it again" in damaged
+  assert name in damaged
+  assert "(once)" in building and "token store ready" in ready
+  assert_complete(TokenStore(tmp_path / "store"))
+
+
+def empty_folder(path):
+  path.mkdir()
+
+
+def file_in_its_place(path):
+  path.write_text("")
+
+
+def json_without_entries(path):
+  path.mkdir()
+  (path / "index.json").write_text("[]")
+
+
+@pytest.mark.parametrize("make", [empty_folder, file_in_its_place, json_without_entries])
+def test_what_is_no_store_at_all_is_said_and_replaced(tmp_path, capsys, make):
+  make(tmp_path / "store")
+  assert_complete(build(tmp_path / "store"))
+  assert capsys.readouterr().err.count("is damaged (index.json ") == 1
+
+
+def test_every_flipped_bit_of_a_large_store_is_found_before_it_is_read(tmp_path, large):
+  rows, T = 7, 1 << 14
+  tokens = np.random.default_rng(0).integers(0, 259, rows * T + 1)
+
+  class Long(Corpus):
+    num_shards = 1
+
+    def pieces(self, shard, first):
+      yield from [Piece(tokens)][first:]
+
+  build(tmp_path / "store", Long())
+  content = (tmp_path / "store" / "tokens.bin").read_bytes()
+  for byte in (0, 65535, 65536, 150_000, len(content) - 1):
+    damaged = bytearray(content)
+    damaged[byte] ^= 4
+    (tmp_path / "store" / "tokens.bin").write_bytes(damaged)
+    store = TokenStore(tmp_path / "store")  # only its size is looked at
+    packed = PackedRows(store.tokens, store.offsets, T, store.check)
+    damaged_rows = set()
+    for row in range(rows):
+      try:
+        packed.rows(np.array([row]))
+      except DamagedFile as error:
+        block = byte // 65536 * 65536
+        assert str(error).startswith(f"tokens.bin has changed between bytes {block} and ")
+        damaged_rows.add(row)
+    # The rows that lie in the block, with the one token more that a row's last target is.
+    touched = {
+      row
+      for row in range(rows)
+      for end in (0, T)
+      if (row * T + end) * 2 // 65536 == byte // 65536
+    }
+    assert damaged_rows == touched
+
+
+def test_a_block_is_read_for_its_checksum_only_once(tmp_path, large, monkeypatch):
+  build(tmp_path / "store")
+  store = TokenStore(tmp_path / "store")
+  counted = []
+  monkeypatch.setattr(
+    checksummed_files, "checksum", lambda array: counted.append(1) or checksum(array)
+  )
+  for _ in range(3):
+    store.check(np.array([0, 10]), np.array([5, 100]))
+  store.verify()
+  assert len(counted) == (tmp_path / "store" / "checksums.bin").stat().st_size // 4
+
+
+def test_a_large_store_is_checked_whole_when_asked(tmp_path, large, capsys):
+  build(tmp_path / "store")
+  flip_a_bit(tmp_path / "store" / "tokens.bin")
+  build(tmp_path / "store")
+  assert "is damaged" not in capsys.readouterr().err
+  assert_complete(build(tmp_path / "store", verify=True))
+  assert "is damaged (tokens.bin has changed between bytes 0 and" in capsys.readouterr().err
+
+
+def test_a_store_that_comes_out_another_than_it_was_is_said(tmp_path, capsys):
+  build(tmp_path / "store")
+  flip_a_bit(tmp_path / "store" / "tokens.bin")
+
+  class Other(Corpus):
+    def pieces(self, shard, first):
+      for piece in super().pieces(shard, first):
+        yield Piece(piece.tokens[::-1], piece.starts_document)
+
+  build(tmp_path / "store", Other())
+  assert "holds other tokens than before" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", [remove, shorten, flip_a_bit])
+@pytest.mark.parametrize(
+  "name", ["tokens.bin", "documents.bin", "checksums.bin", "progress.json"]
+)
+def test_an_unfinished_build_that_was_damaged_starts_over(tmp_path, monkeypatch, name, damage):
+  class Breaking(Corpus):
+    def pieces(self, shard, first):
+      for piece in super().pieces(shard, first):
+        if shard == 2:
+          raise OSError("the disk with the text is gone")
+        yield piece
+
+  monkeypatch.setattr(checksummed_files, "BLOCK_BYTES", 1 << 10)
+  monkeypatch.setattr(store_builder, "BLOCK_BYTES", 1 << 10)
+  monkeypatch.setattr(token_store, "BLOCK_BYTES", 1 << 10)
+  with pytest.raises(OSError, match="is gone"):
+    build(tmp_path / "store", Breaking())
+  damage(tmp_path / "store.partial" / name)
+  rest = Corpus()
+  assert_complete(build(tmp_path / "store", rest))
+  assert rest.read[0] == (0, 0)
 
 
 def test_an_unfinished_build_is_never_opened(tmp_path):
@@ -175,7 +304,7 @@ def test_an_unfinished_build_is_never_opened(tmp_path):
   with contextlib.suppress(KeyboardInterrupt):
     build(tmp_path / "store", Endless())
   assert (tmp_path / "store.partial").exists()
-  with pytest.raises(DamagedStore):
+  with pytest.raises(DamagedFile):
     TokenStore(tmp_path / "store")
 
 

@@ -1,5 +1,6 @@
 """The standard library is real text, always the same, and a file never changes its split."""
 
+import os
 import sysconfig
 from pathlib import Path
 
@@ -50,6 +51,29 @@ def test_files_that_are_not_utf_8_are_left_out_by_name(tmp_path):
   sources = python_stdlib._Sources(tmp_path)
   assert [file.name for file in sources.files] == ["good.py"]
   assert sources.undecodable == ["bad.py"]
+
+
+def test_folders_that_are_left_out_are_not_searched(tmp_path, monkeypatch):
+  (tmp_path / "site-packages" / "big").mkdir(parents=True)
+  (tmp_path / "json").mkdir()
+  for name in ("a.py", "json/b.py", "site-packages/big/c.py", "_sysconfigdata_x.py"):
+    (tmp_path / name).write_text("x = 1\n")
+  listed, scandir = [], os.scandir
+  monkeypatch.setattr(
+    os, "scandir", lambda path: listed.append(Path(path).name) or scandir(path)
+  )
+  assert sorted(python_stdlib._names(tmp_path)) == ["a.py", "json/b.py"]
+  assert sorted(listed) == sorted([tmp_path.name, "json"])
+
+
+def test_a_file_that_changes_before_it_is_tokenised_is_the_users_error(tmp_path):
+  (tmp_path / "a.py").write_text("x = 1\n")
+  sources = python_stdlib._Sources(tmp_path)
+  split = sources.files[0].split
+  assert [text.text for text in sources.read(split, 0)] == [b"x = 1\n"]
+  (tmp_path / "a.py").write_text("x = 2\n")
+  with pytest.raises(UserError, match="a.py changed while it was being read; start again"):
+    list(sources.read(split, 0))
 
 
 def test_a_python_without_sources_is_told_what_to_do(monkeypatch):

@@ -1,8 +1,10 @@
 """A text file is read whole, in order, split where nanoGPT splits it, or refused in a line."""
 
+import dataclasses
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +107,91 @@ def test_another_content_is_another_store(text_path):
   before = TextFile(path=text_path).identity()
   Path(text_path).write_text(TEXT + "!")
   assert TextFile(path=text_path).identity() != before
+
+
+def scans(text_path, monkeypatch):
+  """What a start that knows only the cache finds, and how often it read the whole file."""
+  passes = []
+  pass_over = text_scan._pass_over
+  monkeypatch.setattr(
+    text_scan, "_pass_over", lambda *args: passes.append(1) or pass_over(*args)
+  )
+  text_scan._scan.cache_clear()
+  scan = scan_text(text_path)
+  monkeypatch.setattr(text_scan, "_pass_over", pass_over)
+  return scan, len(passes)
+
+
+@pytest.fixture
+def noted(tmp_path, monkeypatch):
+  """Files of any size and age are noted, in a cache of the test's own."""
+  monkeypatch.setenv("STRATA_CACHE", str(tmp_path / "cache"))
+  monkeypatch.setattr(text_scan, "_NOTED_BYTES", 0)
+  monkeypatch.setattr(text_scan, "_SETTLED_S", -1.0)
+  yield tmp_path / "cache" / "texts"
+  text_scan._scan.cache_clear()
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_large_file_that_is_as_it_was_is_not_read_again(text_path, noted, monkeypatch):
+  first, passes = scans(text_path, monkeypatch)
+  assert passes == 1
+  again, passes = scans(text_path, monkeypatch)
+  assert passes == 0
+  for field in dataclasses.fields(first):
+    np.testing.assert_array_equal(getattr(again, field.name), getattr(first, field.name))
+    assert type(getattr(again, field.name)) is type(getattr(first, field.name))
+
+
+def another_text_of_the_same_size_and_time(path):
+  status = os.stat(path)
+  Path(path).write_text(TEXT.replace("Z", "z"))
+  os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def another_file_in_its_place(path):
+  status = os.stat(path)
+  Path(path + ".new").write_text(TEXT.replace("Z", "z"))
+  os.utime(path + ".new", ns=(status.st_atime_ns, status.st_mtime_ns))
+  os.replace(path + ".new", path)
+
+
+@pytest.mark.parametrize(
+  "change", [another_text_of_the_same_size_and_time, another_file_in_its_place]
+)
+def test_a_large_file_that_may_have_changed_is_read_again(
+  text_path, noted, monkeypatch, change
+):
+  before, _ = scans(text_path, monkeypatch)
+  time.sleep(0.05)  # more than a tick of the clock that dates files
+  change(text_path)
+  after, passes = scans(text_path, monkeypatch)
+  assert passes == 1 and after.sha256 != before.sha256
+
+
+def test_nothing_is_noted_of_a_file_that_was_just_written(text_path, noted, monkeypatch):
+  monkeypatch.setattr(text_scan, "_SETTLED_S", 60.0)
+  scans(text_path, monkeypatch)
+  assert scans(text_path, monkeypatch)[1] == 1
+  assert not noted.exists()
+
+
+def test_notes_that_were_damaged_are_made_again(text_path, noted, monkeypatch):
+  first, _ = scans(text_path, monkeypatch)
+  (file,) = noted.iterdir()
+  file.write_text(file.read_text().replace(first.sha256, "0" * 64))
+  again, passes = scans(text_path, monkeypatch)
+  assert passes == 1 and again.sha256 == first.sha256
+
+
+@pytest.mark.slow
+def test_a_file_that_changes_while_it_is_tokenised_is_the_users_error(text_path):
+  Path(text_path).write_text(TEXT + "?")  # its task is named by its content
+  data = TextFile(path=text_path)
+  tokenised = data.tokenise()
+  Path(text_path).write_text(TEXT.upper())
+  with pytest.raises(UserError, match="changed while it was read; start again"):
+    list(tokenised.pieces(0, 0))
 
 
 def latin1(path):
