@@ -1,6 +1,5 @@
 """The folder of a run: whose it is, what it was started with, and that nobody else is in it."""
 
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -16,6 +15,7 @@ from absl import logging
 
 from layers.errors import UserError
 from runners import config_files
+from runners.folder_lock import hold
 
 RUN_NAME = "run.json"
 
@@ -43,31 +43,12 @@ class Workdir:
   ):
     self.path, self._config, self._exp = Path(path), config, exp
     self._starts: list[dict[str, Any]] = []
+    self._lock = hold(self.path)
     try:
-      self.path.mkdir(parents=True, exist_ok=True)
-      self._lock = open(self.path / ".lock", "w")
-    except OSError as error:
-      raise UserError(
-        f"cannot write in workdir {path}: {error.strerror}; choose another with --workdir"
-      ) from error
-    try:
-      self._hold()
       self._check_config(accept_changes)
     except BaseException:
       self._lock.close()
       raise
-
-  def _hold(self) -> None:
-    try:
-      fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise UserError(
-        f"another process is running in {self.path}; wait for it, or choose another --workdir"
-      ) from error
-    except OSError as error:
-      raise UserError(
-        f"cannot lock {self.path}: {error.strerror}; choose a --workdir on another file system"
-      ) from error
 
   def _check_config(self, accept_changes: Sequence[str]) -> None:
     if not (self.path / config_files.JSON_NAME).exists():
