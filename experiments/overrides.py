@@ -45,12 +45,23 @@ class Change:
 
 
 @dataclasses.dataclass(frozen=True)
+class Applied:
+  """What one argument, or one line of a file, was aimed at and which fields it changed."""
+
+  who: str
+  path: Path | None  # None: anywhere (a fiddler); (): the whole config
+  appends: bool
+  changed: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Outcome:
   """The new config, what changed in it and by whom, and what the user should be told."""
 
   config: fdl.Config
   changes: tuple[Change, ...] = ()
   warnings: tuple[str, ...] = ()
+  applied: tuple[Applied, ...] = ()
 
 
 class OverrideErrors(UserError):
@@ -71,8 +82,13 @@ class _Edit:
   line: str = ""  # of a file, to say which one is wrong
 
 
-def apply_overrides(config: fdl.Config, overrides: Sequence[Override]) -> Outcome:
-  """Applies `overrides` to a copy of `config`, or raises OverrideErrors."""
+def apply_overrides(
+  config: fdl.Config, overrides: Sequence[Override], *, complete: bool = True
+) -> Outcome:
+  """Applies `overrides` to a copy of `config`, or raises OverrideErrors.
+
+  Without `complete`, a required field may be left without a value: more is to follow.
+  """
   transaction = _Transaction(copy_config(config))
   failed: list[str] = []
   for override in overrides:
@@ -83,9 +99,9 @@ def apply_overrides(config: fdl.Config, overrides: Sequence[Override]) -> Outcom
         transaction.apply(edit)
     except UserError as error:
       transaction.errors.append(f"{override}: {error}")
-      if override.verb == "set":
+      if override.verb in ("set", "sweep"):
         failed.append(override.text.partition("=")[0].removesuffix("+"))
-  return transaction.outcome()
+  return transaction.outcome(complete)
 
 
 class _Transaction:
@@ -96,6 +112,7 @@ class _Transaction:
     self._config = config
     self._values = flatten(config, expand_shared=True)
     self._changes: list[Change] = []
+    self._applied: list[Applied] = []
     self._warnings: list[str] = []
     self._set_by: dict[Path, str] = {}
 
@@ -112,6 +129,7 @@ class _Transaction:
       changed.append(path_text(path))  # set to what it was: still somebody's decision
     for name in changed:
       self._changes.append(Change(name, before.get(name), after.get(name), edit.who))
+    self._applied.append(Applied(edit.who, path, edit.appends, tuple(changed)))
     if not edit.appends:
       self._warn(edit.who, path, changed)
     if path is not None:
@@ -144,17 +162,20 @@ class _Transaction:
         continue
       yield f"{who}: {name} has no default and no value; add --set={name}=VALUE"
 
-  def outcome(self) -> Outcome:
-    self.errors += [] if self.errors else self._incomplete()
+  def outcome(self, complete: bool) -> Outcome:
+    if complete and not self.errors:
+      self.errors += self._incomplete()
     if self.errors:
       raise OverrideErrors(self.errors)
-    return Outcome(self._config, tuple(self._changes), tuple(self._warnings))
+    return Outcome(
+      self._config, tuple(self._changes), tuple(self._warnings), tuple(self._applied)
+    )
 
 
 def _edits(override: Override) -> Iterator[_Edit]:
   who = str(override)
   match override.verb:
-    case "set":
+    case "set" | "sweep":  # one value of a sweep
       path, verb, text = split_assignment(override.text)
       yield _Edit(who, _setter(path, parse_value(text), verb == "+="), appends=verb == "+=")
     case "unset":

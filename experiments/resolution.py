@@ -7,7 +7,7 @@ import fiddle as fdl
 
 from experiments import registry
 from experiments.override_files import OverrideFile, read_override_file
-from experiments.overrides import Change, Override, apply_overrides
+from experiments.overrides import Applied, Change, Override, apply_overrides
 from layers.errors import UserError
 
 
@@ -22,10 +22,16 @@ class Resolved:
   base_source: str  # the experiment's name, or the file
   changes: tuple[Change, ...]
   warnings: tuple[str, ...]
+  applied: tuple[Applied, ...]
 
 
-def resolve(exp: str | None, overrides: Sequence[Override] = ()) -> Resolved:
-  """The experiment called `exp`, or that a `--config` file names, with `overrides` applied."""
+def resolve(
+  exp: str | None, overrides: Sequence[Override] = (), *, complete: bool = True
+) -> Resolved:
+  """The experiment called `exp`, or that a `--config` file names, with `overrides` applied.
+
+  Without `complete`, a required field may be left without a value.
+  """
   files = [read_override_file(o.text) for o in overrides if o.verb == "config"]
   name = _experiment_name(exp, files)
   stored = next(((file.config, file.source) for file in files if file.config is not None), None)
@@ -34,9 +40,16 @@ def resolve(exp: str | None, overrides: Sequence[Override] = ()) -> Resolved:
   else:
     experiment = registry.find(name).experiment
     base, source = experiment().config(), name
-  outcome = apply_overrides(base, overrides)
+  outcome = apply_overrides(base, overrides, complete=complete)
   return Resolved(
-    name, outcome.config, base, experiment, source, outcome.changes, outcome.warnings
+    name,
+    outcome.config,
+    base,
+    experiment,
+    source,
+    outcome.changes,
+    outcome.warnings,
+    outcome.applied,
   )
 
 

@@ -1,0 +1,198 @@
+"""A sweep before anything runs: every point resolved, typed, named, and no value a silent winner.
+
+The values of a sweep are applied after all other overrides. So a path may not be swept and set
+as well, and two swept paths may not hold one another.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import fiddle as fdl
+from fiddle import daglish
+
+from experiments.edits import find
+from experiments.overrides import Applied, Override, OverrideErrors
+from experiments.paths import parse_path
+from experiments.resolution import Resolved, resolve
+from experiments.sweep_axes import Axis, read_axis
+from layers.errors import UserError
+from runners.config_files import to_json
+from runners.config_tree import Path, flatten, nodes_at, path_text
+
+_NAME_LENGTH = 10  # 40 bits: a thousand points meet by chance once in two million sweeps
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+  """One run of a sweep.
+
+  Attributes:
+    name: a hash of the resolved config.
+    values: swept path -> value as it was typed.
+    overrides: what sets them.
+    config: resolved.
+  """
+
+  name: str
+  values: dict[str, str]
+  overrides: tuple[Override, ...]
+  config: fdl.Config
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepPlan:
+  """Every point of the product; the last path swept varies fastest."""
+
+  exp: str
+  points: tuple[Point, ...]
+  warnings: tuple[str, ...]
+
+
+def plan_sweep(
+  exp: str | None, overrides: Sequence[Override], sweeps: Sequence[str]
+) -> SweepPlan:
+  """Resolves every point of the product of `sweeps`, each `PATH=V1,V2,...`.
+
+  Raises:
+    UserError: a value is wrong, a path is swept and set, or two points are the same run.
+  """
+  axes = [read_axis(text) for text in sweeps]
+  base = resolve(exp, overrides, complete=False)
+  paths = [_canonical(axis, base.config) for axis in axes]
+  _check_axes(axes, paths, base.config)
+  for axis, path in zip(axes, paths, strict=True):
+    _check_not_set(axis, path, base)
+  _check_values(exp, overrides, axes)
+  points = [
+    _point(exp, overrides, dict(zip(map(path_text, paths), values, strict=True)))
+    for values in itertools.product(*(axis.values for axis in axes))
+  ]
+  _check_distinct(points)
+  return SweepPlan(base.exp, tuple(points), base.warnings)
+
+
+def config_name(config: fdl.Config, exp: str) -> str:
+  """A short hash of what config.txt says, with every default: equal for equal runs.
+
+  It depends neither on the order in which fields were set nor on the machine. A default that
+  changes in the code makes another run, hence another name.
+  """
+  facts = json.dumps([exp, sorted(flatten(config).items())])
+  return hashlib.sha256(facts.encode()).hexdigest()[:_NAME_LENGTH]
+
+
+def _point(exp: str | None, overrides: Sequence[Override], values: dict[str, str]) -> Point:
+  own = tuple(Override("set", f"{path}={value}") for path, value in values.items())
+  resolved = resolve(exp, (*overrides, *own))
+  to_json(resolved.config, resolved.exp)  # what cannot be stored is refused now
+  return Point(config_name(resolved.config, resolved.exp), values, own, resolved.config)
+
+
+def _canonical(axis: Axis, config: fdl.Config) -> Path:
+  try:
+    return find(config, parse_path(axis.path), new_key=True).path
+  except UserError as error:
+    raise UserError(f"{axis}: {error}") from error
+
+
+def _check_axes(axes: Sequence[Axis], paths: Sequence[Path], config: fdl.Config) -> None:
+  pairs = itertools.combinations(zip(axes, paths, strict=True), 2)
+  for (one, path), (other, other_path) in pairs:
+    if any(_overlap(alias, other_path) for alias in _aliases(config, path)):
+      raise UserError(f"{one} and {other} sweep the same field; drop one of them")
+
+
+def _check_not_set(axis: Axis, path: Path, base: Resolved) -> None:
+  for alias in _aliases(base.config, path):
+    for applied in base.applied:
+      if _decides(applied, alias, base.config):
+        raise UserError(
+          f"{path_text(path)} is swept by {axis} and set by {applied.who}; drop one of them"
+        )
+
+
+def _decides(applied: Applied, path: Path, config: fdl.Config) -> bool:
+  """Whether somebody gave the field at `path`, or one below it, a value of its own.
+
+  `--set=optimizer=@sgdm` leaves the learning rate open, `@sgdm(learning_rate=1.0)` does not.
+  """
+  text = path_text(path)
+  if applied.path is None:
+    return any(_overlap(parse_path(changed), path, above=False) for changed in applied.changed)
+  if not applied.path:  # the whole config: what the sweep starts from
+    return False
+  if _overlap(applied.path, path, above=False):
+    return True
+  above = path[: len(applied.path)] == applied.path
+  return above and _is_given(config, path) and (not applied.appends or text in applied.changed)
+
+
+def _overlap(one: Path, other: Path, *, above: bool = True) -> bool:
+  """Whether `one` is `other` or below it, or `above` it."""
+  shorter = min(len(one), len(other)) if above else len(other)
+  return one[:shorter] == other[:shorter]
+
+
+def _is_given(config: fdl.Config, path: Path) -> bool:
+  """Whether a value stands at `path` that is not just the default of its field."""
+  node: Any = config
+  for step in path:
+    if isinstance(node, fdl.Buildable) and isinstance(step, daglish.Attr):
+      if step.name not in node.__arguments__:
+        return False
+      node = node.__arguments__[step.name]
+    else:
+      try:
+        node = find(node, (step,)).value
+      except UserError:
+        return False
+  return True
+
+
+def _aliases(config: fdl.Config, path: Path) -> Iterator[Path]:
+  """`path`, and every other path at which the same shared config node holds the same field."""
+  yield path
+  shared = nodes_at(config)
+  for depth in range(len(path) - 1, 0, -1):
+    places = shared.get(id(find(config, path[:depth]).value), [])
+    if places:
+      yield from (
+        (*parse_path(place), *path[depth:])
+        for place in places
+        if place != path_text(path[:depth])
+      )
+      return
+
+
+def _check_values(
+  exp: str | None, overrides: Sequence[Override], axes: Sequence[Axis]
+) -> None:
+  """Types each value once, beside the first values of the other axes: all errors at once."""
+  first = {axis: axis.values[0] for axis in axes}
+  errors: dict[str, None] = {}
+  for axis in axes:
+    for value in axis.values:
+      chosen = (first | {axis: value}).items()
+      swept = [Override("sweep", f"{axis.path}={value}") for axis, value in chosen]
+      try:
+        resolve(exp, (*overrides, *swept))
+      except OverrideErrors as error:
+        errors |= dict.fromkeys(error.errors)
+  if errors:
+    raise OverrideErrors(list(errors))
+
+
+def _check_distinct(points: Sequence[Point]) -> None:
+  known: dict[str, Point] = {}
+  for point in points:
+    if (same := known.setdefault(point.name, point)) is not point:
+      different = [
+        f"{path}={same.values[path]} and {path}={value}"
+        for path, value in point.values.items()
+        if same.values[path] != value
+      ]
+      raise UserError(f"{', '.join(different)} are the same run; drop one of them")
