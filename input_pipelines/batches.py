@@ -44,6 +44,12 @@ class Data(abc.ABC):
   def vocabulary(self) -> Vocabulary:
     """The vocabulary, ready in a moment: nothing is tokenised to answer."""
 
+  def example(self, sequence_length: int) -> dict[str, np.ndarray]:
+    """One row of padding: the keys, shapes and dtypes of a batch, with nothing read."""
+    blank = np.zeros((1, sequence_length), np.int32)
+    ids = dict.fromkeys((INPUTS, TARGETS, POSITIONS, SEGMENTS), blank)
+    return {**ids, WEIGHTS: blank.astype(np.float32)}
+
   @abc.abstractmethod
   def open(
     self,

@@ -12,7 +12,7 @@ experiment; layers never see the mesh. Names in use:
 import contextlib
 import contextvars
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -22,6 +22,16 @@ Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
 _MESH: contextvars.ContextVar[jax.sharding.Mesh | None] = contextvars.ContextVar(
   "mesh", default=None
 )
+_SEEN: contextvars.ContextVar[list["Constraint"] | None] = contextvars.ContextVar(
+  "seen", default=None
+)
+
+
+class Constraint(NamedTuple):
+  """What a layer asked of one activation: a logical name for each dimension."""
+
+  names: tuple[str | None, ...]
+  shape: tuple[int, ...]
 
 
 @contextlib.contextmanager
@@ -35,8 +45,21 @@ def partitioned(mesh: jax.sharding.Mesh, rules: Rules) -> Iterator[None]:
     _MESH.reset(token)
 
 
+@contextlib.contextmanager
+def constraints_seen() -> Iterator[list[Constraint]]:
+  """Within, every call of `constrain` is added to the list: trace a model to learn its own."""
+  seen: list[Constraint] = []
+  token = _SEEN.set(seen)
+  try:
+    yield seen
+  finally:
+    _SEEN.reset(token)
+
+
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   """Asks the compiler to lay `x` out by these logical axes; outside a mesh, x itself."""
+  if (seen := _SEEN.get()) is not None:
+    seen.append(Constraint(names, x.shape))
   mesh = _MESH.get()
   if mesh is None or mesh.size == 1:
     return x

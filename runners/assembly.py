@@ -11,12 +11,20 @@ from typing import Any
 import fiddle as fdl
 import jax
 
-from input_pipelines.batches import Batches
+from input_pipelines.batches import Batches, Data
 from layers.errors import UserError
-from runners.derivation import derive, derive_eval_data
+from runners.derivation import derive, derive_eval_data, derive_schedules
 from runners.evaluation import Evaluator
+from runners.layout import (
+  Layout,
+  activation_layouts,
+  check_divides,
+  check_rules,
+  parameter_layouts,
+  warn_of_idle_axes,
+)
 from runners.meshes import batch_sharding, check_batch
-from runners.train_state import Initializer
+from runners.train_state import Initializer, ModelInit
 from runners.train_step import Step, make_eval_step, make_train_step
 from runners.trainer import Trainer
 
@@ -84,6 +92,58 @@ class Assembly:
     return Evaluator(jitted, trainer.objective, self.eval_batches, self.batch_sharding)
 
 
+@dataclasses.dataclass(frozen=True)
+class Blueprint:
+  """What a config means on a mesh, whether its devices are there or not.
+
+  Attributes:
+    config: with everything derived filled in but what follows from the length of the run.
+    trainer: built; its schedules are those of the run where the config gives num_steps.
+    model: its parameters, and what it asks of activations.
+    layouts: of every parameter, then of every kind of activation that a layer constrains.
+  """
+
+  config: fdl.Config
+  trainer: Trainer
+  model: ModelInit
+  layouts: list[Layout]
+
+  def initializer(
+    self, trainer: Trainer, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh
+  ) -> Initializer:
+    return Initializer(
+      self.model, trainer.optimizer, seed=trainer.seed, mesh=mesh, rules=trainer.sharding
+    )
+
+
+def draw(
+  config: fdl.Config,
+  mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh,
+  train_data: Data,
+) -> Blueprint:
+  """The model on the mesh; nothing is allocated, and no data are read.
+
+  Raises:
+    UserError: the mesh, the rules, the batch and the model do not fit each other.
+  """
+  check_rules(config.sharding)
+  for name in ("batch_size", "microbatch_size"):
+    if getattr(config, name):
+      check_batch(name, getattr(config, name), mesh)
+  config = derive(config, vocabulary=train_data.vocabulary(), mesh=mesh.shape)
+  trainer: Trainer = fdl.build(derive_schedules(config, config.num_steps or 1))
+  example = train_data.example(trainer.sequence_length)
+  model = ModelInit(trainer.model, trainer.objective, example)
+  num_rows = trainer.microbatch_size or trainer.batch_size
+  layouts = [
+    *parameter_layouts(model.boxed, trainer.sharding, mesh.shape),
+    *activation_layouts(model.constraints, trainer.sharding, mesh.shape, num_rows),
+  ]
+  check_divides(layouts, config)
+  warn_of_idle_axes(layouts, mesh.shape)
+  return Blueprint(config, trainer, model, layouts)
+
+
 def assemble(config: fdl.Config, cache_dir: str) -> Assembly:
   """The parts of the run that `config` describes; token stores are built if need be.
 
@@ -91,38 +151,28 @@ def assemble(config: fdl.Config, cache_dir: str) -> Assembly:
     UserError: something in the config does not fit the data, the model or the devices.
   """
   config = derive_eval_data(config)
-  _check(config)
+  check_counts(config)
   mesh = fdl.build(config.mesh).build()
-  for name in ("batch_size", "microbatch_size"):
-    if getattr(config, name):
-      check_batch(name, getattr(config, name), mesh)
   train_data: Any = fdl.build(config.train_data)
-  batches = _open(train_data, config, cache_dir, seed=config.seed, num_epochs=config.num_epochs)
   eval_data = {name: fdl.build(data) for name, data in (config.eval_data or {}).items()}
   for name, data in eval_data.items():
     _check_vocabulary(name, data, train_data)
+  blueprint = draw(config, mesh, train_data)  # what is wrong shows before a store is built
+  batches = _open(train_data, config, cache_dir, seed=config.seed, num_epochs=config.num_epochs)
   eval_batches = {
     name: _open(data, config, cache_dir, seed=None) for name, data in eval_data.items()
   }
   num_steps = config.num_steps or batches.num_batches
   assert num_steps is not None  # num_epochs makes the batches finite
-  config = derive(config, vocabulary=train_data.vocabulary(), num_steps=num_steps)
-  trainer = fdl.build(config)
+  config = derive_schedules(blueprint.config, num_steps)
+  trainer: Trainer = fdl.build(config)
   return Assembly(
     trainer=trainer,
     num_steps=num_steps,
     mesh=mesh,
     batches=batches,
     eval_batches=eval_batches,
-    initializer=Initializer(
-      trainer.model,
-      trainer.objective,
-      trainer.optimizer,
-      batches[0],
-      seed=trainer.seed,
-      mesh=mesh,
-      rules=trainer.sharding,
-    ),
+    initializer=blueprint.initializer(trainer, mesh),
     learning_rate=_built(getattr(config.optimizer, "learning_rate", None)),
   )
 
@@ -153,7 +203,8 @@ _COUNTS = (
 )
 
 
-def _check(config: fdl.Config) -> None:
+def check_counts(config: fdl.Config) -> None:
+  """Raises UserError for a number in the config that cannot be, or that contradicts another."""
   if config.num_steps is None and config.num_epochs is None:
     raise UserError("set num_steps or num_epochs, for example --set=num_steps=1000")
   if config.num_steps is not None and config.num_epochs is not None:

@@ -7,7 +7,7 @@ which take from train_data what they leave unset where both are of the same clas
 
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import fiddle as fdl
@@ -18,6 +18,7 @@ from fiddle import daglish
 from input_pipelines.vocabularies import Vocabulary
 from layers.errors import UserError
 from runners.config_tree import copy_config, path_text
+from runners.layout import vocabulary_split
 
 _PRECISION = {
   "compute_dtype": "precision",
@@ -30,7 +31,7 @@ SOURCES = {
   "model": {
     **_PRECISION,
     "vocab_size": "train_data",
-    "padded_vocab_size": "train_data, mesh.tensor",
+    "padded_vocab_size": "train_data, mesh, sharding",
     "max_positions": "sequence_length",
     "residual_depth": "model.num_layers",
   },
@@ -76,13 +77,15 @@ def derive_eval_data(config: fdl.Config) -> fdl.Config:
   return config
 
 
-def derive(config: fdl.Config, *, vocabulary: Vocabulary | None, num_steps: int) -> fdl.Config:
-  """A copy with everything of SOURCES filled in.
+def derive(
+  config: fdl.Config, *, vocabulary: Vocabulary | None, mesh: Mapping[str, int]
+) -> fdl.Config:
+  """A copy with everything of SOURCES filled in but what `derive_schedules` does.
 
   Args:
     config: of a Trainer.
     vocabulary: of the training data; None for data without one.
-    num_steps: the length of the run.
+    mesh: axis -> devices along it.
   """
   config = derive_eval_data(config)
   facts: dict[str, Any] = {
@@ -92,9 +95,15 @@ def derive(config: fdl.Config, *, vocabulary: Vocabulary | None, num_steps: int)
   }
   if vocabulary is not None:
     facts["vocab_size"] = _vocab_size(config, vocabulary)
-    facts["padded_vocab_size"] = _padded(facts["vocab_size"], config)
+    facts["padded_vocab_size"] = _padded(facts["vocab_size"], config, mesh)
     _fill(config.objective, {"token_bytes": vocabulary.token_bytes()})
   _fill(config.model, facts)
+  return config
+
+
+def derive_schedules(config: fdl.Config, num_steps: int) -> fdl.Config:
+  """A copy in which schedules know the length of the run."""
+  config = copy_config(config)
   _fill(config.optimizer, {"num_steps": num_steps})
   return config
 
@@ -125,14 +134,15 @@ def _vocab_size(config: fdl.Config, vocabulary: Vocabulary) -> int:
   return vocab_size
 
 
-def _padded(vocab_size: int, config: fdl.Config) -> int:
-  tensor = fdl.build(config.mesh).sizes(jax.device_count())["tensor"]
-  padded = tensor * math.ceil(vocab_size / tensor)
+def _padded(vocab_size: int, config: fdl.Config, mesh: Mapping[str, int]) -> int:
+  multiple, axes = vocabulary_split(config.sharding, mesh)
+  padded = multiple * math.ceil(vocab_size / multiple)
   if padded != vocab_size:
     logging.warning(
-      "The vocabulary of %d is padded to %d, a multiple of mesh.tensor=%d.",
+      "The vocabulary of %d is padded to %d, a multiple of %s=%d.",
       vocab_size,
       padded,
-      tensor,
+      axes,
+      multiple,
     )
   return padded

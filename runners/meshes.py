@@ -1,12 +1,14 @@
 """The device mesh: named axes, what lies along each, and how batches meet them."""
 
+import collections
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from layers.errors import UserError
 
@@ -37,7 +39,11 @@ DEFAULT_RULES = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshShape:
-  """Devices along each axis; one may be -1: all that the others leave.
+  """Devices along each axis; one of the first five may be -1: all that the others leave.
+
+  A machine of several slices or nodes has a fast network within each and a slow one between
+  them. `dcn_<axis>` of them lie along an axis, so that it has dcn_<axis> * <axis> devices in
+  all. An axis of tensor parallelism communicates in every layer and stays within a slice.
 
   Attributes:
     data: copies of the model, each with its own rows.
@@ -45,6 +51,8 @@ class MeshShape:
     sequence: tokens of a row.
     expert: experts of a mixture.
     tensor: heads, hidden features and vocabulary.
+    dcn_data, dcn_fsdp, dcn_sequence, dcn_expert: slices along the axis. All 1 on a machine
+      of several slices: the outermost axes cross them.
   """
 
   data: int = -1
@@ -52,39 +60,131 @@ class MeshShape:
   sequence: int = 1
   expert: int = 1
   tensor: int = 1
+  dcn_data: int = 1
+  dcn_fsdp: int = 1
+  dcn_sequence: int = 1
+  dcn_expert: int = 1
 
   def sizes(self, num_devices: int) -> dict[str, int]:
-    """Axis -> size, with the -1 resolved.
+    """Axis -> size over all slices, with the -1 resolved.
 
     Raises:
       UserError: the product is not num_devices.
     """
-    sizes = {axis: getattr(self, axis) for axis in AXES}
-    described = ", ".join(f"{axis}={size}" for axis, size in sizes.items() if size != 1)
-    free = [axis for axis, size in sizes.items() if size == -1]
-    if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
-      raise UserError(f"mesh {described}: sizes are at least 1, and one at most may be -1")
-    known = math.prod(size for size in sizes.values() if size != -1)
+    inner, slices = self._inner(), self.slices()
+    free = [axis for axis, size in inner.items() if size == -1]
+    allowed = [size for size in inner.values() if size != -1] + list(slices.values())
+    if len(free) > 1 or min(allowed) < 1:
+      raise UserError(f"mesh {self}: sizes are at least 1, and one axis at most may be -1")
+    known = math.prod(allowed)
     if free and num_devices % known == 0:
-      sizes[free[0]] = num_devices // known
-    if math.prod(sizes.values()) != num_devices:
+      inner[free[0]] = num_devices // known
+    elif free or known != num_devices:
+      others = known // inner["data"]
+      fits = not free and num_devices % others == 0
       raise UserError(
-        f"mesh {described or 'of one device'} does not fit {num_devices} device(s): "
-        f"change it, for example --set=mesh.{(free or ['data'])[0]}=-1"
+        f"mesh {self} does not fit {num_devices} device(s): its sizes multiply to {known}"
+        f"{', which does not divide them' if free else ''}; "
+        f"{'let data take the rest: --set=mesh.data=-1' if fits else 'change one'}"
       )
-    return sizes
+    return {axis: inner[axis] * slices[axis] for axis in AXES}
+
+  def slices(self) -> dict[str, int]:
+    """Axis -> slices along it."""
+    return {axis: getattr(self, f"dcn_{axis}", 1) for axis in AXES}
+
+  def num_devices(self) -> int | None:
+    """How many devices the sizes ask for; None where one is -1."""
+    inner = self._inner()
+    return (
+      None if -1 in inner.values() else math.prod((*inner.values(), *self.slices().values()))
+    )
 
   def build(self) -> Mesh:
     """The mesh over all devices, neighbours placed by their topology."""
-    sizes = self.sizes(jax.device_count())
-    shape = tuple(sizes.values())
-    if jax.default_backend() == "cpu":
-      devices = np.asarray(jax.devices()).reshape(shape)
-    else:
-      from jax.experimental import mesh_utils
+    devices = jax.devices()
+    return Mesh(arrange(self.sizes(len(devices)), self.slices(), devices), AXES)
 
-      devices = mesh_utils.create_device_mesh(shape)
-    return Mesh(devices, AXES)
+  def describe(self, num_devices: int) -> AbstractMesh:
+    """The mesh over so many devices, whether they are there or not."""
+    sizes = tuple(self.sizes(num_devices).values())
+    return AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+  def _inner(self) -> dict[str, int]:
+    return {axis: getattr(self, axis) for axis in AXES}
+
+  def __str__(self) -> str:
+    sizes = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+    return ", ".join(f"{name}={size}" for name, size in sizes.items() if size != 1) or "data=1"
+
+
+def arrange(
+  sizes: dict[str, int], slices: dict[str, int], devices: Sequence[Any]
+) -> np.ndarray:
+  """The devices in an array with the dimensions `sizes`.
+
+  Along an axis the devices of one slice come first, then those of the next. Slices are what
+  the devices say of themselves (slice_index), or the processes, or on CPU, where slices are
+  only simulated, equal parts of the list.
+
+  Args:
+    sizes: axis -> devices along it, over all slices.
+    slices: axis -> slices along it; all 1: those that there are lie along the outermost axes.
+    devices: as many as the sizes multiply to.
+
+  Raises:
+    UserError: there are not as many slices, or they differ in size.
+  """
+  from jax.experimental import mesh_utils  # not for those who only look at a config
+
+  found = _groups(devices, "slice_index")
+  if math.prod(slices.values()) == 1 and len(found) > 1:
+    slices = _outermost(sizes, len(found))
+  wanted = math.prod(slices.values())
+  inner, outer = [sizes[axis] // slices[axis] for axis in sizes], list(slices.values())
+  if wanted == 1:
+    return mesh_utils.create_device_mesh(inner, devices, allow_split_physical_axes=True)
+  if devices[0].platform == "cpu" and len(found) == 1:
+    return _interleaved(np.asarray(devices).reshape(*outer, *inner))
+  by_process = len(found) != wanted
+  groups = _groups(devices, "process_index") if by_process else found
+  if len(groups) != wanted or len(set(groups.values())) != 1:
+    raise UserError(
+      f"mesh.dcn_* multiply to {wanted}, and the {len(devices)} devices are in {len(found)} "
+      f"slice(s) of {sorted(found.values())} and {len(_groups(devices, 'process_index'))} "
+      "process(es): let dcn_* multiply to the number of slices"
+    )
+  return mesh_utils.create_hybrid_device_mesh(
+    inner, outer, devices, process_is_granule=by_process, allow_split_physical_axes=True
+  )
+
+
+def _groups(devices: Sequence[Any], attribute: str) -> dict[Any, int]:
+  """How many devices there are of each value; all are one group where they have none."""
+  return collections.Counter(getattr(device, attribute, None) for device in devices)
+
+
+def _outermost(sizes: dict[str, int], num_slices: int) -> dict[str, int]:
+  """Slices along each axis when the outermost axes cross them."""
+  slices, left = {}, num_slices
+  for axis, size in sizes.items():
+    slices[axis] = 1 if axis == "tensor" else math.gcd(size, left)
+    left //= slices[axis]
+  if left > 1:
+    shown = ", ".join(f"{axis}={size}" for axis, size in sizes.items() if size > 1)
+    raise UserError(
+      f"mesh {shown} cannot be laid over {num_slices} slices: the sizes of the axes other than "
+      f"tensor have to be a multiple of {num_slices} together"
+    )
+  return slices
+
+
+def _interleaved(blocks: np.ndarray) -> np.ndarray:
+  """[slices of each axis..., devices of each axis...] as one dimension an axis."""
+  rank = blocks.ndim // 2
+  order = [n for axis in range(rank) for n in (axis, rank + axis)]
+  outer, inner = blocks.shape[:rank], blocks.shape[rank:]
+  return blocks.transpose(order).reshape([a * b for a, b in zip(outer, inner, strict=True)])
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -92,11 +192,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
-def check_batch(name: str, size: int, mesh: Mesh) -> None:
+def check_batch(name: str, size: int, mesh: Mesh | AbstractMesh) -> None:
   """Raises UserError unless the devices along data and fsdp divide `size` rows."""
   num_shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
   if size % num_shards:

@@ -1,7 +1,7 @@
 """All that one step hands to the next, and how it begins on a mesh."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import flax.struct
@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from clu import metrics
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh
 
-from layers.errors import UserError
-from layers.sharding import Rules
+from layers.sharding import Rules, constraints_seen
 from runners.meshes import replicated
 from tasks.objective import Objective, with_rows
 from tasks.weighted_metrics import average
@@ -49,34 +48,49 @@ def empty_metrics(objective: Objective) -> StepMetrics:
   return StepMetrics(objective=objective.empty_metrics(), grad_norm=average(0.0, 0.0))
 
 
+class ModelInit:
+  """A model's parameters: how they begin, and by tracing it once, all that a mesh must know.
+
+  Attributes:
+    boxed: their shapes, boxed with the logical name of each dimension.
+    constraints: what the layers ask of activations, for one row.
+  """
+
+  def __init__(self, model: nn.Module, objective: Objective, batch: Mapping[str, Any]):
+    """`batch` is any batch, as arrays or shapes."""
+    self.objective, self._model = objective, model
+    # One row is enough to learn the shapes of the parameters.
+    row = {key: jnp.zeros((1, *x.shape[1:]), x.dtype) for key, x in batch.items()}
+    self._row = with_rows(row)
+    with constraints_seen() as self.constraints:
+      self.boxed = jax.eval_shape(self.params, jax.random.key(0))
+
+  def params(self, key: jax.Array) -> Any:
+    """The first parameters, boxed."""
+    return self._model.init(key, *self.objective.model_inputs(self._row))["params"]
+
+
 class Initializer:
   """Makes a TrainState whose every leaf begins where the mesh wants it.
 
   Args:
-    model, objective, optimizer: built.
-    batch: one batch, as arrays or shapes.
+    model: how its parameters begin.
+    optimizer: built.
     seed: of parameters and dropout.
-    mesh, rules: how logical axes lie on devices.
+    mesh, rules: how logical axes lie on devices. See runners/layout.py for what has to fit.
   """
 
   def __init__(
     self,
-    model: nn.Module,
-    objective: Objective,
+    model: ModelInit,
     optimizer: optax.GradientTransformation,
-    batch: Mapping[str, Any],
     *,
     seed: int,
-    mesh: Mesh,
+    mesh: Mesh | AbstractMesh,
     rules: Rules,
   ):
-    self._model, self._objective, self._optimizer = model, objective, optimizer
-    self._seed = seed
-    # One row is enough to learn the shapes of the parameters.
-    row = {key: jnp.zeros((1, *x.shape[1:]), x.dtype) for key, x in batch.items()}
-    self._row = with_rows(row)
-    boxed = jax.eval_shape(self._boxed_params, jax.random.key(0))
-    self.shardings = self._shardings(boxed, mesh, rules)
+    self._model, self._optimizer, self._seed = model, optimizer, seed
+    self.shardings = self._shardings(mesh, rules)
     self.abstract = jax.tree.map(
       lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
       jax.eval_shape(self._init),
@@ -94,28 +108,25 @@ class Initializer:
   def num_params(self) -> int:
     return sum(x.size for x in jax.tree.leaves(self.abstract.params))
 
-  def _boxed_params(self, key: jax.Array) -> Any:
-    return self._model.init(key, *self._objective.model_inputs(self._row))["params"]
-
   def _init(self) -> TrainState:
     params_key, step_key = jax.random.split(jax.random.key(self._seed))
-    params = nn.unbox(self._boxed_params(params_key))
+    params = nn.unbox(self._model.params(params_key))
     return TrainState(
       step=jnp.zeros((), jnp.int32),
       params=params,
       opt_state=self._optimizer.init(params),
-      metrics=empty_metrics(self._objective),
+      metrics=empty_metrics(self._model.objective),
       key=jax.random.key_data(step_key),
     )
 
-  def _shardings(self, boxed: Any, mesh: Mesh, rules: Rules) -> TrainState:
+  def _shardings(self, mesh: Mesh | AbstractMesh, rules: Rules) -> TrainState:
     """Optimizer moments lie as their parameters do, all else is replicated.
 
     So are moments of another shape than their parameter, such as factored ones.
     """
-    logical = nn.get_partition_spec(boxed)
-    params = nn.spmd.logical_to_mesh_sharding(logical, mesh, rules)
-    jax.tree_util.tree_map_with_path(_check_divisible, params, nn.unbox(boxed))
+    logical = nn.get_partition_spec(self._model.boxed)
+    # Only the names of the axes are read, which a described mesh has too.
+    params = nn.spmd.logical_to_mesh_sharding(logical, cast(Mesh, mesh), rules)
     whole = replicated(mesh)
     state = jax.eval_shape(self._init)
     opt_state = optax.tree.map_params(
@@ -128,20 +139,3 @@ class Initializer:
     )
     rest = jax.tree.map(lambda _: whole, state)
     return rest.replace(params=params, opt_state=opt_state)
-
-
-def _check_divisible(path: Any, sharding: NamedSharding, x: Any) -> None:
-  """Raises UserError where a mesh axis does not divide the dimension it splits."""
-  spec: PartitionSpec = sharding.spec
-  for size, axes in zip(x.shape, spec, strict=False):
-    axes = (axes,) if isinstance(axes, str) else axes or ()
-    parts = 1
-    for axis in axes:
-      parts *= sharding.mesh.shape[axis]
-    if size % parts:
-      name = "/".join(str(getattr(key, "key", key)) for key in path)
-      raise UserError(
-        f"mesh axis {'*'.join(axes)}={parts} does not divide a dimension of {size} of "
-        f"parameter {name} {x.shape}; choose a divisor of {size}, or a rule in `sharding` "
-        "that leaves it whole"
-      )

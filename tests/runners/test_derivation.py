@@ -9,7 +9,8 @@ import pytest
 
 from input_pipelines.vocabularies import CharacterVocabulary
 from runners import optimizers, schedules
-from runners.derivation import derive, derive_eval_data
+from runners.derivation import derive, derive_eval_data, derive_schedules
+from runners.meshes import AXES, DEFAULT_RULES
 from tasks.registered_task import RegisteredTask
 from tests.runners.toy_run import LETTERS, ToyText, toy_config
 
@@ -21,8 +22,9 @@ def _scheduled(**fields):
   return toy_config(optimizer=fdl.Config(optimizers.adamw, learning_rate=rate), **fields)
 
 
-def _derived(config, vocabulary=VOCABULARY, num_steps=70):
-  return derive(config, vocabulary=vocabulary, num_steps=num_steps)
+def _derived(config, vocabulary=VOCABULARY, num_steps=70, **axes):
+  mesh = dict.fromkeys(AXES, 1) | axes
+  return derive_schedules(derive(config, vocabulary=vocabulary, mesh=mesh), num_steps)
 
 
 def test_what_is_unset_follows_from_the_rest():
@@ -97,14 +99,25 @@ def test_accelerators_compute_in_bfloat16_unless_told_otherwise(monkeypatch):
   assert _derived(config).model.activation_dtype == "float32"
 
 
-def test_a_padded_vocabulary_is_said_aloud(monkeypatch, caplog):
-  monkeypatch.setattr("jax.device_count", lambda: 8)
-  config = toy_config()
-  config.mesh.tensor = 4
+@pytest.mark.parametrize(
+  "vocabulary_rules, padded, said",
+  [
+    ((), 20, "a multiple of mesh.tensor=4"),
+    ((("vocab", ("tensor", "fsdp")),), 24, "a multiple of mesh.tensor*mesh.fsdp=8"),
+    ((("activation_vocab", ("tensor", "fsdp")), ("batch", "data")), 24, "=8"),
+    ((("vocab", "fsdp"),), 20, "a multiple of mesh.fsdp*mesh.tensor=4"),
+    ((("vocab", None), ("activation_vocab", None)), 19, ""),
+  ],
+)
+def test_the_vocabulary_is_padded_aloud_to_what_its_rules_split_it_into(
+  vocabulary_rules, padded, said, caplog
+):
+  config = toy_config(sharding=(*vocabulary_rules, *DEFAULT_RULES))
   with caplog.at_level(logging.WARNING):
-    model = _derived(config).model
-  assert (model.vocab_size, model.padded_vocab_size) == (19, 20)
-  assert "vocabulary of 19 is padded to 20, a multiple of mesh.tensor=4" in caplog.text
+    model = _derived(config, tensor=4, fsdp=2).model
+  assert (model.vocab_size, model.padded_vocab_size) == (19, padded)
+  assert said in caplog.text
+  assert ("padded" in caplog.text) == (padded > 19)
 
 
 def test_data_without_a_vocabulary_leaves_its_fields_alone():

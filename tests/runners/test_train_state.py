@@ -4,12 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from layers.errors import UserError
-from runners.assembly import assemble
-from runners.meshes import AXES, DEFAULT_RULES
-from runners.train_state import Initializer
+from runners.assembly import draw
+from runners.meshes import AXES, MeshShape
 from tests.runners import toy_run
 from tests.runners.mesh_report import mesh_config, report
+from tests.runners.toy_run import ToyText
 
 MESHES = {
   "data8": {"data": 8},
@@ -42,33 +41,10 @@ def test_every_mesh_begins_alike_bitwise_and_its_steps_agree_to_1e_5(run_with_de
 
 def _initializer(config, **axes):
   """Of a mesh that is only described: nothing is allocated."""
-  assembly = assemble(config, cache_dir="unused")
-  mesh = jax.sharding.AbstractMesh(tuple(axes.get(axis, 1) for axis in AXES), AXES)
-  trainer = assembly.trainer
-  return Initializer(
-    trainer.model,
-    trainer.objective,
-    trainer.optimizer,
-    assembly.batches[0],
-    seed=0,
-    mesh=mesh,
-    rules=trainer.sharding,
-  )
-
-
-def test_a_dimension_that_the_mesh_does_not_divide_is_refused_with_the_numbers():
-  with pytest.raises(UserError, match=r"mesh axis fsdp=3 does not divide a dimension of 16 of"):
-    _initializer(toy_run.toy_config(), fsdp=3)
-  config = toy_run.toy_config()
-  config.model.padded_vocab_size = 24
-  with pytest.raises(UserError, match=r"tensor=8 does not divide .* of 4 .*stack/layers/0/"):
-    _initializer(config, tensor=8)
-
-
-def test_a_rule_can_leave_whole_what_the_mesh_does_not_divide():
-  rules = tuple(rule for rule in DEFAULT_RULES if rule[0] != "embed")
-  state = _initializer(toy_run.toy_config(sharding=rules), fsdp=3).shardings
-  assert not any("fsdp" in str(x.spec) for x in jax.tree.leaves(state.params))
+  mesh = MeshShape(**{"data": 1} | axes)
+  mesh = mesh.describe(mesh.num_devices())
+  blueprint = draw(config, mesh, ToyText())
+  return blueprint.initializer(blueprint.trainer, mesh)
 
 
 def test_the_first_state_is_a_function_of_the_seed():
@@ -81,7 +57,6 @@ def test_the_first_state_is_a_function_of_the_seed():
 
 def test_scanned_layers_are_laid_out_behind_an_axis_of_their_own():
   config = mesh_config({})
-  config.model.padded_vocab_size = 20
   shardings = _initializer(config, fsdp=2, tensor=2).shardings
   kernel = shardings.params["stack"]["layers"]["attention"]["query"]["kernel"]
   assert kernel.spec == jax.sharding.PartitionSpec(None, "fsdp", "tensor", None)
