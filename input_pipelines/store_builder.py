@@ -40,7 +40,7 @@ from input_pipelines.vocabularies import Vocabulary
 from layers.errors import UserError
 
 _PROGRESS = "progress.json"
-_COMMIT_TOKENS = 8_000_000
+_COMMIT_TOKENS = 4_000_000
 
 
 @dataclasses.dataclass(frozen=True)
