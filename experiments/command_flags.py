@@ -36,6 +36,9 @@ def define_flags() -> tuple[flags.FlagValues, list[Override]]:
   multi(
     "accept_change", [], "PATH that may differ from the run in the workdir", flag_values=values
   )
+  multi("sweep", [], "PATH=V1,V2,...; several give their product", flag_values=values)
+  flags.DEFINE_integer("parallel", 1, "how many points at a time", flag_values=values)
+  string("sort", None, "METRIC of the table (-METRIC: largest first)", flag_values=values)
   string("step", "latest", "N, latest, best or all", flag_values=values)
   string("format", "flat", "flat, json or python", flag_values=values)
   flags.DEFINE_integer("num_rows", 4, "how many rows", flag_values=values)

@@ -24,7 +24,7 @@ from runners.suggestions import did_you_mean
 DEFAULT_COMMAND = "train"
 HELP = "help"
 
-_REPEATABLE = (*VERBS, "load", "accept_change")
+_REPEATABLE = (*VERBS, "load", "accept_change", "sweep")
 _CONFIG_FLAGS = ("exp", *VERBS, "load")
 
 
@@ -55,6 +55,11 @@ COMMANDS = {
     "running:evaluate",
     "evaluates checkpoints of a run",
     (*_CONFIG_FLAGS, "workdir", "step", "cache_dir"),
+  ),
+  "sweep": Command(
+    "sweeping:sweep",
+    "runs the product of --sweep; again: what is left",
+    (*_CONFIG_FLAGS, "sweep", "parallel", "sort", "workdir", "cache_dir"),
   ),
   "list": Command(
     "catalogue:list_experiments",

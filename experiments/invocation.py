@@ -19,6 +19,9 @@ class Invocation:
   overrides: tuple[Override, ...] = ()
   load: tuple[str, ...] = ()
   workdir: str | None = None
+  sweep: tuple[str, ...] = ()
+  parallel: int = 1
+  sort: str | None = None
   step: str = "latest"
   format: str = "flat"
   accept_change: tuple[str, ...] = ()

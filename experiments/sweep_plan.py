@@ -1,4 +1,4 @@
-"""A sweep before anything runs: every point resolved, typed, named, and no value a silent winner.
+"""A sweep before anything runs: every point resolved, typed and named; no value wins unsaid.
 
 The values of a sweep are applied after all other overrides. So a path may not be swept and set
 as well, and two swept paths may not hold one another.
@@ -9,7 +9,6 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import fiddle as fdl
 from fiddle import daglish
@@ -20,8 +19,9 @@ from experiments.paths import parse_path
 from experiments.resolution import Resolved, resolve
 from experiments.sweep_axes import Axis, read_axis
 from layers.errors import UserError
+from runners.config_fields import as_node, field_of
 from runners.config_files import to_json
-from runners.config_tree import Path, flatten, nodes_at, path_text
+from runners.config_tree import Path, flatten, format_value, nodes_at, path_text, walk
 
 _NAME_LENGTH = 10  # 40 bits: a thousand points meet by chance once in two million sweeps
 
@@ -76,13 +76,29 @@ def plan_sweep(
 
 
 def config_name(config: fdl.Config, exp: str) -> str:
-  """A short hash of what config.txt says, with every default: equal for equal runs.
+  """A short hash of the config: of every field that is not at its default, whoever set it.
 
-  It depends neither on the order in which fields were set nor on the machine. A default that
-  changes in the code makes another run, hence another name.
+  It depends on no order, machine or version of Python, nor on fields that come to be added with
+  a default: a newer version of the code goes on with the points of an older one.
   """
-  facts = json.dumps([exp, sorted(flatten(config).items())])
+  facts = json.dumps([exp, sorted(_stated(config))])
   return hashlib.sha256(facts.encode()).hexdigest()[:_NAME_LENGTH]
+
+
+def _stated(config: fdl.Config) -> Iterator[tuple[str, str]]:
+  """(path, value as text) of the fields that differ from their defaults."""
+  values = flatten(config)
+  nodes: dict[Path, fdl.Buildable] = {(): config}
+  for path, value, _ in walk(config):
+    if isinstance(value, fdl.Buildable):
+      nodes[path] = value
+    owner, text = nodes.get(path[:-1]), values[path_text(path)]
+    if owner is None or not isinstance(path[-1], daglish.Attr):  # an element of a container
+      yield path_text(path), text
+      continue
+    field = field_of(owner, path[-1].name)
+    if field is None or text != format_value(field.default_value()):
+      yield path_text(path), text
 
 
 def _point(exp: str | None, overrides: Sequence[Override], values: dict[str, str]) -> Point:
@@ -139,17 +155,14 @@ def _overlap(one: Path, other: Path, *, above: bool = True) -> bool:
 
 def _is_given(config: fdl.Config, path: Path) -> bool:
   """Whether a value stands at `path` that is not just the default of its field."""
-  node: Any = config
-  for step in path:
-    if isinstance(node, fdl.Buildable) and isinstance(step, daglish.Attr):
-      if step.name not in node.__arguments__:
-        return False
-      node = node.__arguments__[step.name]
-    else:
-      try:
-        node = find(node, (step,)).value
-      except UserError:
-        return False
+  for depth, step in enumerate(path):
+    try:
+      owner = find(config, path[:depth]).value
+      find(config, path[: depth + 1])
+    except UserError:  # a new key of a dict
+      return False
+    if isinstance(step, daglish.Attr) and step.name not in as_node(owner).__arguments__:
+      return False
   return True
 
 
@@ -168,9 +181,7 @@ def _aliases(config: fdl.Config, path: Path) -> Iterator[Path]:
       return
 
 
-def _check_values(
-  exp: str | None, overrides: Sequence[Override], axes: Sequence[Axis]
-) -> None:
+def _check_values(exp: str | None, overrides: Sequence[Override], axes: Sequence[Axis]) -> None:
   """Types each value once, beside the first values of the other axes: all errors at once."""
   first = {axis: axis.values[0] for axis in axes}
   errors: dict[str, None] = {}
