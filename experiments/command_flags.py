@@ -41,6 +41,8 @@ def define_flags() -> tuple[flags.FlagValues, list[Override]]:
   string("sort", None, "METRIC of the table (-METRIC: largest first)", flag_values=values)
   string("step", "latest", "N, latest, best or all", flag_values=values)
   string("format", "flat", "flat, json or python", flag_values=values)
+  flags.DEFINE_boolean("sharding", False, "where each parameter lies", flag_values=values)
+  flags.DEFINE_integer("devices", None, "how many, for --sharding", flag_values=values)
   flags.DEFINE_integer("num_rows", 4, "how many rows", flag_values=values)
   flags.DEFINE_boolean("cache", False, "only build the token store", flag_values=values)
   string("cache_dir", None, "DIR of token stores (default: $STRATA_CACHE)", flag_values=values)

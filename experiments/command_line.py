@@ -68,7 +68,11 @@ COMMANDS = {
     "[PATTERN]",
     (0, 1),
   ),
-  "show": Command("inspection:show_config", "the resolved config", (*_CONFIG_FLAGS, "format")),
+  "show": Command(
+    "inspection:show_config",
+    "the resolved config; with --sharding where its parameters lie",
+    (*_CONFIG_FLAGS, "format", "sharding", "devices"),
+  ),
   "diff": Command(
     "inspection:diff_configs",
     "the fields in which two experiments, runs or files differ",

@@ -24,6 +24,8 @@ class Invocation:
   sort: str | None = None
   step: str = "latest"
   format: str = "flat"
+  sharding: bool = False
+  devices: int | None = None
   accept_change: tuple[str, ...] = ()
   num_rows: int = 4
   cache: bool = False

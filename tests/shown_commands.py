@@ -25,6 +25,7 @@ PRINTED = {
   "eval": "eval/validation/loss=",
   "ckpt": " MB",
   "show": "model.block.feed_forward.hidden_dim = None",
+  "show --sharding": "parameters  20      1,557",
   "why": "optimizer.learning_rate.peak = ",
   "diff": " -> ",
   "data": "segment 1",
@@ -45,6 +46,8 @@ def runner_commands(page: str) -> list[list[str]]:
 
 
 def command_of(arguments: list[str]) -> str:
+  if "--sharding" in arguments:
+    return "show --sharding"
   return arguments[0] if arguments[0] in PRINTED else "train"
 
 

@@ -4,12 +4,29 @@ from experiments.diff import diff
 from experiments.invocation import Invocation
 from experiments.provenance import explain
 from experiments.show import show
+from layers.errors import UserError
 
 
 def show_config(invocation: Invocation) -> int:
-  """The resolved config."""
-  print(show(invocation.resolve(), invocation.format), end="")
+  """The resolved config, or with --sharding where its parameters lie."""
+  if invocation.sharding:
+    print(_sharding(invocation), end="")
+  elif invocation.devices is not None:
+    raise UserError("--devices means something with --sharding only")
+  else:
+    print(show(invocation.resolve(), invocation.format), end="")
   return 0
+
+
+def _sharding(invocation: Invocation) -> str:
+  if invocation.format != "flat":
+    raise UserError("--format is for the config; --sharding prints a table")
+  if invocation.devices is not None and invocation.devices < 1:
+    raise UserError(f"--devices={invocation.devices}: expected at least 1")
+  resolved = invocation.resolve()
+  from runners.sharding_report import sharding_report
+
+  return sharding_report(resolved.config, resolved.exp, invocation.devices)
 
 
 def diff_configs(invocation: Invocation) -> int:
