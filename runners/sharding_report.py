@@ -58,9 +58,8 @@ def _parameters(layouts: Sequence[Layout]) -> list[str]:
   rows = [("parameter", "shape", "dtype", "axes", "bytes a device")]
   for layout in layouts:
     axes = " ".join(map(_axis_text, layout.dimensions))
-    rows.append(
-      (layout.name, _shape_text(layout), str(layout.dtype), axes, f"{layout.bytes_per_device:,}")
-    )
+    size = f"{layout.bytes_per_device:,}"
+    rows.append((layout.name, _shape_text(layout), str(layout.dtype), axes, size))
   return _columns(rows)
 
 
@@ -82,15 +81,15 @@ def _axis_text(dimension: Dimension) -> str:
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-  """Rows with their columns aligned, numbers at the right."""
+  """Rows with their columns aligned; the last of many is one of sizes, and to the right."""
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   return ["  ".join(_cells(row, widths)).rstrip() for row in rows]
 
 
 def _cells(row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
-  is_last = len(row) - 1
-  for n, (cell, width) in enumerate(zip(row, widths, strict=True)):
-    yield cell.rjust(width) if n == is_last and n > 1 else cell.ljust(width)
+  for n, (cell, width) in enumerate(zip(row, widths, strict=True), start=1):
+    is_number = n == len(row) and n > 3
+    yield cell.rjust(width) if is_number else cell.ljust(width)
 
 
 def _totals(trees: Mapping[str, Any]) -> list[str]:
@@ -105,13 +104,11 @@ def _totals(trees: Mapping[str, Any]) -> list[str]:
 
 
 def _size(num_bytes: float) -> str:
-  for unit in ("B", "kB", "MB", "GB"):
-    if num_bytes < 1000:
-      break
+  units = ["B", "kB", "MB", "GB", "TB"]
+  while num_bytes >= 1000 and len(units) > 1:
     num_bytes /= 1000
-  else:
-    unit = "TB"
-  return f"{num_bytes:.{0 if unit == 'B' else 2}f} {unit}"
+    del units[0]
+  return f"{num_bytes:.{0 if units[0] == 'B' else 2}f} {units[0]}"
 
 
 def _rules_without_effect(rules: Rules, layouts: Sequence[Layout]) -> list[str]:

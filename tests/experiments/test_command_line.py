@@ -193,6 +193,9 @@ MISTAKES = {
   ("show", "--exp=gpt22.Nano"): "did you mean gpt2.Nano",
   ("show", "--load=no_such_module", TOY[1]): "there is no module 'no_such_module'",
   ("show", *TOY, "--set=model.num_layrs=3"): "did you mean model.num_layers?",
+  ("show", *TOY, "--devices=8"): "--devices means something with --sharding only",
+  ("show", *TOY, "--sharding", "--devices=0"): "--devices=0: expected at least 1",
+  ("show", *TOY, "--sharding", "--format=json"): "--sharding prints a table",
   ("list", "nothing like it"): "no experiment matches",
   ("eval",): "which run?",
   ("eval", "--exp=gpt2.Nano"): "there is no run in runs/gpt2.Nano",
@@ -248,6 +251,7 @@ sys.exit(code)
   [
     (["list"], 0),
     (["show", "--exp=gpt2.Nano"], 0),
+    (["show", "--sharding", "--exp=gpt2.XL", "--devices=32", "--set=mesh.fsdp=8"], 0),
     (["why", "num_steps", "--exp=gpt2.Nano"], 0),
     (["--exp=gpt2.Nano", "--set=model.num_layrs=3"], 2),
     (["--exp=gpt2.Nan"], 2),
