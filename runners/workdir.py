@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,10 @@ from runners.folder_lock import hold
 
 RUN_NAME = "run.json"
 
+# Fields that say where and in which portions the same numbers are computed.
+_ONLY_PLACES = ("mesh", "sharding", "microbatch_size")
+_SAME_RUN = ": the run goes on with the same batches, equal up to rounding"
+
 _PACKAGES = ("strata", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "fiddle", "clu")
 
 
@@ -32,7 +37,8 @@ class Workdir:
     path: made if it is not there.
     config: resolved, of the run to start or to go on with.
     exp: the experiment's name.
-    accept_changes: paths that may differ from the config the folder was started with.
+    accept_changes: paths that may differ from the config the folder was started with. The mesh,
+      the rules of sharding and microbatch_size may in any case, and that is said aloud.
 
   Raises:
     UserError: it cannot be written, another process holds it, or its config differs.
@@ -55,6 +61,8 @@ class Workdir:
       return
     stored = config_files.load(self.path)
     changes = config_files.differences(stored.config, self._config)
+    moved = [change for change in changes if _root(change.path) in _ONLY_PLACES]
+    changes = [change for change in changes if change not in moved]
     refused = [change for change in changes if change.path not in accept_changes]
     if refused:
       listed = "; ".join(f"{c.path}: {c.before} there, {c.after} here" for c in refused)
@@ -65,11 +73,19 @@ class Workdir:
       )
     for change in changes:
       logging.warning("Accepted: %s was %s, is %s.", change.path, change.before, change.after)
+    for change in moved:
+      if _root(change.path) != "mesh":  # `record` says which mesh it was and is, resolved
+        logging.warning("%s was %s, is %s%s.", *change, _SAME_RUN)
 
   def record(self, facts: Mapping[str, Any]) -> None:
     """Writes the config, and appends to run.json what this start was made of."""
     config_files.save(self._config, self._exp, self.path)
-    self._starts = [*read_starts(self.path), {**environment(), "exp": self._exp, **facts}]
+    earlier = read_starts(self.path)
+    before, now = earlier[-1].get("mesh") if earlier else None, facts.get("mesh")
+    if before is not None and now is not None and before != now:
+      was, is_now = _mesh_text(before), _mesh_text(now)
+      logging.warning("The mesh was %s, is %s%s.", was, is_now, _SAME_RUN)
+    self._starts = [*earlier, {**environment(), "exp": self._exp, **facts}]
     self._write_starts()
 
   def record_end(self, *, step: int, finished: bool, seconds: float) -> None:
@@ -86,6 +102,14 @@ class Workdir:
 
   def close(self) -> None:
     self._lock.close()
+
+
+def _root(path: str) -> str:
+  return re.split(r"[.\[]", path)[0]
+
+
+def _mesh_text(mesh: Mapping[str, int]) -> str:
+  return ", ".join(f"{axis}={size}" for axis, size in mesh.items()) or "one device"
 
 
 def read_starts(workdir: str | Path) -> list[dict[str, Any]]:

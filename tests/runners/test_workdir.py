@@ -6,10 +6,12 @@ import logging
 import subprocess
 import sys
 
+import fiddle as fdl
 import pytest
 
 from layers.errors import UserError
 from runners.config_files import load
+from runners.meshes import DEFAULT_RULES, MeshShape
 from runners.workdir import Workdir, read_starts
 from tests.runners.toy_run import toy_config
 
@@ -107,6 +109,48 @@ def test_an_accepted_change_excuses_no_other(tmp_path):
     _open(tmp_path, accept_changes=["num_steps"], num_steps=9, seed=5)
   assert "seed: 0 there, 5 here" in str(error.value)
   assert "num_steps" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  "fields, said",
+  [
+    ({"mesh": fdl.Config(MeshShape, data=1, fsdp=-1)}, None),
+    ({"microbatch_size": 4}, "microbatch_size was None, is 4: the run goes on with the same"),
+    ({"sharding": DEFAULT_RULES[:3]}, "sharding was (('batch', ('data', 'fsdp')), "),
+  ],
+)
+def test_where_a_run_is_computed_may_change_unasked_and_is_said_aloud(
+  fields, said, tmp_path, caplog
+):
+  _start(tmp_path)
+  with caplog.at_level(logging.WARNING):
+    _start(tmp_path, **fields)
+  assert len(caplog.records) == (1 if said else 0)
+  assert (said or "") in caplog.text
+  assert load(tmp_path).config == toy_config(**fields)
+
+
+def test_another_mesh_excuses_no_other_change(tmp_path):
+  _start(tmp_path)
+  with pytest.raises(UserError) as error:
+    _open(tmp_path, mesh=fdl.Config(MeshShape, tensor=1, data=1), seed=5)
+  assert "seed: 0 there, 5 here" in str(error.value)
+  assert "mesh." not in str(error.value)
+
+
+def test_another_mesh_is_said_in_one_line_whether_the_config_or_the_machine_changed(
+  tmp_path, caplog
+):
+  _start(tmp_path, facts={"mesh": {"data": 8}})
+  with caplog.at_level(logging.WARNING):
+    _start(tmp_path, facts={"mesh": {"data": 8}}, mesh=fdl.Config(MeshShape, data=8))
+    assert not caplog.records  # -1 meant the same
+    _start(tmp_path, facts={"mesh": {"fsdp": 4, "tensor": 2}})
+    _start(tmp_path, facts={"mesh": {}})
+  assert [record.message for record in caplog.records] == [
+    f"The mesh was {was}: the run goes on with the same batches, equal up to rounding."
+    for was in ("data=8, is fsdp=4, tensor=2", "fsdp=4, tensor=2, is one device")
+  ]
 
 
 def test_a_workdir_that_cannot_be_made_names_the_reason_and_the_cure(tmp_path):
