@@ -27,9 +27,19 @@ def find_checkpoints(path: str) -> Path:
 
 
 def steps(path: str) -> list[int]:
-  """The steps saved under a run, oldest first; unfinished saves have no numeric name."""
-  names = (entry.name for entry in find_checkpoints(path).iterdir() if entry.is_dir())
-  return sorted(int(name) for name in names if name.isdigit())
+  """The steps saved under a run, oldest first."""
+  return saved_steps(find_checkpoints(path))
+
+
+def saved_steps(directory: Path) -> list[int]:
+  """The steps in a folder of checkpoints, oldest first; none without a folder.
+
+  Unfinished saves have no numeric name. What is in a folder with one is not looked at.
+  """
+  folders = (
+    [entry for entry in directory.iterdir() if entry.is_dir()] if directory.is_dir() else []
+  )
+  return sorted(int(folder.name) for folder in folders if folder.name.isdigit())
 
 
 def find_step_folder(path: str, step: int | None = None) -> Path:
@@ -84,6 +94,8 @@ def list_steps(path: str) -> str:
 
 def show_step(path: str) -> str:
   """The arrays of one checkpoint, parameters first, and how many values those have in all."""
+  from runners.checkpoint_inventory import named_arrays
+
   folder = find_step_folder(path)
   rows = [
     (name, "x".join(map(str, leaf.shape)) or "scalar", str(leaf.dtype), math.prod(leaf.shape))
@@ -119,13 +131,3 @@ def _without_warning(start: str) -> Iterator[None]:
     yield
   finally:
     logger.removeFilter(keep)
-
-
-def named_arrays(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-  """("a/b", array) of every array of a tree of dicts and lists, or of what describes one."""
-  if hasattr(tree, "shape"):
-    yield "/".join(path), tree
-    return
-  children = tree.items() if isinstance(tree, dict) else enumerate(tree or ())
-  for key, value in children:
-    yield from named_arrays(value, (*path, str(key)))

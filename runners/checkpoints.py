@@ -1,44 +1,45 @@
-"""Orbax checkpoints of everything that a run continues from.
+"""Saving checkpoints while the loop goes on, and keeping those that the policy names.
 
-A checkpoint is a folder checkpoints/<step> with the items
-
-  state   the TrainState: parameters, optimizer, RNG key, sums of the current interval
-  run     JSON: the data's position and content, the callbacks' state
-  metrics JSON: the metric that decides which checkpoint is best, where it is known
+runners/checkpoint_reading.py says what a checkpoint consists of.
 """
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
 from layers.errors import UserError
-from runners.checkpoint_listing import named_arrays, state_metadata
+from runners.checkpoint_inventory import take_inventory
+from runners.checkpoint_listing import saved_steps
+from runners.checkpoint_reading import INVENTORY, METRICS, RUN, STATE
 from runners.retention import Checkpoints
 from runners.train_state import TrainState
 
-STATE, RUN, METRICS = "state", "run", "metrics"
-
 
 class CheckpointWriter:
-  """Saves without stopping the loop, keeps what the policy says, restores the newest.
+  """Saves without stopping the loop, and keeps what the policy says.
 
   Args:
-    directory: the run's checkpoints/.
+    directory: the run's checkpoints/, in which no step is damaged (see restore_newest).
     policy: when to save and what to keep.
+    unpadded: the state's shapes without what only the mesh asks for; None if that is nothing.
   """
 
-  def __init__(self, directory: str | Path, policy: Checkpoints):
+  def __init__(self, directory: str | Path, policy: Checkpoints, unpadded: Any = None):
     self._directory = Path(directory).absolute()
-    self._policy = policy
+    self._policy, self._unpadded = policy, unpadded
+    # A file for each array (and process): written in a third of the time that Orbax's default
+    # takes, one database for all arrays, and a damaged file is one array's.
+    arrays = ocp.StandardCheckpointHandler(use_ocdbt=False)
+    documents = {item: ocp.JsonCheckpointHandler() for item in (RUN, INVENTORY)}
     self._manager = ocp.CheckpointManager(
       self._directory,
-      item_names=(STATE, RUN),
+      item_handlers={STATE: arrays, **documents},
       options=ocp.CheckpointManagerOptions(
         enable_async_checkpointing=True,
         preservation_policy=_preservation(policy),
@@ -60,9 +61,10 @@ class CheckpointWriter:
       state: of that step.
       run: JSON to save beside it.
       scalars: of that step; the policy's metric is saved if it is a number among them.
+
+    Raises:
+      UserError: this or the save before could not be written; older checkpoints are intact.
     """
-    if self._manager.latest_step() == step:
-      return
     if not np.isfinite(state.metrics.grad_norm.total):
       raise FloatingPointError(
         f"a gradient before step {step} was not finite: the step is not saved, and the last "
@@ -70,64 +72,45 @@ class CheckpointWriter:
       )
     value = scalars.get(self._policy.metric, math.nan)
     metrics = None if math.isnan(value) else {self._policy.metric: value}
-    items: dict[str, Any] = {
-      STATE: ocp.args.StandardSave(state),
-      RUN: ocp.args.JsonSave(dict(run)),
-    }
+    documents: dict[str, Any] = {RUN: dict(run)}
     if metrics is not None:
       # The manager keeps them in memory; a later start and `runner eval` need them on disk.
-      items[METRICS] = ocp.args.JsonSave(metrics)
-    saved = self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
+      documents[METRICS] = metrics
+    inventory = take_inventory(state, self._unpadded, documents)
+    items = {**documents, INVENTORY: inventory.to_json()}
+    arguments = ocp.args.Composite(
+      **{STATE: ocp.args.StandardSave(state)},
+      **{item: ocp.args.JsonSave(document) for item, document in items.items()},
+    )
+    with self._reported():
+      saved = self._manager.save(step, args=arguments, metrics=metrics)
     if not saved:
       raise RuntimeError(
         f"the checkpoint of step {step} was refused: {self._directory} holds step "
         f"{self._manager.latest_step()} already"
       )
 
-  def restore_latest(
-    self, abstract: TrainState, check: Callable[[dict[str, Any]], None] = lambda run: None
-  ) -> tuple[TrainState, dict[str, Any]] | None:
-    """The newest checkpoint that can be read, laid out as `abstract` says; None without any.
-
-    One that cannot be read is named and passed over for the one before it. `check` sees what
-    was saved beside the state before the state is read, and raises UserError to refuse it.
-    """
-    failures = []
-    for step in sorted(self._manager.all_steps(), reverse=True):
-      try:
-        run = self._restore_item(step, RUN, ocp.args.JsonRestore())
-        check(run)
-        state = self._restore_item(step, STATE, ocp.args.StandardRestore(abstract))
-      except UserError:
-        raise
-      except (ValueError, OSError, KeyError) as error:
-        failures.append(step)
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        logging.warning("Checkpoint %d cannot be read and is passed over: %s", step, reason)
-        continue
-      for failed in failures:
-        # Its number must be free to be saved again; its bytes may still be of use.
-        folder = self._directory / str(failed)
-        folder.rename(folder.with_name(f"{failed}.unreadable"))
-      if failures:
-        self._manager.reload()
-      return state, run
-    if failures:
-      raise UserError(
-        f"none of the checkpoints in {self._directory} can be read with this model "
-        f"(steps {failures}); restore one from a backup, or start in another workdir"
-      )
-    return None
-
-  def _restore_item(self, step: int, item: str, how: Any) -> Any:
-    return self._manager.restore(step, args=ocp.args.Composite(**{item: how}))[item]
-
   def wait(self) -> None:
-    """Until what was started is on disk; raises what went wrong."""
-    self._manager.wait_until_finished()
+    """Until what was started is on disk; raises UserError if it could not be written."""
+    with self._reported():
+      self._manager.wait_until_finished()
 
   def close(self) -> None:
     self._manager.close()
+
+  @contextlib.contextmanager
+  def _reported(self) -> Iterator[None]:
+    """In one line, what keeps a checkpoint from being written."""
+    try:
+      yield
+    except (OSError, ValueError) as error:  # tensorstore has the latter for full disks
+      kept = saved_steps(self._directory)
+      continues = f"continues from step {kept[-1]}" if kept else "begins anew"
+      reason = (str(error) or type(error).__name__).splitlines()[0]
+      raise UserError(
+        f"cannot save a checkpoint in {self._directory}: {reason[:300]}; make room there or "
+        f"mend it, and give the same command again: the run {continues}"
+      ) from error
 
 
 def _preservation(policy: Checkpoints) -> Any:
@@ -147,40 +130,3 @@ def _preservation(policy: Checkpoints) -> Any:
       )
     )
   return checkpoint_managers.AnyPreservationPolicy(reasons)
-
-
-def restore_params(path: Path, abstract_params: Any) -> Any:
-  """Only the parameters of the checkpoint folder `path`, laid out as `abstract_params`.
-
-  Raises:
-    UserError: a parameter is missing there, is not wanted here, or has another shape.
-  """
-  target = {"params": abstract_params}
-  _check_shapes(path, _shapes(state_metadata(path)["params"]), _shapes(abstract_params))
-  with ocp.PyTreeCheckpointer() as checkpointer:
-    restored = checkpointer.restore(
-      path / STATE,
-      args=ocp.args.PyTreeRestore(
-        target,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(target),
-        partial_restore=True,
-      ),
-    )
-  return restored["params"]
-
-
-def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
-  """Name -> shape of every array."""
-  return {name: tuple(leaf.shape) for name, leaf in named_arrays(params)}
-
-
-def _check_shapes(path: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
-  names = sorted(saved.keys() | wanted.keys())
-  differing = [name for name in names if saved.get(name) != wanted.get(name)]
-  if differing:
-    listed = "; ".join(
-      f"{name}: {saved.get(name, 'missing')} there, {wanted.get(name, 'none')} here"
-      for name in differing[:5]
-    )
-    more = f"; and {len(differing) - 5} more" if len(differing) > 5 else ""
-    raise UserError(f"the parameters of {path} do not fit this model: {listed}{more}")

@@ -7,7 +7,7 @@ from layers.errors import UserError
 from runners import compilation_cache
 from runners.assembly import assemble
 from runners.checkpoint_listing import best_step, find_step_folder, steps
-from runners.checkpoints import restore_params
+from runners.checkpoint_reading import restore_params
 
 
 def evaluate(

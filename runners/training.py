@@ -16,8 +16,10 @@ from layers.errors import UserError
 from runners import compilation_cache, host_allocator
 from runners.assembly import Assembly, assemble
 from runners.callbacks import Run, restore_callbacks
+from runners.checkpoint_fallback import restore_newest
 from runners.checkpoint_listing import CHECKPOINTS, find_step_folder
-from runners.checkpoints import CheckpointWriter, restore_params
+from runners.checkpoint_reading import restore_params
+from runners.checkpoints import CheckpointWriter
 from runners.flops import peak_flops, train_step_flops
 from runners.meshes import place
 from runners.signals import Interruption
@@ -67,10 +69,10 @@ def train(
     folder = Workdir(workdir, config, exp, accept_changes)
     stack.callback(folder.close)
     facts = _facts(assembly)
+    check_data = "train_data" not in accept_changes
+    state, run = _start(assembly, folder.path, check_data=check_data)
     checkpoints = CheckpointWriter(folder.path / CHECKPOINTS, assembly.trainer.checkpoints)
     stack.callback(checkpoints.close)
-    check_data = "train_data" not in accept_changes
-    state, run = _start(assembly, checkpoints, str(folder.path), check_data=check_data)
     folder.record({**facts, "overrides": list(provenance)})
     writer = _writers(assembly, run)
     stack.callback(writer.close)
@@ -94,12 +96,10 @@ def train(
   return interruption.exit_code
 
 
-def _start(
-  assembly: Assembly, checkpoints: CheckpointWriter, workdir: str, *, check_data: bool
-) -> tuple[TrainState, Run]:
+def _start(assembly: Assembly, workdir: Path, *, check_data: bool) -> tuple[TrainState, Run]:
   """The newest checkpoint, or a fresh state, perhaps with the parameters of another run."""
   trainer, content = assembly.trainer, assembly.batches.content
-  run = Run(workdir, assembly.num_steps, content)
+  run = Run(str(workdir), assembly.num_steps, content)
 
   def check(saved: dict[str, Any]) -> None:
     if check_data and saved["data"]["content"] != content:
@@ -108,16 +108,17 @@ def _start(
         "as it was, choose another --workdir, or accept with --accept_change=train_data"
       )
 
-  restored = checkpoints.restore_latest(assembly.initializer.abstract, check)
+  initializer = assembly.initializer
+  restored = restore_newest(workdir / CHECKPOINTS, initializer.abstract, None, check)
   if restored is not None:
     state, saved = restored
     run.step = saved["data"]["batch"]
     restore_callbacks(trainer.callbacks, saved["callbacks"])
     return state, run
-  state = assembly.initializer.init()
+  state = initializer.init()
   if trainer.init_from:
     source = find_step_folder(trainer.init_from).absolute()
-    params = restore_params(source, assembly.initializer.abstract.params)
+    params = restore_params(source, initializer.abstract.params)
     state = state.replace(params=params)
     print(f"init_from   parameters of {source}")
   return state, run

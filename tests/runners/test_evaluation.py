@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from runners import optimizers, schedules
-from runners.checkpoints import restore_params
+from runners.checkpoint_reading import restore_params
 from runners.evaluation import Evaluator
 from runners.retention import Checkpoints
 from runners.train_step import make_eval_step

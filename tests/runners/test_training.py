@@ -54,7 +54,7 @@ def test_a_text_that_changed_under_a_run_is_refused_unless_accepted(run, tmp_pat
 
 def test_an_accepted_change_that_fails_leaves_the_recorded_config_alone(run, tmp_path):
   assert run() == 0
-  with pytest.raises(UserError, match="can be read with this model"):
+  with pytest.raises(UserError, match="do not fit this model"):
     run(dropout_rate=0.0, model=_deeper(), accept_changes=["model.num_layers"])
   assert load(tmp_path / "run").config == toy_config(num_steps=2)
   assert run() == 0

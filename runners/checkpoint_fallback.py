@@ -1,0 +1,105 @@
+"""Where a run goes on: its newest checkpoint that is intact, and what becomes of the others."""
+
+import itertools
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import logging
+from jax.experimental import multihost_utils
+
+from layers.errors import UserError
+from runners.checkpoint_listing import saved_steps
+from runners.checkpoint_reading import RUN, DamagedCheckpoint, Step, open_step, restore
+from runners.train_state import TrainState
+
+SET_ASIDE = ".unreadable"
+
+_UNFINISHED = ".orbax-checkpoint-tmp"  # Orbax renames a save when all of it is written
+
+
+def restore_newest(
+  directory: Path,
+  abstract: TrainState,
+  unpadded: Any = None,
+  check: Callable[[dict[str, Any]], None] = lambda run: None,
+) -> tuple[TrainState, dict[str, Any]] | None:
+  """The newest intact checkpoint, laid out as `abstract` says; None without any checkpoint.
+
+  A damaged one is named, passed over for the one before it, and set aside: its number must be
+  free to be saved again, and its bytes may still be of use. What a killed save left is removed.
+
+  Args:
+    directory: the run's checkpoints/, which nobody else writes to.
+    abstract, unpadded: see `restore`.
+    check: sees what was saved beside the state before the state is read, and raises UserError
+      to refuse it.
+
+  Raises:
+    UserError: `check` says so, the arrays are not those of this model, or there are only
+      damaged checkpoints: then nothing is changed.
+  """
+  steps, damaged = _open_all(directory)
+  found = None
+  for number in sorted(steps, reverse=True):
+    step = steps[number]
+    check(step.documents[RUN])
+    try:
+      found = number, restore(step, abstract, unpadded)
+      break
+    except DamagedCheckpoint as error:
+      damaged[number] = str(error)
+  if found is None and damaged:
+    reasons = "; ".join(f"step {number}: {damaged[number]}" for number in sorted(damaged))
+    raise UserError(
+      f"none of the checkpoints in {directory} is intact ({reasons}); restore one from a "
+      "backup, or start in another workdir"
+    )
+  _clean(directory, damaged, found and found[0])
+  if found is None:
+    return None
+  number, state = found
+  if not steps[number].has_checksums:
+    logging.warning(
+      "Checkpoint %d was saved without checksums: its values are not verified.", number
+    )
+  return state, steps[number].documents[RUN]
+
+
+def _open_all(directory: Path) -> tuple[dict[int, Step], dict[int, str]]:
+  """Those whose JSON is intact, and of the others what is wrong with them."""
+  steps, damaged = {}, {}
+  for number in saved_steps(directory):
+    try:
+      steps[number] = open_step(directory / str(number))
+    except DamagedCheckpoint as error:
+      damaged[number] = str(error)
+  return steps, damaged
+
+
+def _clean(directory: Path, damaged: dict[int, str], continued: int | None) -> None:
+  """Sets aside what is damaged and removes what is unfinished, each with a line."""
+  if jax.process_index() == 0:
+    for number, reason in sorted(damaged.items()):
+      aside = _free(directory / f"{number}{SET_ASIDE}")
+      (directory / str(number)).rename(aside)
+      logging.warning(
+        "Checkpoint %d is damaged: %s. The run continues from step %d; it is kept as %s.",
+        *(number, reason, continued, aside.name),
+      )
+    for folder in directory.glob(f"[0-9]*{_UNFINISHED}*"):
+      shutil.rmtree(folder)
+      logging.warning(
+        "The save of step %s was cut off, and what it left is removed.",
+        folder.name.split(".")[0],
+      )
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices("checkpoints cleaned")
+
+
+def _free(path: Path) -> Path:
+  """`path`, or with a number behind it where there is such a folder already."""
+  names = (path.with_name(f"{path.name}.{n}") for n in itertools.count(2))
+  return next(name for name in itertools.chain([path], names) if not name.exists())

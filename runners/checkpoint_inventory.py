@@ -1,0 +1,95 @@
+"""What a checkpoint has to hold: its arrays and its JSON, each with a checksum.
+
+The inventory is saved with the checkpoint. It is what a restore is compared with, and it has a
+checksum of its own: when that is wrong, it is the inventory that is damaged.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+
+from runners.checksums import array_checksums, json_checksum
+
+_ARRAYS, _DOCUMENTS, _CHECKSUM = "arrays", "documents", "checksum"
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedArray:
+  """An array of a checkpoint.
+
+  Attributes:
+    shape, dtype: as it was saved.
+    unpadded: its shape without the rows that only the mesh asked for; None where nobody knows.
+    checksum: of its values, see runners/checksums.py; None in a checkpoint without any.
+  """
+
+  shape: tuple[int, ...]
+  dtype: str
+  unpadded: tuple[int, ...] | None = None
+  checksum: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Inventory:
+  """Name -> array of the state; name -> checksum of each JSON item beside it."""
+
+  arrays: Mapping[str, SavedArray]
+  documents: Mapping[str, str]
+
+  def to_json(self) -> dict[str, Any]:
+    arrays = {name: dataclasses.asdict(array) for name, array in self.arrays.items()}
+    content = {_ARRAYS: arrays, _DOCUMENTS: dict(self.documents)}
+    return {**content, _CHECKSUM: json_checksum(content)}
+
+  @classmethod
+  def from_json(cls, value: Any) -> "Inventory":
+    """Raises ValueError, KeyError or TypeError where `value` is not what `to_json` gave."""
+    content = {_ARRAYS: value[_ARRAYS], _DOCUMENTS: value[_DOCUMENTS]}
+    if value[_CHECKSUM] != json_checksum(content):
+      raise ValueError("its own checksum is another one")
+    arrays = {
+      name: SavedArray(
+        shape=tuple(array["shape"]),
+        dtype=array["dtype"],
+        unpadded=None if array["unpadded"] is None else tuple(array["unpadded"]),
+        checksum=array["checksum"],
+      )
+      for name, array in content[_ARRAYS].items()
+    }
+    return cls(arrays, content[_DOCUMENTS])
+
+
+def take_inventory(state: Any, unpadded: Any, documents: Mapping[str, Any]) -> Inventory:
+  """Of what is about to be saved. Waits for the arrays of `state`.
+
+  Args:
+    state: a tree of arrays.
+    unpadded: a tree whose arrays, or descriptions of arrays, have the shapes without padding.
+    documents: name -> JSON.
+  """
+  arrays = dict(named_arrays(state))
+  shapes = {name: tuple(array.shape) for name, array in named_arrays(unpadded)}
+  checksums = array_checksums(arrays)
+  return Inventory(
+    {
+      name: SavedArray(tuple(x.shape), str(x.dtype), shapes.get(name), checksums[name])
+      for name, x in arrays.items()
+    },
+    {name: json_checksum(value) for name, value in documents.items()},
+  )
+
+
+def named_arrays(tree: Any) -> Iterator[tuple[str, Any]]:
+  """("a/b", array) of every array of a tree, or of what describes one.
+
+  A state, and the dicts and lists in which Orbax describes it, give the same names.
+  """
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    yield array_name(path), leaf
+
+
+def array_name(path: Any) -> str:
+  """The name of the array at a key path of a tree."""
+  return jax.tree_util.keystr(path, simple=True, separator="/")

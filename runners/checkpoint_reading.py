@@ -1,0 +1,294 @@
+"""Reading a checkpoint so that nothing of it is believed unless it is what was saved.
+
+A checkpoint is a folder checkpoints/<step> with the items
+
+  state      the TrainState: parameters, optimizer, RNG key, sums of the current interval
+  run        JSON: the data's position and content, the callbacks' state
+  metrics    JSON: the metric that decides which checkpoint is best, where it is known
+  inventory  JSON: what arrays and JSON there are, with checksums
+
+and `_CHECKPOINT_METADATA`, in which Orbax names the items and notes when the save was finished.
+Orbax itself restores changed bytes of an array without a word, and takes any folder with a
+number for a checkpoint.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from layers.errors import UserError
+from runners.array_fitting import dividing, fit
+from runners.checkpoint_inventory import Inventory, SavedArray, array_name, named_arrays
+from runners.checkpoint_listing import state_metadata
+from runners.checksums import array_checksums, json_checksum
+
+STATE, RUN, METRICS, INVENTORY = "state", "run", "metrics", "inventory"
+
+_FILES = {
+  RUN: "run/metadata",
+  METRICS: "metrics/metrics",
+  INVENTORY: "inventory/metadata",
+  STATE: "state/_METADATA",
+}
+_PARAMS = "params"
+_COMMIT = "_CHECKPOINT_METADATA"
+_NAMED_AT_MOST = 5
+_LONGEST_REASON = 300
+_BYTES_AT_ONCE = 2**26
+
+_NOT_AS_WRITTEN = (ValueError, OSError, KeyError, TypeError, AttributeError)
+
+
+class DamagedCheckpoint(Exception):
+  """A checkpoint is not what was saved. The message says what is wrong with it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """A finished checkpoint whose JSON is what was saved.
+
+  Attributes:
+    folder: of the step.
+    documents: item -> JSON.
+    arrays: name -> what is known of each array of the state.
+  """
+
+  folder: Path
+  documents: Mapping[str, Any]
+  arrays: Mapping[str, SavedArray]
+
+  @property
+  def has_checksums(self) -> bool:
+    return all(array.checksum is not None for array in self.arrays.values())
+
+
+def open_step(folder: Path) -> Step:
+  """Reads all of a checkpoint but its arrays.
+
+  Raises:
+    DamagedCheckpoint: something is missing there, or is not what was saved.
+  """
+  folder = folder.absolute()
+  items = _items(folder)
+  if not {STATE, RUN} <= items:
+    raise DamagedCheckpoint(f"{_COMMIT} is damaged")
+  documents = {item: _read_json(folder, item) for item in (RUN, METRICS) if item in items}
+  _read_json(folder, STATE)  # what Orbax knows of the arrays; its own errors say less
+  if INVENTORY not in items:  # saved before there were inventories
+    return Step(folder, documents, _described(folder))
+  inventory = _read_inventory(folder)
+  for item, checksum in inventory.documents.items():
+    if item not in documents or json_checksum(documents[item]) != checksum:
+      raise DamagedCheckpoint(f"{_FILES[item]} is not what was saved")
+  return Step(folder, documents, inventory.arrays)
+
+
+def _read_inventory(folder: Path) -> Inventory:
+  try:
+    return Inventory.from_json(_read_json(folder, INVENTORY))
+  except (DamagedCheckpoint, *_NOT_AS_WRITTEN) as error:
+    raise DamagedCheckpoint(
+      f"its list of checksums, {_FILES[INVENTORY]}, is missing or damaged (its arrays may be "
+      "intact, but nothing can tell)"
+    ) from error
+
+
+def _items(folder: Path) -> set[str]:
+  if folder.is_dir() and not any(folder.iterdir()):
+    raise DamagedCheckpoint("its folder is empty")
+  try:
+    commit = json.loads((folder / _COMMIT).read_text())
+    finished, items = commit["commit_timestamp_nsecs"], set(commit["item_handlers"])
+  except FileNotFoundError as error:
+    raise DamagedCheckpoint(f"{_COMMIT} is missing") from error
+  except _NOT_AS_WRITTEN as error:
+    raise DamagedCheckpoint(f"{_COMMIT} is damaged") from error
+  if not finished:
+    raise DamagedCheckpoint("its save was not finished")
+  return items
+
+
+def _read_json(folder: Path, item: str) -> Any:
+  name = _FILES[item]
+  try:
+    return json.loads((folder / name).read_text())
+  except FileNotFoundError as error:
+    raise DamagedCheckpoint(f"{name} is missing") from error
+  except _NOT_AS_WRITTEN as error:
+    raise DamagedCheckpoint(f"{name} is no JSON") from error
+
+
+def _described(folder: Path) -> dict[str, SavedArray]:
+  """What Orbax itself notes of the arrays: no checksums."""
+  with _damage():
+    return {
+      name: SavedArray(tuple(leaf.shape), str(leaf.dtype))
+      for name, leaf in named_arrays(state_metadata(folder))
+    }
+
+
+@contextlib.contextmanager
+def _damage(what: str = "its arrays") -> Iterator[None]:
+  """Says of what reading raises within that it is the checkpoint that is damaged."""
+  try:
+    yield
+  except (RuntimeError, MemoryError):  # of a device or a host without memory
+    raise
+  except Exception as error:  # for damaged files Orbax raises what comes, Exception itself too
+    cause = error.__cause__ or error  # tensorstore's, which names the file
+    reason = (str(cause) or type(cause).__name__).splitlines()[0].rstrip(".")
+    raise DamagedCheckpoint(f"{what} cannot be read: {reason[:_LONGEST_REASON]}") from error
+
+
+def restore(step: Step, abstract: Any, unpadded: Any = None, below: str = "") -> Any:
+  """The arrays of a checkpoint, laid out as `abstract` says, their values verified.
+
+  Padding of the vocabulary, which depends on the mesh, is cut or added, and dtypes are changed,
+  where `abstract` has others than were saved.
+
+  Args:
+    step: to read.
+    abstract: a tree like the one that was saved, or a part of it.
+    unpadded: the same tree, with the shapes that its arrays have without padding.
+    below: a prefix of names: what does not begin with it is not asked for.
+
+  Raises:
+    UserError: an array is missing there, is not wanted here, or has another shape.
+    DamagedCheckpoint: an array is not what was saved.
+  """
+  wanted = dict(named_arrays(abstract))
+  real = {name: tuple(x.shape) for name, x in named_arrays(unpadded)}  # none of None
+  saved = {name: array for name, array in step.arrays.items() if name.startswith(below)}
+  _check_fits(step, saved, wanted, real)
+
+  def as_saved(path: Any, x: Any) -> jax.ShapeDtypeStruct:
+    array = saved[array_name(path)]
+    sharding = x.sharding and dividing(x.sharding, array.shape)
+    return jax.ShapeDtypeStruct(array.shape, _dtype(array.dtype), sharding=sharding)
+
+  restored = _read(
+    step, jax.tree_util.tree_map_with_path(as_saved, abstract), partial=bool(below)
+  )
+  _verify(step, dict(named_arrays(restored)))
+  return jax.tree.map(fit, restored, abstract)
+
+
+def restore_params(folder: Path, abstract: Any, unpadded: Any = None) -> Any:
+  """Only the parameters of the checkpoint `folder`, laid out and verified as in `restore`.
+
+  Raises:
+    UserError: they are those of another model, or damaged.
+  """
+  wrapped = ({_PARAMS: tree} if tree is not None else None for tree in (abstract, unpadded))
+  try:
+    return restore(open_step(folder), *wrapped, below=f"{_PARAMS}/")[_PARAMS]
+  except DamagedCheckpoint as error:
+    raise UserError(
+      f"the checkpoint {folder} is damaged: {error}; choose another step"
+    ) from error
+
+
+def _check_fits(
+  step: Step,
+  saved: Mapping[str, SavedArray],
+  wanted: Mapping[str, Any],
+  real: Mapping[str, tuple[int, ...]],
+) -> None:
+  """Raises UserError unless the arrays are the same but for padding."""
+
+  def fits(name: str) -> bool:
+    if name not in saved or name not in wanted:
+      return False
+    array, shape = saved[name], tuple(wanted[name].shape)
+    return array.shape == shape or array.unpadded == real.get(name, shape)
+
+  differing = [name for name in sorted(saved.keys() | wanted.keys()) if not fits(name)]
+  if differing:
+    there = {name: array.shape for name, array in saved.items()}
+    here = {name: tuple(x.shape) for name, x in wanted.items()}
+    listed = _listed(
+      [f"{n}: {there.get(n, 'missing')} there, {here.get(n, 'none')} here" for n in differing],
+      "; ",
+    )
+    raise UserError(f"the arrays of {step.folder} do not fit this model: {listed}")
+
+
+def _listed(names: Sequence[str], separator: str = ", ") -> str:
+  more = len(names) - _NAMED_AT_MOST
+  return separator.join([*names[:_NAMED_AT_MOST], *([f"and {more} more"] if more > 0 else [])])
+
+
+def _dtype(name: str) -> np.dtype:
+  return jnp.dtype(name)  # knows bfloat16 and its like
+
+
+def _read(step: Step, target: Any, *, partial: bool) -> Any:
+  with _damage(), ocp.PyTreeCheckpointer() as checkpointer:
+    return checkpointer.restore(
+      step.folder / STATE,
+      args=ocp.args.PyTreeRestore(
+        target,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+        partial_restore=partial,
+      ),
+    )
+
+
+def _verify(step: Step, arrays: Mapping[str, Any]) -> None:
+  """Raises DamagedCheckpoint unless these arrays, as they were saved, have their checksums."""
+  changed = changed_arrays(step, arrays)
+  if changed:
+    raise DamagedCheckpoint(f"not what was saved: {_listed(changed)}")
+
+
+def changed_arrays(step: Step, arrays: Mapping[str, Any]) -> list[str]:
+  """The names of those whose values are not those that were saved."""
+  known = {name: x for name, x in arrays.items() if step.arrays[name].checksum is not None}
+  checksums = array_checksums(known)
+  return [name for name in known if checksums[name] != step.arrays[name].checksum]
+
+
+# Without the model's code
+
+
+def read_arrays(step: Step, names: Sequence[str]) -> dict[str, np.ndarray]:
+  """Some arrays of a checkpoint in this process's memory, their values not verified.
+
+  Raises:
+    DamagedCheckpoint: they cannot be read.
+  """
+  with _damage(_listed(names)), ocp.PyTreeCheckpointer() as checkpointer:
+    tree = state_metadata(step.folder)
+    chosen = lambda path, leaf: leaf if array_name(path) in names else ocp.PLACEHOLDER
+    target = jax.tree_util.tree_map_with_path(chosen, tree)
+    how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
+    restored = checkpointer.restore(
+      step.folder / STATE, args=ocp.args.PyTreeRestore(target, restore_args=how)
+    )
+    found = dict(named_arrays(restored))
+    return {name: np.asarray(found[name]) for name in names}
+
+
+def in_portions(arrays: Mapping[str, SavedArray]) -> Iterator[list[str]]:
+  """Names in groups that weigh no more than the largest array, or 64 MiB."""
+  size = lambda name: math.prod(arrays[name].shape) * _dtype(arrays[name].dtype).itemsize
+  limit = max([_BYTES_AT_ONCE, *map(size, arrays)])
+  portion: list[str] = []
+  weight = 0
+  for name in arrays:
+    if portion and weight + size(name) > limit:
+      yield portion
+      portion, weight = [], 0
+    portion.append(name)
+    weight += size(name)
+  if portion:
+    yield portion

@@ -1,0 +1,119 @@
+"""What goes wrong with a checkpoint: each function breaks one, given its folder."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+Damage = Callable[[Path], None]
+
+
+def _array(folder: Path) -> Path:
+  """The file with the values of the largest array."""
+  files = [file for file in (folder / "state").glob("params.*/*") if file.name[0].isdigit()]
+  return max(files, key=lambda file: file.stat().st_size)
+
+
+def flip_a_byte_of_an_array(folder: Path) -> None:
+  """Within the compressed values: the last byte is the end of the compressed frame."""
+  content = bytearray(_array(folder).read_bytes())
+  content[-9] ^= 0x10
+  _array(folder).write_bytes(content)
+
+
+def truncate_an_array(folder: Path) -> None:
+  content = _array(folder).read_bytes()
+  _array(folder).write_bytes(content[: len(content) // 2])
+
+
+def lose_the_values_of_an_array(folder: Path) -> None:
+  _array(folder).unlink()
+
+
+def lose_the_header_of_an_array(folder: Path) -> None:
+  (_array(folder).parent / ".zarray").unlink()
+
+
+def lose_an_array(folder: Path) -> None:
+  shutil.rmtree(_array(folder).parent)
+
+
+def exchange_two_arrays(folder: Path) -> None:
+  """Both whole and well-formed, of the same shape, and under each other's names."""
+  one, other = (
+    _array(folder).parent.with_name(n) for n in ("params.kernel", "opt_state.1.0.mu.kernel")
+  )
+  one.rename(folder / "aside")
+  other.rename(one)
+  (folder / "aside").rename(other)
+
+
+def empty_the_folder(folder: Path) -> None:
+  shutil.rmtree(folder)
+  folder.mkdir()
+
+
+def lose_an_item(item: str) -> Damage:
+  def lose(folder: Path) -> None:
+    shutil.rmtree(folder / item)
+
+  lose.__name__ = f"lose_the_item_{item}"
+  return lose
+
+
+def lose_a_file(name: str) -> Damage:
+  def lose(folder: Path) -> None:
+    (folder / name).unlink()
+
+  lose.__name__ = f"lose_{name.replace('/', '_')}"
+  return lose
+
+
+def tear_a_file(name: str) -> Damage:
+  def tear(folder: Path) -> None:
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
+
+  tear.__name__ = f"tear_{name.replace('/', '_')}"
+  return tear
+
+
+def change_json(name: str, *path: str) -> Damage:
+  """It stays JSON of the same form, with another value."""
+
+  def change(folder: Path) -> None:
+    content = json.loads((folder / name).read_text())
+    inner = content
+    for key in path[:-1]:
+      inner = inner[key]
+    inner[path[-1]] = 999
+    (folder / name).write_text(json.dumps(content))
+
+  change.__name__ = f"change_{name.replace('/', '_')}"
+  return change
+
+
+ARRAYS = [
+  flip_a_byte_of_an_array,
+  truncate_an_array,
+  lose_the_values_of_an_array,
+  lose_the_header_of_an_array,
+  lose_an_array,
+]
+FILES = [
+  empty_the_folder,
+  lose_an_item("state"),
+  lose_an_item("run"),
+  lose_an_item("inventory"),
+  lose_a_file("_CHECKPOINT_METADATA"),
+  lose_a_file("state/_METADATA"),
+  lose_a_file("run/metadata"),
+  lose_a_file("inventory/metadata"),
+  tear_a_file("_CHECKPOINT_METADATA"),
+  tear_a_file("state/_METADATA"),
+  tear_a_file("run/metadata"),
+  tear_a_file("inventory/metadata"),
+  change_json("run/metadata", "data", "batch"),
+  change_json("_CHECKPOINT_METADATA", "item_handlers"),
+]
+EVERY = [*ARRAYS, *FILES]
