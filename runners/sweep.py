@@ -124,7 +124,7 @@ class _Sweep:
     rows = ranked(self._rows.values(), self._metric, self._mode)
     print_table(rows, self._metric)
     print(f"table     {self._folder / TABLE_NAME}", flush=True)
-    known = {name for row in rows for name in row.scalars}
+    known = {name for row in rows if row.status == FINISHED for name in row.scalars}
     if known and self._metric not in known:
       print(
         f"runner: warning: no point has {self._metric}: {did_you_mean(self._metric, known)}",
