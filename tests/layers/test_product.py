@@ -14,6 +14,9 @@ from layers.product import product, project
     ("td,df->tf", (5, 3), (3, 4)),
     ("nth,nsh->nts", (2, 5, 3), (2, 4, 3)),
     ("nts,nsh->nth", (2, 5, 4), (2, 4, 3)),
+    ("td,tf->df", (5, 3), (5, 4)),  # contracted over the first dimension of both,
+    ("td,tf->df", (5, 4), (5, 3)),  # whichever is the larger
+    ("nts,nth->nsh", (2, 5, 4), (2, 5, 3)),
   ],
 )
 def test_product_and_its_gradients_are_those_of_einsum(subscripts, x_shape, y_shape):
@@ -37,6 +40,15 @@ def test_every_product_of_a_bfloat16_step_takes_bfloat16_and_accumulates_in_floa
   for equation in products:
     assert [v.aval.dtype for v in equation.invars] == [jnp.bfloat16, jnp.bfloat16]
     assert equation.outvars[0].aval.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("narrow", ["left", "right"])
+def test_contracting_first_dimensions_in_bfloat16_rounds_operands_and_nothing_else(narrow):
+  shapes = ((64, 3), (64, 5)) if narrow == "left" else ((64, 5), (64, 3))
+  x, y = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate(shapes))
+  got = jax.jit(lambda x, y: product("td,tf->df", x, y, "bfloat16"))(x, y)
+  rounded = (np.asarray(z.astype(jnp.bfloat16), np.float64) for z in (x, y))
+  np.testing.assert_allclose(got, np.einsum("td,tf->df", *rounded), rtol=1e-5, atol=1e-5)
 
 
 def test_gradients_come_back_in_the_dtype_of_their_operand():
