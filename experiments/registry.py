@@ -1,5 +1,8 @@
 """Experiments by name: `gpt2.Nano` is the class `Nano` that the module `gpt2` registers.
 
+A module called `experiments` goes by the name of its package: in `my_lab/experiments.py` the
+class `MyModel` is `my_lab.MyModel`.
+
 A module is imported only when a name in it is asked for, so that a name costs what it uses.
 Besides the families in this folder, experiments may live anywhere: a module loaded by hand
 (`--load`), or an entry point of the group `strata.experiments` whose value is the module.
@@ -18,6 +21,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import fiddle as fdl
+from absl import logging
 
 from layers.errors import UserError
 from runners.import_by_name import import_module
@@ -82,7 +86,7 @@ def register(
 
 
 def _add(experiment: E, *, tags: tuple[str, ...]) -> E:
-  name = f"{experiment.__module__.rsplit('.', 1)[-1]}.{experiment.__name__}"
+  name = f"{_family(experiment.__module__)}.{experiment.__name__}"
   if not (isinstance(experiment, type) and issubclass(experiment, Experiment)):
     raise TypeError(f"{name} is registered but is no subclass of Experiment")
   module = sys.modules.get(experiment.__module__)
@@ -118,15 +122,16 @@ def find(name: str) -> Entry:
   if name in _entries:
     return _entries[name]
   names = known_names()
-  raise UserError(f"there is no experiment {name!r}: {did_you_mean(name, names)}")
+  elsewhere = name.partition(".")[0] not in {known.partition(".")[0] for known in names}
+  hint = " (if a module of yours registers it, add --load=MODULE)" if elsewhere else ""
+  raise UserError(f"there is no experiment {name!r}: {did_you_mean(name, names)}{hint}")
 
 
 def all_experiments() -> list[Entry]:
   """Every experiment that can be reached, imported and sorted by name."""
   for family in _families():
     import_module(f"experiments.{family}")
-  for module in _entry_points().values():
-    import_module(module)
+  _import_entry_points()
   return sorted(_entries.values(), key=lambda entry: entry.name)
 
 
@@ -137,19 +142,30 @@ def known_names() -> list[str]:
   once, and by its own message even where another family cannot be imported.
   """
   declared = [f"{family}.{name}" for family, names in _families().items() for name in names]
-  for module in _entry_points().values():
-    import_module(module)
+  _import_entry_points()
   return sorted({*declared, *_entries})
+
+
+def _import_entry_points() -> None:
+  """Imports all of them; one that is broken is named, and hides nobody else's experiments."""
+  for name, module in _entry_points().items():
+    try:
+      import_module(module)
+    except Exception as error:
+      reason = f"{type(error).__name__}: {error}"
+      logging.warning("The experiments of %s (%s) are left out: %s", name, module, reason)
 
 
 def _modules_of(family: str) -> list[str]:
   modules = [f"experiments.{family}"] if family in _families() else []
   points = _entry_points().items()
-  return modules + [module for name, module in points if family in (name, _last(module))]
+  return modules + [module for name, module in points if family in (name, _family(module))]
 
 
-def _last(module: str) -> str:
-  return module.rsplit(".", 1)[-1]
+def _family(module: str) -> str:
+  """What stands before the class in the names of a module's experiments."""
+  *package, last = module.split(".")
+  return package[-1] if package and last == "experiments" else last
 
 
 def _entry_points() -> dict[str, str]:

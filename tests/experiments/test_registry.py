@@ -38,6 +38,22 @@ def module(tmp_path, monkeypatch):
   return write
 
 
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+  """Writes `<name>/experiments.py`; gives the module's name."""
+  monkeypatch.syspath_prepend(str(tmp_path))
+
+  def write(name: str, code: str) -> str:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "experiments.py").write_text(textwrap.dedent(code))
+    importlib.invalidate_caches()
+    for imported in (name, f"{name}.experiments"):
+      monkeypatch.delitem(sys.modules, imported, raising=False)
+    return f"{name}.experiments"
+
+  return write
+
+
 EXPERIMENT = """
   from experiments.registry import Experiment, register
 
@@ -121,6 +137,29 @@ def test_an_entry_point_is_imported_only_for_its_own_names(module, monkeypatch):
   assert name not in sys.modules
   assert registry.find("elsewhere.Nano").name == "elsewhere.Nano"
   assert "elsewhere.Nano" in [entry.name for entry in registry.all_experiments()]
+
+
+def test_a_module_called_experiments_goes_by_the_name_of_its_package(package, monkeypatch):
+  entry_points(monkeypatch, anything=package("my_lab", EXPERIMENT))
+  assert registry.find("my_lab.Nano").experiment.__module__ == "my_lab.experiments"
+
+
+def test_a_name_of_no_known_family_is_told_how_to_load_one():
+  with pytest.raises(UserError, match=r"no experiment 'my_lab.Nano'.*add --load=MODULE\)$"):
+    registry.find("my_lab.Nano")
+  with pytest.raises(UserError) as error:
+    registry.find("toy_family.Nan")
+  assert "--load" not in str(error.value)
+
+
+def test_a_broken_entry_point_is_named_and_hides_no_other(module, monkeypatch, caplog):
+  broken = module("broken_lab", "raise RuntimeError('half written')")
+  entry_points(monkeypatch, one=broken, other=module("sound_lab", EXPERIMENT))
+  names = [entry.name for entry in registry.all_experiments()]
+  assert "sound_lab.Nano" in names and "gpt2.Nano" in names
+  assert "one (broken_lab) are left out: RuntimeError: half written" in caplog.text
+  with pytest.raises(RuntimeError, match="half written"):
+    registry.find("broken_lab.Nano")
 
 
 def test_an_import_error_inside_a_family_surfaces_as_itself(module, monkeypatch):
