@@ -45,4 +45,6 @@ def fit(x: jax.Array, wanted: Any) -> jax.Array:
 
 def _resize(x: jax.Array, *, shape: Sequence[int], dtype: Any) -> jax.Array:
   x = x[tuple(slice(size) for size in shape)]
-  return jnp.pad(x, [(0, size - had) for size, had in zip(shape, x.shape, strict=True)]).astype(dtype)
+  return jnp.pad(x, [(0, size - had) for size, had in zip(shape, x.shape, strict=True)]).astype(
+    dtype
+  )

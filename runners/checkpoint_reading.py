@@ -48,7 +48,7 @@ _BYTES_AT_ONCE = 2**26
 _NOT_AS_WRITTEN = (ValueError, OSError, KeyError, TypeError, AttributeError)
 
 
-class DamagedCheckpoint(Exception):
+class DamagedCheckpoint(UserError):
   """A checkpoint is not what was saved. The message says what is wrong with it."""
 
 
@@ -186,14 +186,15 @@ def restore_params(folder: Path, abstract: Any, unpadded: Any = None) -> Any:
   """Only the parameters of the checkpoint `folder`, laid out and verified as in `restore`.
 
   Raises:
-    UserError: they are those of another model, or damaged.
+    UserError: they are those of another model.
+    DamagedCheckpoint: they are not what was saved; the message names the folder.
   """
   wrapped = ({_PARAMS: tree} if tree is not None else None for tree in (abstract, unpadded))
   try:
     return restore(open_step(folder), *wrapped, below=f"{_PARAMS}/")[_PARAMS]
   except DamagedCheckpoint as error:
-    raise UserError(
-      f"the checkpoint {folder} is damaged: {error}; choose another step"
+    raise DamagedCheckpoint(
+      f"the checkpoint {folder} is damaged: {error}; name another step"
     ) from error
 
 

@@ -7,7 +7,7 @@ from layers.errors import UserError
 from runners import compilation_cache
 from runners.assembly import assemble
 from runners.checkpoint_listing import best_step, find_step_folder, steps
-from runners.checkpoint_reading import restore_params
+from runners.checkpoint_reading import DamagedCheckpoint, restore_params
 
 
 def evaluate(
@@ -22,7 +22,7 @@ def evaluate(
     cache_dir: for token stores and compiled programs.
 
   Returns:
-    The exit code 0.
+    The exit code: 0, or 1 where "all" met a damaged checkpoint, which it names.
   """
   cache_dir = cache_dir or default_cache_dir()
   if not config.eval_data:
@@ -31,14 +31,23 @@ def evaluate(
   compilation_cache.enable(cache_dir)
   assembly = assemble(config, cache_dir)
   evaluator = assembly.evaluator()
+  abstract, unpadded = assembly.initializer.abstract, assembly.initializer.unpadded()
+  code = 0
   for number in chosen:
     folder = find_step_folder(workdir, number).absolute()
-    params = restore_params(folder, assembly.initializer.abstract.params)
+    try:
+      params = restore_params(folder, abstract.params, unpadded.params)
+    except DamagedCheckpoint as error:
+      if step != "all":
+        raise
+      print(f"step {number}  {error}", flush=True)
+      code = 1
+      continue
     scalars = evaluator(params)
     print(
       f"step {number}  " + "  ".join(f"{k}={v:.6f}" for k, v in scalars.items()), flush=True
     )
-  return 0
+  return code
 
 
 def _choose(config: fdl.Config, workdir: str, step: str) -> list[int]:

@@ -69,6 +69,18 @@ class ModelInit:
     """The first parameters, boxed."""
     return self._model.init(key, *self.objective.model_inputs(self._row))["params"]
 
+  def unpadded(self) -> Any:
+    """Their shapes, unboxed, without the rows that pad the vocabulary for a mesh."""
+    ids = getattr(self._model, "vocab_size", None)
+    rows = getattr(self._model, "padded_vocab_size", None) or ids
+
+    def cut(x: Any, names: Any) -> jax.ShapeDtypeStruct:
+      named = zip(x.shape, (*names, *[None] * x.ndim), strict=False)
+      padded = ((size, name == "vocab" and size == rows) for size, name in named)
+      return jax.ShapeDtypeStruct([ids if cuts else size for size, cuts in padded], x.dtype)
+
+    return jax.tree.map(cut, nn.unbox(self.boxed), nn.get_partition_spec(self.boxed))
+
 
 class Initializer:
   """Makes a TrainState whose every leaf begins where the mesh wants it.
@@ -105,12 +117,18 @@ class Initializer:
     # so on the mesh, where each device computes its part alone: compute whole, then cut.
     return jax.device_put(jax.jit(self._init)(), self.shardings)
 
+  def unpadded(self) -> TrainState:
+    """Shapes of the state as it would be on a mesh for which no vocabulary is padded."""
+    return jax.eval_shape(self._state, self._model.unpadded(), jax.random.key(0))
+
   def num_params(self) -> int:
     return sum(x.size for x in jax.tree.leaves(self.abstract.params))
 
   def _init(self) -> TrainState:
     params_key, step_key = jax.random.split(jax.random.key(self._seed))
-    params = nn.unbox(self._model.params(params_key))
+    return self._state(nn.unbox(self._model.params(params_key)), step_key)
+
+  def _state(self, params: Any, step_key: jax.Array) -> TrainState:
     return TrainState(
       step=jnp.zeros((), jnp.int32),
       params=params,

@@ -71,7 +71,9 @@ def train(
     facts = _facts(assembly)
     check_data = "train_data" not in accept_changes
     state, run = _start(assembly, folder.path, check_data=check_data)
-    checkpoints = CheckpointWriter(folder.path / CHECKPOINTS, assembly.trainer.checkpoints)
+    checkpoints = CheckpointWriter(
+      folder.path / CHECKPOINTS, assembly.trainer.checkpoints, assembly.initializer.unpadded()
+    )
     stack.callback(checkpoints.close)
     folder.record({**facts, "overrides": list(provenance)})
     writer = _writers(assembly, run)
@@ -109,7 +111,8 @@ def _start(assembly: Assembly, workdir: Path, *, check_data: bool) -> tuple[Trai
       )
 
   initializer = assembly.initializer
-  restored = restore_newest(workdir / CHECKPOINTS, initializer.abstract, None, check)
+  abstract, unpadded = initializer.abstract, initializer.unpadded()
+  restored = restore_newest(workdir / CHECKPOINTS, abstract, unpadded, check)
   if restored is not None:
     state, saved = restored
     run.step = saved["data"]["batch"]
@@ -118,7 +121,7 @@ def _start(assembly: Assembly, workdir: Path, *, check_data: bool) -> tuple[Trai
   state = initializer.init()
   if trainer.init_from:
     source = find_step_folder(trainer.init_from).absolute()
-    params = restore_params(source, initializer.abstract.params)
+    params = restore_params(source, abstract.params, unpadded.params)
     state = state.replace(params=params)
     print(f"init_from   parameters of {source}")
   return state, run
