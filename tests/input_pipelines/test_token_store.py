@@ -79,6 +79,7 @@ def test_a_store_holds_all_documents_and_is_built_once(tmp_path, capsys):
   assert store.index["vocabulary"] == VOCABULARY.facts()
 
 
+@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("stop_after", [0, 1, 5, 39, 40, 41, 100, 119])
 def test_a_build_that_broke_off_goes_on_where_it_was(tmp_path, stop_after):
   class Breaking(Corpus):
@@ -140,6 +141,13 @@ def test_two_processes_build_one_store(tmp_path):
   assert [out for out, _ in outputs] == ["started\ncomplete\n"] * 2, outputs
   assert sum("(once)" in err for _, err in outputs) == 1
   assert_complete(TokenStore(tmp_path / "store"))
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+  """Blocks of 1 KiB: the corpus fills several, and builds break off inside one."""
+  for module in (checksummed_files, store_builder, token_store):
+    monkeypatch.setattr(module, "BLOCK_BYTES", 1 << 10)
 
 
 @pytest.fixture
@@ -272,11 +280,12 @@ def test_a_store_that_comes_out_another_than_it_was_is_said(tmp_path, capsys):
   assert "holds other tokens than before" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("damage", [remove, shorten, flip_a_bit])
 @pytest.mark.parametrize(
   "name", ["tokens.bin", "documents.bin", "checksums.bin", "progress.json"]
 )
-def test_an_unfinished_build_that_was_damaged_starts_over(tmp_path, monkeypatch, name, damage):
+def test_an_unfinished_build_that_was_damaged_starts_over(tmp_path, name, damage):
   class Breaking(Corpus):
     def pieces(self, shard, first):
       for piece in super().pieces(shard, first):
@@ -284,9 +293,6 @@ def test_an_unfinished_build_that_was_damaged_starts_over(tmp_path, monkeypatch,
           raise OSError("the disk with the text is gone")
         yield piece
 
-  monkeypatch.setattr(checksummed_files, "BLOCK_BYTES", 1 << 10)
-  monkeypatch.setattr(store_builder, "BLOCK_BYTES", 1 << 10)
-  monkeypatch.setattr(token_store, "BLOCK_BYTES", 1 << 10)
   with pytest.raises(OSError, match="is gone"):
     build(tmp_path / "store", Breaking())
   damage(tmp_path / "store.partial" / name)
