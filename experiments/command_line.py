@@ -94,10 +94,10 @@ COMMANDS = {
   ),
   "ckpt": Command(
     "checkpoints:inspect_checkpoints",
-    "the steps of a run, or what is in a checkpoint",
+    "ls, show, verify RUN, or diff A B: checkpoints without the model",
     (),
-    "ls|show RUN",
-    (2,),
+    "VERB RUN...",
+    (2, 3),
   ),
 }
 

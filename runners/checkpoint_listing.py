@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,23 @@ def find_step_folder(path: str, step: int | None = None) -> Path:
   return find_checkpoints(path) / str(known[-1] if step is None else step)
 
 
+def find_step_folders(path: str) -> list[Path]:
+  """The folders of all checkpoints of a run, oldest first, or `path` itself if it is one.
+
+  Raises:
+    UserError: there is none.
+  """
+  folder = Path(path)
+  inner = folder / CHECKPOINTS if (folder / CHECKPOINTS).is_dir() else folder
+  if re.fullmatch(r"\d+(\.unreadable.*)?", folder.name) and not saved_steps(inner):
+    return [folder]  # perhaps with nothing in it
+  directory = find_checkpoints(path)
+  known = saved_steps(directory)
+  if not known:
+    raise UserError(f"{path} holds no checkpoint")
+  return [directory / str(step) for step in known]
+
+
 def best_step(path: str, metric: str, mode: str) -> int:
   """The step whose saved `metric` is best.
 
@@ -73,7 +91,11 @@ def best_step(path: str, metric: str, mode: str) -> int:
 
 def _metrics(path: str, step: int) -> dict[str, float]:
   file = find_step_folder(path, step) / "metrics" / "metrics"
-  return json.loads(file.read_text()) if file.is_file() else {}
+  try:
+    return dict(json.loads(file.read_text())) if file.is_file() else {}
+  except (ValueError, TypeError):
+    logging.warning("%s is damaged: step %d counts as one without metrics.", file, step)
+    return {}
 
 
 def list_steps(path: str) -> str:

@@ -216,14 +216,17 @@ def _check_fits(
   if differing:
     there = {name: array.shape for name, array in saved.items()}
     here = {name: tuple(x.shape) for name, x in wanted.items()}
-    listed = _listed(
-      [f"{n}: {there.get(n, 'missing')} there, {here.get(n, 'none')} here" for n in differing],
-      "; ",
+    shapes = [
+      f"{name}: {there.get(name, 'missing')} there, {here.get(name, 'none')} here"
+      for name in differing
+    ]
+    raise UserError(
+      f"the arrays of {step.folder} do not fit this model: {listed(shapes, '; ')}"
     )
-    raise UserError(f"the arrays of {step.folder} do not fit this model: {listed}")
 
 
-def _listed(names: Sequence[str], separator: str = ", ") -> str:
+def listed(names: Sequence[str], separator: str = ", ") -> str:
+  """The first few of them, and how many more there are."""
   more = len(names) - _NAMED_AT_MOST
   return separator.join([*names[:_NAMED_AT_MOST], *([f"and {more} more"] if more > 0 else [])])
 
@@ -248,7 +251,7 @@ def _verify(step: Step, arrays: Mapping[str, Any]) -> None:
   """Raises DamagedCheckpoint unless these arrays, as they were saved, have their checksums."""
   changed = changed_arrays(step, arrays)
   if changed:
-    raise DamagedCheckpoint(f"not what was saved: {_listed(changed)}")
+    raise DamagedCheckpoint(f"not what was saved: {listed(changed)}")
 
 
 def changed_arrays(step: Step, arrays: Mapping[str, Any]) -> list[str]:
@@ -267,7 +270,7 @@ def read_arrays(step: Step, names: Sequence[str]) -> dict[str, np.ndarray]:
   Raises:
     DamagedCheckpoint: they cannot be read.
   """
-  with _damage(_listed(names)), ocp.PyTreeCheckpointer() as checkpointer:
+  with _damage(listed(names)), ocp.PyTreeCheckpointer() as checkpointer:
     tree = state_metadata(step.folder)
     chosen = lambda path, leaf: leaf if array_name(path) in names else ocp.PLACEHOLDER
     target = jax.tree_util.tree_map_with_path(chosen, tree)

@@ -1,4 +1,4 @@
-"""`runner ckpt ls` and `ckpt show`: checkpoints looked at without the model's code."""
+"""`runner ckpt`: checkpoints looked at without the model's code."""
 
 import pathlib
 
@@ -6,18 +6,66 @@ from experiments.invocation import Invocation
 from layers.errors import UserError
 from runners.suggestions import did_you_mean
 
-_VERBS = ("ls", "show")
-
 
 def inspect_checkpoints(invocation: Invocation) -> int:
-  """`ckpt ls RUN` lists the steps of a run, `ckpt show RUN` what is in a checkpoint."""
-  verb, run = invocation.arguments
+  """Does what the first argument says with the runs or checkpoints that the others name.
+
+  Returns:
+    The exit code: 1 where `verify` found damage.
+  """
+  verb, *names = invocation.arguments
   if verb not in _VERBS:
     raise UserError(f"there is no `ckpt {verb}`: {did_you_mean(verb, _VERBS)}")
-  path = next((p for p in (pathlib.Path(run), pathlib.Path("runs") / run) if p.exists()), None)
-  if path is None:
-    raise UserError(f"there is no run {run}: name a workdir, or a folder in runs/")
-  from runners.checkpoint_listing import list_steps, show_step
+  inspect, takes = _VERBS[verb]
+  if len(names) != len(takes.split()):
+    raise UserError(f"the command is written `runner ckpt {verb} {takes}`")
+  return inspect(*map(_path, names))
 
-  print((list_steps if verb == "ls" else show_step)(str(path)))
+
+def _path(name: str) -> str:
+  """A folder, or the run of that name in runs/."""
+  path = next(
+    (p for p in (pathlib.Path(name), pathlib.Path("runs") / name) if p.exists()), None
+  )
+  if path is None:
+    raise UserError(f"there is no run {name}: name a workdir, or a folder in runs/")
+  return str(path)
+
+
+def _list(path: str) -> int:
+  from runners.checkpoint_listing import list_steps
+
+  print(list_steps(path))
   return 0
+
+
+def _show(path: str) -> int:
+  from runners.checkpoint_listing import show_step
+
+  print(show_step(path))
+  return 0
+
+
+def _verify(path: str) -> int:
+  from runners.checkpoint_verification import verify
+
+  intact = []
+  for line, is_intact in verify(path):
+    print(line, flush=True)
+    intact.append(is_intact)
+  return 0 if all(intact) else 1
+
+
+def _diff(a: str, b: str) -> int:
+  from runners.checkpoint_difference import difference
+
+  print(difference(a, b))
+  return 0
+
+
+_VERBS = {
+  "ls": (_list, "RUN"),
+  "show": (_show, "RUN"),
+  "verify": (_verify, "RUN"),
+  "diff": (_diff, "A B"),
+}

@@ -5,6 +5,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import tensorstore
+
 Damage = Callable[[Path], None]
 
 
@@ -15,10 +18,19 @@ def _array(folder: Path) -> Path:
 
 
 def flip_a_byte_of_an_array(folder: Path) -> None:
-  """Within the compressed values: the last byte is the end of the compressed frame."""
+  """Within the compressed values."""
   content = bytearray(_array(folder).read_bytes())
   content[-9] ^= 0x10
   _array(folder).write_bytes(content)
+
+
+def change_a_value_of_an_array(folder: Path) -> None:
+  """One bit of one element, in a well-formed file."""
+  store = {"driver": "file", "path": str(_array(folder).parent)}
+  array = tensorstore.open({"driver": "zarr", "kvstore": store}).result()
+  values = np.array(array.read().result())
+  values.reshape(-1).view(np.uint8)[0] ^= 1
+  array.write(values).result()
 
 
 def truncate_an_array(folder: Path) -> None:
@@ -93,7 +105,18 @@ def change_json(name: str, *path: str) -> Damage:
   return change
 
 
+def as_saved_before_inventories(folder: Path) -> Path:
+  """No damage: what this program saved before it had checksums."""
+  shutil.rmtree(folder / "inventory")
+  tell = folder / "_CHECKPOINT_METADATA"
+  commit = json.loads(tell.read_text())
+  del commit["item_handlers"]["inventory"]
+  tell.write_text(json.dumps(commit))
+  return folder
+
+
 ARRAYS = [
+  change_a_value_of_an_array,
   flip_a_byte_of_an_array,
   truncate_an_array,
   lose_the_values_of_an_array,
