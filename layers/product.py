@@ -56,7 +56,7 @@ def _multiply(subscripts, x, y):
   contracted = {i for i in x_indices if i in y_indices and i not in out}
   if x_indices[-1] in contracted or y_indices[-1] in contracted:
     return _einsum(subscripts, x, y)
-  # What is contracted stands last in neither: on CPU, alone, that takes up to ten times as long.
+  # What is contracted stands last in neither: left alone, up to ten times as long on CPU.
   # The operand on the left is the one that is copied in one way or another: the smaller one.
   if x.size > y.size:
     x, y, x_indices, y_indices = y, x, y_indices, x_indices
@@ -73,7 +73,7 @@ def _einsum(subscripts, x, y):
 
 
 def _row_major(x):
-  """x, which on CPU lies in memory in the order of its dimensions: not transposed in name only."""
+  """x; on CPU it lies in memory in the order of its dimensions, not transposed in name."""
   layout = Layout(tuple(range(x.ndim)))
   return jax.lax.platform_dependent(
     x, cpu=lambda x: with_layout_constraint(x, layout), default=lambda x: x
