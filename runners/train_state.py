@@ -102,10 +102,12 @@ class Initializer:
     rules: Rules,
   ):
     self._model, self._optimizer, self._seed = model, optimizer, seed
-    self.shardings = self._shardings(mesh, rules)
+    self._jitted = jax.jit(self._init)  # traced once, for the shapes and for the values
+    shapes = jax.eval_shape(self._jitted)
+    self.shardings = self._shardings(shapes, mesh, rules)
     self.abstract = jax.tree.map(
       lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-      jax.eval_shape(self._init),
+      shapes,
       self.shardings,
     )
 
@@ -115,7 +117,7 @@ class Initializer:
       return jax.jit(self._init, out_shardings=self.shardings)()
     # On CPU the last bit of an element depends on the shape of the loop that computes it, and
     # so on the mesh, where each device computes its part alone: compute whole, then cut.
-    return jax.device_put(jax.jit(self._init)(), self.shardings)
+    return jax.device_put(self._jitted(), self.shardings)
 
   def unpadded(self) -> TrainState:
     """Shapes of the state as it would be on a mesh for which no vocabulary is padded."""
@@ -137,7 +139,9 @@ class Initializer:
       key=jax.random.key_data(step_key),
     )
 
-  def _shardings(self, mesh: Mesh | AbstractMesh, rules: Rules) -> TrainState:
+  def _shardings(
+    self, state: TrainState, mesh: Mesh | AbstractMesh, rules: Rules
+  ) -> TrainState:
     """Optimizer moments lie as their parameters do, all else is replicated.
 
     So are moments of another shape than their parameter, such as factored ones.
@@ -146,7 +150,6 @@ class Initializer:
     # Only the names of the axes are read, which a described mesh has too.
     params = nn.spmd.logical_to_mesh_sharding(logical, cast(Mesh, mesh), rules)
     whole = replicated(mesh)
-    state = jax.eval_shape(self._init)
     opt_state = optax.tree.map_params(
       self._optimizer,
       lambda x, param, sharding: sharding if x.shape == param.shape else whole,
