@@ -18,6 +18,7 @@ Letters: B rows of the global batch, R rows of an epoch, T tokens of a row.
 """
 
 import functools
+import threading
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -64,6 +65,7 @@ class RowBatches:
     self.num_batches: int | None = None
     self._rows = rows
     self._repair = repair
+    self._repairing = threading.Lock()
     self._seed = seed
     self._batch_size = batch_size
     self._block = np.arange(batch_size // num_shards) + shard_index * (batch_size // num_shards)
@@ -82,13 +84,15 @@ class RowBatches:
 
   def __getitem__(self, n: int) -> dict[str, np.ndarray]:
     """This host's rows of global batch n, [B / num_shards, T] each."""
-    indices = self.row_indices(n)
+    indices, rows = self.row_indices(n), self._rows
     try:
-      return self._rows.rows(indices)
+      return rows.rows(indices)
     except DamagedFile:
       if self._repair is None:
         raise
-      self._rows = self._repair()
+      with self._repairing:  # the thread that reads ahead, or the one that peeks at a batch
+        if self._rows is rows:
+          self._rows = self._repair()
       return self._rows.rows(indices)
 
   def row_indices(self, n: int) -> np.ndarray:

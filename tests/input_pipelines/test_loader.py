@@ -1,5 +1,7 @@
 """Batch n depends on (seed, n) alone; hosts share it out; nothing is dropped or doubled."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -90,6 +92,33 @@ def test_rows_found_damaged_are_read_again_from_what_the_repair_gives():
   intact = RowBatches(rows_of(10), batch_size=4, seed=0)
   for n in range(5):
     np.testing.assert_array_equal(repaired[n][TARGETS], intact[n][TARGETS])
+  assert repairs == [1]
+
+
+def test_two_threads_that_find_damage_repair_it_once():
+  meeting, repairs = threading.Barrier(2), []
+
+  class Damaged:
+    num_rows = 10
+
+    def rows(self, indices):
+      meeting.wait(timeout=10)
+      raise DamagedFile("tokens.bin has changed")
+
+  batches = RowBatches(
+    Damaged(), batch_size=4, seed=0, repair=lambda: repairs.append(1) or rows_of(10)
+  )
+  read = {}
+  threads = [
+    threading.Thread(target=lambda n=n: read.update({n: batches[n][TARGETS]})) for n in (0, 1)
+  ]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  intact = RowBatches(rows_of(10), batch_size=4, seed=0)
+  for n in (0, 1):
+    np.testing.assert_array_equal(read[n], intact[n][TARGETS])
   assert repairs == [1]
 
 
