@@ -30,19 +30,25 @@ def mesh_config(mesh: dict[str, int], **fields: Any) -> fdl.Config:
   return config
 
 
-def report(mesh: dict[str, int]) -> dict[str, Any]:
-  """Losses of a few steps, the first parameters and where parameters and moments lie."""
+def report(config: fdl.Config, num_steps: int = NUM_STEPS) -> dict[str, Any]:
+  """Losses of a few steps, the first parameters and where parameters and moments lie.
+
+  Rows that pad the vocabulary are apart: how many there are is the mesh's.
+  """
   compilation_cache.enable(os.environ["STRATA_CACHE"])
-  assembly, state = toy_run.begin(mesh_config(mesh))
+  assembly, state = toy_run.begin(config, os.environ["STRATA_CACHE"])
   params = jax.tree.map(np.asarray, state.params)
   table = params["embedding"]["table"]
-  params["embedding"]["table"], padding = np.split(table, [len(toy_run.LETTERS)])
+  real, padding = np.split(table, [assembly.trainer.model.vocab_size])
+  params["embedding"]["table"] = real
   digest = hashlib.sha256(b"".join(x.tobytes() for x in jax.tree.leaves(params)))
-  state, losses = toy_run.take_steps(assembly, state, NUM_STEPS)
+  state, losses = toy_run.take_steps(assembly, state, num_steps)
   adam = next(x for x in jax.tree.leaves(state.opt_state, is_leaf=_is_adam) if _is_adam(x))
+  after = np.asarray(state.params["embedding"]["table"])[len(real) :]
   return {
     "params": digest.hexdigest(),
-    "padding": padding.tolist(),
+    "num_padding": len(padding),
+    "padding_is_zero": not padding.any() and not after.any(),
     "losses": losses,
     "layout": {
       "params": _layout(state.params),

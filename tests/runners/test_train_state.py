@@ -11,32 +11,32 @@ from tests.runners.mesh_report import mesh_config, report
 from tests.runners.toy_run import ToyText
 
 MESHES = {
-  "data8": {"data": 8},
-  "fsdp8": {"data": 1, "fsdp": 8},
-  "tensor2-fsdp4": {"data": 1, "fsdp": 4, "tensor": 2},
   "data2-fsdp2-tensor2": {"data": 2, "fsdp": 2, "tensor": 2},
+  "sequence2-data2-of-2-slices": {"data": 2, "sequence": 2, "dcn_data": 2},
+  "expert4-fsdp2": {"data": 1, "fsdp": 2, "expert": 4},  # without experts: copies
 }
 
 ON_EIGHT_DEVICES = f"""
 import json
-from tests.runners.mesh_report import report
-print(json.dumps({{name: report(mesh) for name, mesh in {MESHES!r}.items()}}))
+from tests.runners.mesh_report import mesh_config, report
+print(json.dumps({{name: report(mesh_config(mesh)) for name, mesh in {MESHES!r}.items()}}))
 """
 
 
 @pytest.mark.slow
 def test_every_mesh_begins_alike_bitwise_and_its_steps_agree_to_1e_5(run_with_devices):
-  alone = report({})
+  alone = report(mesh_config({}))
   assert len(set(alone["losses"])) == len(alone["losses"])
   for name, got in run_with_devices(8, ON_EIGHT_DEVICES).items():
     assert got["params"] == alone["params"], name
     np.testing.assert_allclose(got["losses"], alone["losses"], rtol=1e-5, err_msg=name)
     # 19 ids over a tensor axis of 2: one row of padding, and it is zero.
-    assert got["padding"] == ([[0.0] * 16] if "tensor" in MESHES[name] else []), name
+    assert got["num_padding"] == (1 if "tensor" in MESHES[name] else 0), name
+    assert got["padding_is_zero"], name
     layout = got["layout"]
     assert layout["params"] == layout["mu"] == layout["nu"], name
     split_by = {axis for axis in AXES if f"'{axis}'" in " ".join(layout["params"].values())}
-    assert MESHES[name].keys() - {"data"} <= split_by <= {"fsdp", "tensor"}, name
+    assert MESHES[name].keys() & {"fsdp", "tensor"} <= split_by <= {"fsdp", "tensor"}, name
 
 
 def _initializer(config, **axes):
@@ -60,3 +60,19 @@ def test_scanned_layers_are_laid_out_behind_an_axis_of_their_own():
   shardings = _initializer(config, fsdp=2, tensor=2).shardings
   kernel = shardings.params["stack"]["layers"]["attention"]["query"]["kernel"]
   assert kernel.spec == jax.sharding.PartitionSpec(None, "fsdp", "tensor", None)
+
+
+@pytest.mark.slow
+def test_rows_that_pad_the_vocabulary_influence_nothing():
+  reports = []
+  for padded in (None, 24, 64):
+    config = mesh_config({}, num_steps=5)
+    if padded:
+      config.model.padded_vocab_size = padded
+    reports.append(report(config, 5))
+  plain, *others = reports
+  assert [got["num_padding"] for got in reports] == [0, 24 - 19, 64 - 19]
+  for got in others:
+    assert got["params"] == plain["params"]
+    assert got["padding_is_zero"]  # weight decay and the moments of Adam leave it so
+    np.testing.assert_allclose(got["losses"], plain["losses"], rtol=1e-6)

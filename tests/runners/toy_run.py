@@ -92,9 +92,9 @@ def toy_config(*, dropout_rate: float = 0.0, **fields: Any) -> fdl.Config:
   return fdl.Config(Trainer, **defaults | fields)
 
 
-def begin(config: fdl.Config) -> tuple[Assembly, TrainState]:
+def begin(config: fdl.Config, cache_dir: str = "unused") -> tuple[Assembly, TrainState]:
   """The parts of the run and its first state."""
-  assembly = assemble(config, cache_dir="unused")
+  assembly = assemble(config, cache_dir)
   return assembly, assembly.initializer.init()
 
 
