@@ -1,0 +1,88 @@
+"""A run that stops and goes on in processes with other devices, and the batches it read."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import fiddle as fdl
+import numpy as np
+
+from input_pipelines.loader import RowBatches
+from runners import optimizers
+from runners.json_lines import JsonLines
+from runners.meshes import MeshShape
+from runners.training import train
+from tests.runners.toy_run import ToyText, toy_config
+
+RECORD = "STRATA_TEST_BATCHES"  # the file to which batches are recorded
+
+
+class RecordedBatches:
+  """Batches that write the number and the checksum of each that is read."""
+
+  def __init__(self, batches: RowBatches):
+    self._batches = batches
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._batches, name)
+
+  def __getitem__(self, n: int) -> dict[str, np.ndarray]:
+    batch = self._batches[n]
+    content = hashlib.sha256(b"".join(batch[key].tobytes() for key in sorted(batch)))
+    with open(os.environ[RECORD], "a") as file:
+      file.write(json.dumps([n, content.hexdigest()]) + "\n")
+    return batch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecordedText(ToyText):
+  """ToyText whose batches are recorded."""
+
+  def open(self, **how: Any) -> RecordedBatches:
+    return RecordedBatches(super().open(**how))
+
+
+def go_on(workdir: str, num_steps: int, mesh: dict[str, int], **fields: Any) -> list[str]:
+  """Takes the run in `workdir` to `num_steps` on this process's devices: what was said."""
+  config = toy_config(
+    dropout_rate=0.1,
+    batch_size=16,
+    num_steps=num_steps,
+    log_every=1,
+    train_data=fdl.Config(RecordedText),
+    optimizer=fdl.Config(optimizers.adamw, learning_rate=1e-2),
+    mesh=fdl.Config(MeshShape, **mesh),
+    writers=[fdl.Config(JsonLines)],
+    **fields,
+  )
+  said: list[str] = []
+  handler = logging.Handler()
+  handler.emit = lambda record: said.append(record.getMessage())
+  logging.getLogger("absl").addHandler(handler)
+  os.environ[RECORD] = f"{workdir}.batches"
+  try:
+    code = train(config, "toy.Run", workdir, accept_changes=["num_steps"])
+  finally:
+    logging.getLogger("absl").removeHandler(handler)
+  assert code == 0
+  return said
+
+
+def losses(workdir: Path) -> dict[int, float]:
+  """Step -> loss, as logged; a step that was logged twice fails."""
+  rows = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+  assert len({row["step"] for row in rows}) == len(rows)
+  return {row["step"]: row["train/loss"] for row in rows}
+
+
+def batches(workdir: Path) -> dict[int, set[str]]:
+  """Number of a batch -> the different contents that were read under it."""
+  met: dict[int, set[str]] = {}
+  for line in open(f"{workdir}.batches"):
+    n, content = json.loads(line)
+    met.setdefault(n, set()).add(content)
+  return met
