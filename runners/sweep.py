@@ -14,7 +14,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from pathlib import Path
 
 import fiddle as fdl
@@ -99,7 +99,7 @@ class _Sweep:
     self._write()
     done = len(points) - len(self.unfinished())
     ready = f", {done} finished already" if done else ""
-    print(f"sweep     {len(points)} points of {exp} in {folder}{ready}", flush=True)
+    print(f"sweep     {_count(points)} of {exp} in {folder}{ready}", flush=True)
 
   def run(self, parallel: int, interruption: Interruption) -> None:
     jobs = [
@@ -136,8 +136,7 @@ class _Sweep:
         print(f"runner: {self._title(name)} failed; see {log}", file=sys.stderr)
     if left := self.unfinished():
       print(
-        f"runner: {len(left)} of {len(self._points)} points are not finished; the same command"
-        " goes on with them",
+        f"runner: {len(left)} of {_count(self._points)} not finished; the same command goes on",
         file=sys.stderr,
       )
 
@@ -194,6 +193,10 @@ def _ending(code: int, workdir: Path) -> tuple[str, str]:
   if code < 0:
     return "failed", f"killed by signal {-code}"
   return "failed", _last_line(workdir / LOG_NAME) or f"exit code {code}"
+
+
+def _count(points: Sized) -> str:
+  return f"{len(points)} point{'' if len(points) == 1 else 's'}"
 
 
 def _last_line(file: Path) -> str:

@@ -131,7 +131,8 @@ def print_table(rows: Sequence[Row], metric: str) -> None:
   for name in ("point", *short_names(paths), "status"):
     grid.add_column(text.Text(name), no_wrap=name == "point", overflow="fold")
   for name in ("steps", *metrics, "seconds"):
-    grid.add_column(text.Text(name), justify="right", overflow="fold")
+    header = name.replace("/", "/\n") if live else name
+    grid.add_column(text.Text(header), justify="right", overflow="fold")
   for row in rows:
     values = [row.values.get(path, "") for path in paths]
     scalars = [f"{row.scalars[name]:.4f}" if name in row.scalars else "-" for name in metrics]

@@ -124,7 +124,7 @@ def test_points_save_and_stop_when_the_sweep_is_killed_or_told_to_stop(tmp_path)
   process.terminate()
   out, err = finish(process, want=143)
   assert titles(out, "stopped") == ["1/1"]
-  assert err == ["runner: 1 of 1 points are not finished; the same command goes on with them"]
+  assert err == ["runner: 1 of 1 point not finished; the same command goes on"]
   assert steps(str(file.parent))[-1] > saved
   assert rows(tmp_path)[0]["status"] == "stopped"
 

@@ -80,7 +80,7 @@ def test_a_bad_point_fails_alone_is_named_and_is_tried_again(sweep, tmp_path):
   assert "failed    2/3 point2  seed=2  killed by signal 9" in out
   assert [row.status for row in read_table(tmp_path)] == ["finished", "failed", "failed"]
   assert err[0] == f"runner: 1/3 point1  seed=1 failed; see {tmp_path}/point1/output.log"
-  assert err[2].startswith("runner: 2 of 3 points are not finished; the same command goes on")
+  assert err[2].startswith("runner: 2 of 3 points not finished; the same command goes on")
   code, out, err = sweep({1: 1.0, 2: 1.5, 3: FAILS})
   assert (code, err) == (0, []) and out[0].endswith(", 1 finished already")
   assert [line.split()[2] for line in out if line.startswith("started")] == ["point1", "point2"]
@@ -141,7 +141,7 @@ def test_a_signal_stops_the_sweep_which_says_how_to_go_on(sweep, tmp_path):
     "point1": "stopped",
     "point2": "waiting",
   }
-  assert err == ["runner: 2 of 2 points are not finished; the same command goes on with them"]
+  assert err == ["runner: 2 of 2 points not finished; the same command goes on"]
 
 
 def test_a_metric_that_no_point_has_is_said_with_the_nearest(tmp_path, capsys):
