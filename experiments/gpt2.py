@@ -113,7 +113,7 @@ class Nano(GPT2):
     return fdl.Config(optimizers.adamw, learning_rate=rate)
 
   def checkpoints(self) -> fdl.Config:
-    return fdl.Config(Checkpoints, every=200, keep_latest=2)
+    return fdl.Config(Checkpoints, every=200)
 
 
 class PublishedGPT2(GPT2):
@@ -195,7 +195,7 @@ class ShakespeareChar(CharacterGPT2):
   dropout_rate = 0.2
 
   def checkpoints(self) -> fdl.Config:
-    return fdl.Config(Checkpoints, every=250, keep_latest=1, keep_best=1)
+    return fdl.Config(Checkpoints, every=250, keep_best=1)
 
 
 @register(tags=("cpu",))

@@ -4,13 +4,16 @@ runners/checkpoint_reading.py says what a checkpoint consists of.
 """
 
 import contextlib
+import logging
 import math
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging as absl_logging
 from orbax.checkpoint import checkpoint_managers
 
 from layers.errors import UserError
@@ -19,6 +22,8 @@ from runners.checkpoint_listing import saved_steps
 from runners.checkpoint_reading import INVENTORY, METRICS, RUN, STATE
 from runners.retention import Checkpoints
 from runners.train_state import TrainState
+
+_LONGEST_REASON = 300
 
 
 class CheckpointWriter:
@@ -33,6 +38,7 @@ class CheckpointWriter:
   def __init__(self, directory: str | Path, policy: Checkpoints, unpadded: Any = None):
     self._directory = Path(directory).absolute()
     self._policy, self._unpadded = policy, unpadded
+    absl_logging.get_absl_logger().addFilter(_is_worth_saying)
     # A file for each array (and process): written in a third of the time that Orbax's default
     # takes, one database for all arrays, and a damaged file is one array's.
     arrays = ocp.StandardCheckpointHandler(use_ocdbt=False)
@@ -83,6 +89,8 @@ class CheckpointWriter:
       **{item: ocp.args.JsonSave(document) for item, document in items.items()},
     )
     with self._reported():
+      # Where a folder cannot be made, threads of Orbax wait five minutes for it.
+      tempfile.TemporaryFile(dir=self._directory).close()
       saved = self._manager.save(step, args=arguments, metrics=metrics)
     if not saved:
       raise RuntimeError(
@@ -106,11 +114,21 @@ class CheckpointWriter:
     except (OSError, ValueError) as error:  # tensorstore has the latter for full disks
       kept = saved_steps(self._directory)
       continues = f"continues from step {kept[-1]}" if kept else "begins anew"
-      reason = (str(error) or type(error).__name__).splitlines()[0]
+      text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+      reason = text.splitlines()[0]
       raise UserError(
-        f"cannot save a checkpoint in {self._directory}: {reason[:300]}; make room there or "
-        f"mend it, and give the same command again: the run {continues}"
+        f"cannot save a checkpoint in {self._directory}: {reason[-_LONGEST_REASON:]}; make "
+        f"room or mend the folder, and give the same command again: the run {continues}"
       ) from error
+
+
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+  """Of what Orbax logs: not that there is no database to merge, which was not asked for, and
+  no traceback of a thread whose error is raised, and reported, when it is waited for.
+  """
+  if "orbax" not in Path(record.pathname).parts:
+    return True
+  return not record.exc_info and "Skipping merge of OCDBT" not in record.msg
 
 
 def _preservation(policy: Checkpoints) -> Any:

@@ -12,7 +12,7 @@ class Checkpoints:
 
   Attributes:
     every: steps between saves; None saves at the end and on a signal only.
-    keep_latest: how many of the newest to keep.
+    keep_latest: how many of the newest to keep. With two, a damaged one has another behind it.
     keep_every: also keep those at multiples of this many steps.
     keep_best: also keep this many with the best `metric`.
     metric: the scalar that decides which is best, evaluated at the step that is saved.
@@ -20,7 +20,7 @@ class Checkpoints:
   """
 
   every: int | None = 1000
-  keep_latest: int = 1
+  keep_latest: int = 2
   keep_every: int | None = None
   keep_best: int = 0
   metric: str = "eval/validation/loss"

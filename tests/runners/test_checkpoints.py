@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import resource
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ LOSS = "eval/validation/loss"
 
 @contextlib.contextmanager
 def _writer(folder, **policy):
-  writer = CheckpointWriter(folder, Checkpoints(**policy))
+  writer = CheckpointWriter(folder, Checkpoints(**{"keep_latest": 1} | policy))
   try:
     yield writer
     writer.wait()
@@ -156,6 +157,61 @@ def test_donated_steps_right_after_a_save_do_not_reach_what_is_saved(tmp_path):
   for n, value in saved.items():
     params = restore_params(tmp_path / str(n), shapes.params)
     np.testing.assert_array_equal(np.unique(params["kernel"]), [value])
+
+
+# Where nothing can be written
+
+
+def _fails_to_save(folder, fail, caplog):
+  """The message of a second save, of 4 MB, after `fail`; 1 is saved before."""
+  states = [toy_state(n).replace(params={"kernel": _noise(n)}) for n in (1, 2)]
+  with contextlib.ExitStack() as stack:
+    writer = stack.enter_context(_writer(folder, keep_latest=9))
+    writer.save(1, states[0], _run(1), {})
+    writer.wait()
+    stack.enter_context(fail())
+    with pytest.raises(UserError) as raised:
+      writer.save(2, states[1], _run(2), {})
+      writer.wait()
+  assert not caplog.records  # the error says it all
+  return str(raised.value)
+
+
+def _noise(n):
+  return jax.random.normal(jax.random.key(n), (2**20,))
+
+
+@contextlib.contextmanager
+def _no_room():
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, limits[1]))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_without_room_a_save_fails_in_one_line_and_the_older_checkpoint_is_intact(
+  tmp_path, caplog
+):
+  message = _fails_to_save(tmp_path / "run", _no_room, caplog)
+  assert "File too large" in message and "the run continues from step 1" in message
+  assert "\n" not in message
+  shapes = abstract(toy_state(0).replace(params={"kernel": _noise(1)}))
+  state, _ = restore_newest(tmp_path / "run", shapes)
+  assert_bitwise_equal(state, toy_state(1).replace(params={"kernel": _noise(1)}))
+  assert _steps(tmp_path / "run") == [1]
+
+
+def test_a_folder_that_cannot_be_written_in_is_an_error_at_once(tmp_path, caplog):
+  @contextlib.contextmanager
+  def no_folder():
+    (tmp_path / "run").rename(tmp_path / "moved")
+    (tmp_path / "run").write_text("")
+    yield
+
+  message = _fails_to_save(tmp_path / "run", no_folder, caplog)
+  assert message.startswith(f"cannot save a checkpoint in {tmp_path / 'run'}: Not a directory")
 
 
 # Reading it otherwise
