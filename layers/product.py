@@ -54,22 +54,22 @@ def _product(subscripts, dtype, x, y):
 def _multiply(subscripts, x, y):
   x_indices, y_indices, out = _terms(subscripts)
   contracted = {i for i in x_indices if i in y_indices and i not in out}
-  if x_indices[-1] in contracted or y_indices[-1] in contracted:
-    return _einsum(subscripts, x, y)
-  # What is contracted stands last in neither: left alone, up to ten times as long on CPU.
-  # The operand on the left is the one that is copied in one way or another: the smaller one.
-  if x.size > y.size:
-    x, y, x_indices, y_indices = y, x, y_indices, x_indices
-  if x.dtype != jnp.float32:  # in float32 the library's own copy costs less
-    left = "".join(sorted(x_indices, key=lambda index: index in contracted))
-    x, x_indices = _row_major(jnp.einsum(f"{x_indices}->{left}", x)), left
-  order = "".join(dict.fromkeys(i for i in x_indices + y_indices if i in out))
-  result = _einsum(f"{x_indices},{y_indices}->{order}", x, y)
-  return result if order == out else jnp.einsum(f"{order}->{out}", _row_major(result))
-
-
-def _einsum(subscripts, x, y):
-  return jnp.einsum(subscripts, x, y, preferred_element_type=jnp.float32)
+  if x_indices[-1] not in contracted and y_indices[-1] not in contracted:
+    # Left alone, this takes up to ten times as long on CPU. The operand on the left is the
+    # one that is copied in one way or another: the smaller one.
+    if x.size > y.size:
+      x, y, x_indices, y_indices = y, x, y_indices, x_indices
+    if x.dtype != jnp.float32:  # in float32 the library's own copy costs less
+      left = "".join(sorted(x_indices, key=lambda index: index in contracted))
+      x, x_indices = _row_major(jnp.einsum(f"{x_indices}->{left}", x)), left
+  batch = "".join(i for i in x_indices if i in y_indices and i in out)
+  free = "".join(i for i in x_indices + y_indices if i in out and i not in batch)
+  result = jnp.einsum(
+    f"{x_indices},{y_indices}->{batch}{free}", x, y, preferred_element_type=jnp.float32
+  )
+  # Transposed in memory, the result of a bfloat16 product is one that jax cannot compute on
+  # CPU ("Unsupported element type for DotThunk").
+  return jnp.einsum(f"{batch}{free}->{out}", _row_major(result))
 
 
 def _row_major(x):

@@ -51,6 +51,23 @@ def test_contracting_first_dimensions_in_bfloat16_rounds_operands_and_nothing_el
   np.testing.assert_allclose(got, np.einsum("td,tf->df", *rounded), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+  "subscripts, x_shape, y_shape",
+  [
+    ("td,df->tf", (32, 16), (16, 64)),
+    ("td,tf->df", (32, 16), (32, 64)),
+    ("nts,nsh->nth", (4, 16, 16), (4, 16, 8)),
+  ],
+)
+def test_what_transposes_the_result_of_a_bfloat16_product_compiles(
+  subscripts, x_shape, y_shape
+):
+  x, y = jnp.ones(x_shape), jnp.ones(y_shape)
+  multiply = lambda x, y: product(subscripts, x, y, "bfloat16")
+  transposed = jax.jit(lambda x, y: multiply(x, y).swapaxes(-1, -2))(x, y)
+  np.testing.assert_array_equal(transposed, multiply(x, y).swapaxes(-1, -2))
+
+
 def test_gradients_come_back_in_the_dtype_of_their_operand():
   x, kernel = jnp.ones((2, 8), jnp.bfloat16), jnp.ones((8, 4), jnp.float32)
   dx, dkernel = jax.grad(lambda x, w: project(x, w, "bfloat16").sum(), (0, 1))(x, kernel)
