@@ -7,6 +7,7 @@ a log interval that checkpoints do not divide.
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+
+from tests.runners.damage import flip_a_byte_of_an_array
 
 STEPS = 240
 SETTINGS = [
@@ -154,3 +157,19 @@ def test_the_config_json_of_a_run_repeats_it_bitwise(unbroken, tmp_path):
   workdir = tmp_path / "again"
   finish(start(workdir, f"--config={unbroken / 'config.json'}"))
   assert_same_run(workdir, unbroken)
+
+
+@pytest.mark.slow
+def test_a_byte_flipped_in_the_newest_checkpoint_is_said_and_changes_nothing(
+  unbroken, arguments, tmp_path
+):
+  workdir = shutil.copytree(unbroken, tmp_path / "run")
+  flip_a_byte_of_an_array(workdir / "checkpoints" / str(STEPS))
+  verify = [sys.executable, "-m", "experiments", "ckpt", "verify", str(workdir)]
+  found = subprocess.run(verify, capture_output=True, text=True)
+  assert found.returncode == 1 and found.stdout.count("intact") == 1
+  output = finish(start(workdir, *arguments))
+  (said,) = [line for line in output.splitlines() if f"Checkpoint {STEPS} is damaged" in line]
+  assert "continues from step 238" in said and f"training    step 238 of {STEPS}" in output
+  assert_same_run(workdir, unbroken)
+  assert subprocess.run(verify, capture_output=True).returncode == 0
