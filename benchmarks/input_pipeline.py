@@ -12,8 +12,8 @@ both to one core.
 Builds run in processes of their own and include seqio's passage over the text, but not the
 import of TensorFlow, which has a column of its own. A killed build is ended by SIGKILL at a
 random moment after it has begun. The next process goes on behind what was committed (`kept
-tokens`); its figures are for the whole store all the same. `same bytes` says whether that store
-equals the one of an unbroken build.
+tokens`: all where the kill came too late); `same bytes` says whether the store that it
+completed equals the one of an unbroken build.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,19 +78,21 @@ def builds(folder: Path, split: str, kills: int) -> None:
   """An unbroken build in `folder`, and others that are killed and started again."""
   unbroken = _build(folder, split)
   store = PythonStdlib(split=split).store(str(folder))
-  rows: list[list[Any]] = [["unbroken", *_figures(unbroken, store), "", "", ""]]
+  seconds = unbroken["build_s"]
+  rates = store.num_tokens / seconds, store.num_documents / seconds
+  rows: list[list[Any]] = [["unbroken", unbroken["import_s"], seconds, *rates, "", "", ""]]
   for number in range(1, kills + 1):
     cache = folder / f"killed-{number}"
-    after_s = random.uniform(0, unbroken["build_s"])
+    after_s = random.uniform(0, seconds)
     _kill(cache, split, after_s)
     again = _build(cache, split)
-    kept = f"{again['kept']:,.0f}"
     mended = PythonStdlib(split=split).store(str(cache))
     same = all(
       (mended.path / name).read_bytes() == (store.path / name).read_bytes()
       for name in (TOKENS, DOCUMENTS, CHECKSUMS)
     )
-    rows.append([f"after kill {number}", *_figures(again, mended), after_s, kept, _yes(same)])
+    times = again["import_s"], again["build_s"]
+    rows.append([f"after kill {number}", *times, "", "", after_s, again["kept"], _yes(same)])
   print(f"Building the token store: {store.num_documents} files, {store.num_tokens:,} tokens\n")
   header = ("build", "import s", "build s", "tokens/s", "files/s", "killed at s", "kept tokens")
   print_table((*header, "same bytes"), rows)
@@ -170,14 +172,14 @@ def _start_build(cache: Path, split: str) -> subprocess.Popen:
   )
 
 
-def _build(cache: Path, split: str) -> dict[str, float]:
+def _build(cache: Path, split: str) -> dict[str, Any]:
   process = _start_build(cache, split)
   out, err = process.communicate()
   if process.returncode:
     sys.exit(f"the build failed:\n{err}")
   kept = re.search("going on after ([0-9,]+) tokens", err)
   return {
-    "kept": float(kept[1].replace(",", "")) if kept else 0.0,
+    "kept": kept[1] if kept else "0" if "building token store" in err else "all",
     **json.loads(out.splitlines()[-1]),
   }
 
@@ -192,13 +194,6 @@ def _kill(cache: Path, split: str, after_s: float) -> None:
   time.sleep(after_s)
   process.kill()
   process.communicate()
-
-
-def _figures(build: dict[str, float], store: Any) -> Iterator[float]:
-  yield build["import_s"]
-  yield build["build_s"]
-  yield store.num_tokens / build["build_s"]
-  yield store.num_documents / build["build_s"]
 
 
 def _yes(value: bool) -> str:

@@ -18,7 +18,8 @@ def test_every_table_has_its_rows_with_positive_figures():
   assert set(first_batch) == {"step 0", "step 1,000,000"}
   assert set(loader) == BATCHES
   assert set(loader["12 x 64"]) == {"ms", "M tokens/s", "M tokens/s prefetched"}
-  figures = [row["tokens/s"] for row in builds.values()]
+  figures = [row["build s"] for row in builds.values()]
+  figures += [builds["unbroken"][rate] for rate in ("tokens/s", "files/s")]
   for table in (opening, first_batch, loader):
     figures += [value for row in table.values() for value in row.values()]
   assert all(isinstance(figure, float) for figure in figures)
