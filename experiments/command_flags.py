@@ -32,7 +32,7 @@ def define_flags() -> tuple[flags.FlagValues, list[Override]]:
   }.items():
     flags.DEFINE_flag(_OverrideFlag(verb, text, overrides), values)
   multi("load", [], "MODULE that registers experiments, imported first", flag_values=values)
-  where = "DIR (default: runs/<experiment>, or sweeps/<experiment>)"
+  where = "DIR (default: runs/ or sweeps/<experiment>)"
   string("workdir", None, where, flag_values=values)
   multi(
     "accept_change", [], "PATH that may differ from the run in the workdir", flag_values=values
