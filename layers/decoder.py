@@ -98,7 +98,8 @@ class Decoder(nn.Module):
 
   def _head(self) -> OutputHead:
     return OutputHead(
-      self.padded_vocab_size or self.vocab_size or 0,
+      self.vocab_size or 0,
+      self.padded_vocab_size,
       init_stddev=self.init_stddev,
       compute_dtype=self.compute_dtype,
       param_dtype=self.param_dtype,

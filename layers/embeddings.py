@@ -71,9 +71,15 @@ class LearnedPositions(nn.Module):
 
 
 class OutputHead(nn.Module):
-  """An untied projection to logits, without bias."""
+  """An untied projection to logits, without bias.
+
+  Attributes:
+    vocab_size, padded_vocab_size: see TokenEmbedding; the columns of the padding are zero.
+    compute_dtype, param_dtype: see Projection.
+  """
 
   vocab_size: int
+  padded_vocab_size: int | None = None
   init_stddev: float = 0.02
   compute_dtype: DType = DType("float32")
   param_dtype: DType = DType("float32")
@@ -82,15 +88,20 @@ class OutputHead(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """x [B, T, D] gives [B, T, V] float32."""
     return Projection(
-      features=(self.vocab_size,),
+      features=(self.padded_vocab_size or self.vocab_size,),
       input_axes=("embed",),
       output_axes=("vocab",),
-      init=initializers.normal(self.init_stddev),
+      init=self._init,
       use_bias=False,
       compute_dtype=self.compute_dtype,
       param_dtype=self.param_dtype,
       name="projection",
     )(x.astype(jnp.float32))
+
+  def _init(self, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    """[D, V'], of which the first V columns do not depend on V'."""
+    real = initializers.normal(self.init_stddev)(key, (shape[0], self.vocab_size), dtype)
+    return jnp.pad(real, ((0, 0), (0, shape[1] - self.vocab_size)))
 
 
 def mask_padding(logits: jax.Array, vocab_size: int) -> jax.Array:

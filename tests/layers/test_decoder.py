@@ -65,8 +65,10 @@ def test_law_6_changing_a_token_leaves_the_logits_before_it_alone(model_and_para
     assert not np.array_equal(after[0, t], before[0, t])
 
 
-def test_padding_the_vocabulary_changes_no_probability(make_decoder, packed):
-  plain, padded = make_decoder(), make_decoder(padded_vocab_size=72)
+@pytest.mark.parametrize("tied_head", [True, False])
+def test_padding_the_vocabulary_changes_no_probability(make_decoder, packed, tied_head):
+  plain = make_decoder(tied_head=tied_head)
+  padded = make_decoder(tied_head=tied_head, padded_vocab_size=72)
   params = nn.unbox(plain.init(jax.random.key(0), *packed))
   padded_params = nn.unbox(padded.init(jax.random.key(0), *packed))
   want = jax.nn.softmax(plain.apply(params, *packed))
@@ -78,6 +80,17 @@ def test_padding_the_vocabulary_changes_no_probability(make_decoder, packed):
 def test_an_untied_head_has_a_kernel_of_its_own(make_decoder, packed):
   params = nn.unbox(make_decoder(tied_head=False).init(jax.random.key(0), *packed))["params"]
   assert params["head"]["projection"]["kernel"].shape == (32, 67)
+
+
+def test_an_untied_head_begins_the_same_whatever_the_padding(make_decoder, packed):
+  def kernel(**fields):
+    model = make_decoder(tied_head=False, **fields)
+    params = nn.unbox(model.init(jax.random.key(0), *packed))["params"]
+    return params["head"]["projection"]["kernel"]
+
+  plain, padded = kernel(), kernel(padded_vocab_size=72)
+  np.testing.assert_array_equal(padded[:, :67], plain)
+  np.testing.assert_array_equal(padded[:, 67:], 0.0)
 
 
 def test_sequences_beyond_the_position_table_are_refused(make_decoder):
