@@ -36,7 +36,7 @@ def _runs_named(commands: list[list[str]]) -> set[str]:
   """The folders in runs/ that the training commands say they make."""
   names = set()
   for arguments in commands:
-    flags = dict(a.lstrip("-").split("=", 1) for a in arguments if a.startswith("--"))
+    flags = dict(a.lstrip("-").split("=", 1) for a in arguments if "=" in a)
     if command_of(arguments) == "train":
       names.add(Path(flags["workdir"]).name if "workdir" in flags else flags["exp"])
   return names
