@@ -60,7 +60,7 @@ def main() -> None:
     "--quick", action="store_true", help="smallest sizes, to see that it runs"
   )
   parser.add_argument("--kills", type=int, default=5, help="builds to kill (default: 5)")
-  parser.add_argument("--repeats", type=int, default=7, help="rounds of timing (default: 7)")
+  parser.add_argument("--repeats", type=int, default=51, help="rounds of timing (default: 51)")
   options = parser.parse_args()
   if options.quick:
     options.kills, options.repeats = 1, 1
@@ -71,7 +71,7 @@ def main() -> None:
     builds(Path(folder), split, options.kills)
     opening(data, folder, options.repeats)
     first_batches(data, folder, options.repeats)
-    loader(data, folder, options.repeats, tokens=1 << (14 if options.quick else 22))
+    loader(data, folder, options.repeats, tokens=1 << (14 if options.quick else 18))
 
 
 def builds(folder: Path, split: str, kills: int) -> None:
@@ -128,7 +128,11 @@ def first_batches(data: PythonStdlib, cache_dir: str, repeats: int) -> None:
 
 
 def loader(data: PythonStdlib, cache_dir: str, repeats: int, tokens: int) -> None:
-  """Batches one after another, `tokens` of them a round."""
+  """Batches one after another, `tokens` of them a round.
+
+  Many short rounds rather than a few long ones: what else the machine does then falls between
+  most of them.
+  """
   cases: dict[str, Callable[[], Any]] = {}
   counts = {}
   for batch_size, row in SHAPES:
