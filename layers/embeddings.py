@@ -46,7 +46,8 @@ class TokenEmbedding(nn.Module):
 
   def __call__(self, ids: jax.Array) -> jax.Array:
     """ids [B, T] int32 gives [B, T, D] in param_dtype."""
-    return jnp.take(self.table, ids, axis=0)
+    # Looked up in a table whose features are split, rows would be gathered whole afterwards.
+    return jnp.take(constrain(self.table, "vocab", "activation_embed"), ids, axis=0)
 
   def logits(self, x: jax.Array) -> jax.Array:
     """x [B, T, D] gives [B, T, V] float32 through the transposed table (tied head)."""
@@ -67,7 +68,7 @@ class LearnedPositions(nn.Module):
     init = partitioned_init(initializers.normal(self.init_stddev), "position", "embed")
     shape = (self.max_positions, self.model_dim)
     table = self.param("table", init, shape, dtypes.resolve(self.param_dtype))
-    return jnp.take(table, positions, axis=0)
+    return jnp.take(constrain(table, "position", "activation_embed"), positions, axis=0)
 
 
 class OutputHead(nn.Module):

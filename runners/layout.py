@@ -154,8 +154,11 @@ def parameter_layouts(boxed: Any, rules: Rules, mesh: Mapping[str, int]) -> list
 def activation_layouts(
   constraints: Sequence[Constraint], rules: Rules, mesh: Mapping[str, int], num_rows: int
 ) -> list[Layout]:
-  """Of the activations that layers constrain, each kind once, for a batch of `num_rows`."""
-  kinds = dict.fromkeys(constraints)
+  """Of the activations that layers constrain, each kind once, for a batch of `num_rows`.
+
+  What has no rows is a parameter, gathered where it is used.
+  """
+  kinds = dict.fromkeys(kind for kind in constraints if "batch" in kind.names)
   layouts = []
   for names, shape in kinds:
     shape = [

@@ -39,6 +39,9 @@ def run_with_devices():
   prints is read as JSON and returned:
 
       assert run_with_devices(8, "import jax, json; print(json.dumps(jax.device_count()))") == 8
+
+  No program may have made the compiler gather an array whole to lay it out anew: on a pod that
+  would be the step's largest transfer.
   """
 
   def run(num_devices: int, code: str, *, timeout_s: float = 600):
@@ -52,6 +55,7 @@ def run_with_devices():
       timeout=timeout_s,
     )
     assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
+    assert "Involuntary full rematerialization" not in result.stderr, result.stderr
     return json.loads(result.stdout.strip().splitlines()[-1])
 
   return run
