@@ -71,7 +71,9 @@ class CheckpointWriter:
     Raises:
       UserError: this or the save before could not be written; older checkpoints are intact.
     """
-    if not np.isfinite(state.metrics.grad_norm.total):
+    # At a step that is logged, the sums of the interval are among the scalars already.
+    logged = scalars.get("train/grad_norm", 0.0)
+    if not np.isfinite([state.metrics.grad_norm.total, logged]).all():
       raise FloatingPointError(
         f"a gradient before step {step} was not finite: the step is not saved, and the last "
         "checkpoint is intact. Lower the learning rate, lengthen the warmup or clip harder"

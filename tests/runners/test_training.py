@@ -77,11 +77,12 @@ def test_a_run_that_goes_on_needs_the_run_it_began_from_no_more(run, tmp_path):
     run("third", init_from=str(source))
 
 
-def test_a_state_that_is_not_finite_is_never_saved(run, tmp_path):
+@pytest.mark.parametrize("log_every", [1, 2, 100])
+def test_a_state_that_is_not_finite_is_never_saved(run, tmp_path, log_every):
   diverging = fdl.Config(optax.sgd, learning_rate=1e30)
   every = fdl.Config(Checkpoints, every=2, keep_latest=1)
   with pytest.raises(FloatingPointError, match="not finite|nan|inf"):
-    run(num_steps=8, optimizer=diverging, checkpoints=every, log_every=100)
+    run(num_steps=8, optimizer=diverging, checkpoints=every, log_every=log_every)
   assert all(step < 4 for step in steps(str(tmp_path / "run")))
 
 
