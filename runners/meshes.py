@@ -93,12 +93,11 @@ class MeshShape:
     """Axis -> slices along it."""
     return {axis: getattr(self, f"dcn_{axis}", 1) for axis in AXES}
 
-  def num_devices(self) -> int | None:
-    """How many devices the sizes ask for; None where one is -1."""
+  def num_devices(self, at_hand: int) -> int:
+    """How many the sizes ask for; -1 takes those at hand, or one if they do not fit."""
     inner = self._inner()
-    return (
-      None if -1 in inner.values() else math.prod((*inner.values(), *self.slices().values()))
-    )
+    known = math.prod(size for size in (*inner.values(), *self.slices().values()) if size > 0)
+    return at_hand if -1 in inner.values() and at_hand % known == 0 else known
 
   def build(self) -> Mesh:
     """The mesh over all devices, neighbours placed by their topology."""

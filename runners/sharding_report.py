@@ -29,7 +29,8 @@ def sharding_report(config: fdl.Config, exp: str, num_devices: int | None = None
   Args:
     config: resolved, of a Trainer.
     exp: the experiment's name.
-    num_devices: None: what the mesh multiplies to, or those of this machine if an axis is -1.
+    num_devices: None: what the mesh multiplies to; if an axis is -1, those of this machine, or
+      as few as the other axes need.
 
   Raises:
     UserError: the mesh, the rules, the batch and the model do not fit each other.
@@ -37,7 +38,7 @@ def sharding_report(config: fdl.Config, exp: str, num_devices: int | None = None
   config = derive_eval_data(config)
   check_counts(config)
   shape = fdl.build(config.mesh)
-  mesh = shape.describe(num_devices or shape.num_devices() or jax.device_count())
+  mesh = shape.describe(num_devices or shape.num_devices(jax.device_count()))
   blueprint = draw(config, mesh, fdl.build(config.train_data))
   state = blueprint.initializer(blueprint.trainer, mesh).abstract
   rules, layouts = blueprint.trainer.sharding, blueprint.layouts

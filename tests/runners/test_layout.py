@@ -23,7 +23,7 @@ ONE = dict.fromkeys(AXES, 1)
 def _draw(config, **axes):
   """The toy on a mesh of one device but for these axes, of which there need be no devices."""
   shape = MeshShape(**{"data": 1} | axes)
-  mesh = shape.describe(shape.num_devices())
+  mesh = shape.describe(shape.num_devices(1))
   return draw(config, mesh, fdl.build(config.train_data))
 
 

@@ -66,13 +66,15 @@ def test_a_mesh_that_does_not_fit_is_refused_with_its_numbers(num_devices, axes,
 @pytest.mark.parametrize(
   "axes, want",
   [
-    ({}, None),
+    ({}, 6),
+    ({"tensor": 3}, 6),  # and data=2
+    ({"tensor": 4}, 4),  # which 6 devices are no multiple of
     ({"data": 4, "tensor": 2}, 8),
     ({"data": 1, "fsdp": 8, "dcn_data": 4}, 32),
   ],
 )
-def test_a_mesh_knows_how_many_devices_it_asks_for_unless_one_axis_takes_the_rest(axes, want):
-  assert MeshShape(**axes).num_devices() == want
+def test_a_mesh_knows_how_many_devices_it_asks_for_with_six_at_hand(axes, want):
+  assert MeshShape(**axes).num_devices(6) == want
 
 
 def test_a_mesh_is_described_without_its_devices():

@@ -42,7 +42,7 @@ def test_every_mesh_begins_alike_bitwise_and_its_steps_agree_to_1e_5(run_with_de
 def _initializer(config, **axes):
   """Of a mesh that is only described: nothing is allocated."""
   mesh = MeshShape(**{"data": 1} | axes)
-  mesh = mesh.describe(mesh.num_devices())
+  mesh = mesh.describe(mesh.num_devices(1))
   blueprint = draw(config, mesh, ToyText())
   return blueprint.initializer(blueprint.trainer, mesh)
 
