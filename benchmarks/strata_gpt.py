@@ -21,7 +21,7 @@ def main() -> None:
   parser.add_argument("--num_cores", type=int, default=1)
   options = parser.parse_args()
   confine(options.num_cores)
-  assembly, batches = _assemble(options)
+  assembly, batches = prepare(options)
   if options.export:
     _export(options.export, assembly, batches)
   else:
@@ -32,7 +32,8 @@ def main() -> None:
     serve(_step(assembly, batches), facts)
 
 
-def _assemble(options: argparse.Namespace) -> tuple[Any, list[Any]]:
+def prepare(options: argparse.Namespace) -> tuple[Any, list[Any]]:
+  """The run that the options describe, and its batches."""
   from runners import host_allocator
 
   host_allocator.share_one_arena()  # as runner does, before jax starts its threads
