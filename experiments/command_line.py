@@ -1,7 +1,7 @@
 """The command line: `runner [COMMAND] --exp=NAME [--set=PATH=VALUE]... [--workdir=DIR]...`.
 
-Exit codes: 0 done; 2 the user's input is wrong, said in one line; 1 anything else, with a
-traceback; 130 and 143 stopped by a signal.
+Exit codes: 0 done; 2 the user's input is wrong, said in one line; 1 the run diverged, said in
+one line too, or anything else, with a traceback; 130 and 143 stopped by a signal.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from experiments.command_flags import define_flags
 from experiments.error_lines import error_lines
 from experiments.invocation import Invocation
 from experiments.overrides import VERBS, Override
-from layers.errors import UserError
+from layers.errors import Diverged, UserError
 from runners.suggestions import did_you_mean
 
 DEFAULT_COMMAND = "train"
@@ -111,6 +111,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in error_lines(error):
       print(f"runner: error: {line}", file=sys.stderr)
     return 2
+  except Diverged as error:
+    print(f"runner: error: {error}", file=sys.stderr)
+    return 1
   except BrokenPipeError:  # `runner list | head`
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

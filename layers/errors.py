@@ -1,9 +1,13 @@
-"""The one error that means: what the user asked for is wrong, not the program.
+"""The errors that are for the user's eyes, and no fault of the program.
 
-It stands on the lowest floor, pure maths otherwise, so that every floor can raise it. The
-command line prints its message as a single line and exits with code 2, without a traceback.
+They stand on the lowest floor, pure maths otherwise, so that every floor can raise them. The
+command line prints their message as a single line, without a traceback.
 """
 
 
 class UserError(ValueError):
-  """Wrong input. The message names the cause and the cure, in one line."""
+  """Wrong input: exit code 2. The message names the cause and the cure."""
+
+
+class Diverged(FloatingPointError):
+  """A run's numbers are not finite any more: exit code 1. The message says what to do."""

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import jax
 
-from layers.errors import UserError
+from layers.errors import Diverged, UserError
 
 
 @dataclasses.dataclass
@@ -127,7 +127,7 @@ class StopOnNonFinite(Callback):
     for name in self.metrics:
       value = scalars.get(name, 0.0)
       if not math.isfinite(value):
-        raise FloatingPointError(
+        raise Diverged(
           f"{name} is {value} at step {run.step}. Nothing is saved from here; the last "
           "checkpoint is intact. Lower the learning rate, lengthen the warmup or clip harder"
         )

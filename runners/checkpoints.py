@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 from orbax.checkpoint import checkpoint_managers
 
-from layers.errors import UserError
+from layers.errors import Diverged, UserError
 from runners.checkpoint_inventory import take_inventory
 from runners.checkpoint_listing import saved_steps
 from runners.checkpoint_reading import INVENTORY, METRICS, RUN, STATE
@@ -74,7 +74,7 @@ class CheckpointWriter:
     # At a step that is logged, the sums of the interval are among the scalars already.
     logged = scalars.get("train/grad_norm", 0.0)
     if not np.isfinite([state.metrics.grad_norm.total, logged]).all():
-      raise FloatingPointError(
+      raise Diverged(
         f"a gradient before step {step} was not finite: the step is not saved, and the last "
         "checkpoint is intact. Lower the learning rate, lengthen the warmup or clip harder"
       )

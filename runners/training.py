@@ -61,6 +61,11 @@ def train(
   compilation_cache.enable(cache_dir)
   if jax.default_backend() == "cpu":
     host_allocator.keep_freed_memory()
+  if jax.process_count() > 1:
+    raise UserError(
+      f"a run is one process, and this is one of {jax.process_count()}: start it without "
+      "jax.distributed, on one machine"
+    )
   interruption = Interruption()
   with contextlib.ExitStack() as stack:
     if config.init_from and not (Path(workdir) / CHECKPOINTS).is_dir():
@@ -68,17 +73,31 @@ def train(
     assembly = assemble(config, cache_dir)
     folder = Workdir(workdir, config, exp, accept_changes)
     stack.callback(folder.close)
+    state, run = _start(assembly, folder.path, "train_data" not in accept_changes)
     facts = _facts(assembly)
-    check_data = "train_data" not in accept_changes
-    state, run = _start(assembly, folder.path, check_data=check_data)
+    folder.record({**facts, "overrides": list(provenance)})
+    _announce(exp, facts, run)
+    _go_on(assembly, state, run, interruption)
+    folder.record_end(
+      step=run.step,
+      finished=run.step >= run.num_steps or run.stop_reason is not None,
+      seconds=time.perf_counter() - started,
+    )
+  print(_ending(run, interruption, time.perf_counter() - started), flush=True)
+  return interruption.exit_code
+
+
+def _go_on(assembly: Assembly, state: TrainState, run: Run, interruption: Interruption) -> None:
+  """To the end of the run; what was opened on the way is closed, whatever happens."""
+  with contextlib.ExitStack() as stack:
     checkpoints = CheckpointWriter(
-      folder.path / CHECKPOINTS, assembly.trainer.checkpoints, assembly.initializer.unpadded()
+      Path(run.workdir) / CHECKPOINTS,
+      assembly.trainer.checkpoints,
+      assembly.initializer.unpadded(),
     )
     stack.callback(checkpoints.close)
-    folder.record({**facts, "overrides": list(provenance)})
     writer = _writers(assembly, run)
     stack.callback(writer.close)
-    _announce(exp, facts, run)
     prefetch = Prefetch(
       assembly.batches,
       start=run.step,
@@ -89,16 +108,9 @@ def train(
     if run.step < run.num_steps:
       with interruption:  # from here on there is something to save
         loop(state, interruption)
-    folder.record_end(
-      step=run.step,
-      finished=run.step >= run.num_steps or run.stop_reason is not None,
-      seconds=time.perf_counter() - started,
-    )
-  print(_ending(run, interruption, time.perf_counter() - started), flush=True)
-  return interruption.exit_code
 
 
-def _start(assembly: Assembly, workdir: Path, *, check_data: bool) -> tuple[TrainState, Run]:
+def _start(assembly: Assembly, workdir: Path, check_data: bool) -> tuple[TrainState, Run]:
   """The newest checkpoint, or a fresh state, perhaps with the parameters of another run."""
   trainer, content = assembly.trainer, assembly.batches.content
   run = Run(str(workdir), assembly.num_steps, content)
@@ -173,7 +185,7 @@ def flops_per_step(assembly: Assembly) -> int:
 
   rows = {
     key: jax.ShapeDtypeStruct((trainer.batch_size, *x.shape[1:]), x.dtype)
-    for key, x in assembly.batches[0].items()
+    for key, x in trainer.train_data.example(trainer.sequence_length).items()
   }
   batch = jax.eval_shape(with_rows, rows)
   return train_step_flops(forward, assembly.initializer.abstract.params, batch)

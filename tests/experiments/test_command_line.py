@@ -12,6 +12,7 @@ import fiddle as fdl
 import pytest
 
 from experiments.command_line import COMMANDS, main
+from layers.errors import Diverged
 from runners.config_files import save
 from tests.experiments.toy_family import Stop, Toy
 
@@ -225,6 +226,14 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, run, tmp_path):
 def test_each_wrong_override_has_its_own_line(run):
   code, _, err = run("show", *TOY, "--set=num_steps=x", "--set=shuffle=2")
   assert code == 2 and len(err) == 2
+
+
+def test_a_run_that_diverged_says_so_in_one_line_with_exit_code_1(run, monkeypatch):
+  def diverge(*args, **named):
+    raise Diverged("train/loss is nan at step 3")
+
+  monkeypatch.setitem(sys.modules, "runners.training", types.SimpleNamespace(train=diverge))
+  assert run(*TOY)[::2] == (1, ["runner: error: train/loss is nan at step 3"])
 
 
 def test_a_bug_is_not_dressed_up_as_the_users_mistake(run, monkeypatch):

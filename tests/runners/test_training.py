@@ -1,6 +1,7 @@
 """A run refuses what would make it silently wrong, and leaves its workdir as it was."""
 
 import fiddle as fdl
+import jax
 import optax
 import pytest
 
@@ -84,6 +85,13 @@ def test_a_state_that_is_not_finite_is_never_saved(run, tmp_path, log_every):
   with pytest.raises(FloatingPointError, match="not finite|nan|inf"):
     run(num_steps=8, optimizer=diverging, checkpoints=every, log_every=log_every)
   assert all(step < 4 for step in steps(str(tmp_path / "run")))
+
+
+def test_several_processes_are_refused_before_anything_is_written(run, tmp_path, monkeypatch):
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  with pytest.raises(UserError, match="a run is one process, and this is one of 2"):
+    run()
+  assert not (tmp_path / "run").exists()
 
 
 def test_a_dropout_rate_that_is_no_probability_is_refused_before_the_workdir(run, tmp_path):
