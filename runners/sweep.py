@@ -5,13 +5,16 @@
       <point>/             the workdir of a run like any other, named by a hash of its config
       <point>/output.log   what its starts printed
 
-What is finished is read from run.json, so a sweep that is started again does what is left.
+What is finished is read from run.json, so a sweep that is started again does what is left. A
+point whose folder was run with another config since fails alone: its result is not that of the
+values in its row. A default that changed since is not seen, as config.json holds no defaults.
 """
 
 import contextlib
 import dataclasses
 import math
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence, Sized
@@ -19,6 +22,7 @@ from pathlib import Path
 
 import fiddle as fdl
 
+from layers.errors import UserError
 from runners import config_files
 from runners.config_tree import flatten
 from runners.folder_lock import hold
@@ -26,6 +30,7 @@ from runners.job_queue import LOG_NAME, Event, Job, JobQueue, core_shares
 from runners.signals import Interruption
 from runners.suggestions import did_you_mean
 from runners.sweep_table import (
+  CHANGED,
   FINISHED,
   TABLE_NAME,
   Row,
@@ -39,6 +44,9 @@ from runners.sweep_table import (
 
 # Exit codes of a run that a signal stopped, before or after it could save.
 _STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)
+
+# What runners/workdir.py lets a run go on with unasked: results are equal up to rounding.
+_ONLY_PLACES = {"mesh", "sharding", "microbatch_size"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,19 +99,27 @@ class _Sweep:
     self._points = {point.name: point for point in points}
     self._folder, self._metric, self._mode = folder, metric, mode
     earlier = [row for row in read_table(folder) if self._is_other_run(row.point)]
+    conflicts = {point.name: _conflict(point, folder / point.name) for point in points}
+    self._conflicts = {name: conflict for name, conflict in conflicts.items() if conflict}
     for point in points:
       if not (folder / point.name / config_files.JSON_NAME).exists():
         config_files.save(point.config, exp, folder / point.name)
-    rows = [*(Row(point.name, point.values) for point in points), *earlier]
+    status = lambda name: CHANGED if name in self._conflicts else "waiting"
+    asked = (Row(point.name, point.values, status(point.name)) for point in points)
+    rows = [*asked, *earlier]
     self._rows = {row.point: measured(row, folder) for row in self._completed(rows)}
     self._write()
     done = len(points) - len(self.unfinished())
     ready = f", {done} finished already" if done else ""
     print(f"sweep     {_count(points)} of {exp} in {folder}{ready}", flush=True)
+    for name, conflict in self._conflicts.items():
+      print(f"{CHANGED:9} {self._title(name)}  {conflict}", flush=True)
 
   def run(self, parallel: int, interruption: Interruption) -> None:
     jobs = [
-      Job(name, self._points[name].command, self._folder / name) for name in self.unfinished()
+      Job(name, self._points[name].command, self._folder / name)
+      for name in self.unfinished()
+      if name not in self._conflicts
     ]
     parallel = max(1, min(parallel, len(jobs)))
     if parallel > 1:
@@ -131,7 +147,9 @@ class _Sweep:
         file=sys.stderr,
       )
     for name in self._points:
-      if self._rows[name].status == "failed":
+      if name in self._conflicts:
+        print(f"runner: {self._title(name)}: {self._conflicts[name]}", file=sys.stderr)
+      elif self._rows[name].status == "failed":
         log = self._folder / name / LOG_NAME
         print(f"runner: {self._title(name)} failed; see {log}", file=sys.stderr)
     if left := self.unfinished():
@@ -148,15 +166,18 @@ class _Sweep:
     paths = dict.fromkeys(path for row in rows for path in row.values)
     for row in rows:
       missing = [path for path in paths if path not in row.values]
-      held = flatten(self._config(row.point)) if missing else {}
+      held = self._held(row) if missing else {}
       values = {path: row.values.get(path) or held.get(path, "") for path in paths}
       status = "stopped" if row.status == "running" else row.status
       yield dataclasses.replace(row, values=values, status=status)
 
-  def _config(self, name: str) -> fdl.Config:
-    if name in self._points:
-      return self._points[name].config
-    return config_files.load(self._folder / name).config
+  def _held(self, row: Row) -> dict[str, str]:
+    """Path -> value of the row's config; nothing where its folder holds another."""
+    if row.point in self._points:
+      return flatten(self._points[row.point].config)
+    if row.status == CHANGED:
+      return {}
+    return flatten(config_files.load(self._folder / row.point).config)
 
   def _tell(self, job: Job, event: Event, code: int = 0) -> None:
     """Notes what happened to a point, and says it in a line."""
@@ -184,6 +205,29 @@ class _Sweep:
   def _write(self) -> None:
     rows = ranked(self._rows.values(), self._metric, self._mode)
     write_table(self._folder, rows, self._metric)
+
+
+def _conflict(point: SweepPoint, workdir: Path) -> str:
+  """Why what is in the point's folder is no run of its config, and the cure; "" if it is.
+
+  Where and in which portions a run computes may differ, but for what the sweep itself varies.
+  """
+  if not (workdir / config_files.JSON_NAME).exists():
+    return ""
+  cure = "move the folder away to run the point"
+  try:
+    stored = config_files.load(workdir)
+  except UserError as error:
+    return f"{error}; {cure}"
+  root = lambda path: re.split(r"[.\[]", path)[0]
+  allowed = _ONLY_PLACES - {root(path) for path in point.values}
+  changes = [
+    f"{change.path}: {change.before} there, {change.after} here"
+    for change in config_files.differences(stored.config, point.config)
+    if root(change.path) not in allowed
+  ]
+  listed = "; ".join(changes)
+  return f"{workdir} was run with another config ({listed}); {cure}" if changes else ""
 
 
 def _ending(code: int, workdir: Path) -> tuple[str, str]:

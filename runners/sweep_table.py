@@ -17,6 +17,7 @@ from runners.workdir import read_starts
 
 TABLE_NAME = "sweep.csv"
 FINISHED = "finished"
+CHANGED = "changed"
 
 _LOSS = "train/loss"
 
@@ -27,7 +28,8 @@ class Row:
 
   Attributes:
     values: swept path -> value as it was typed.
-    status: finished, failed, stopped (by a signal), running or waiting.
+    status: finished, failed, stopped (by a signal), running, waiting, or changed: its folder
+      was run with another config, so that nothing there is a result of these values.
     steps: done; seconds: of all starts that were not killed.
     scalars: the last value of each metric.
   """
@@ -41,7 +43,9 @@ class Row:
 
 
 def measured(row: Row, folder: Path) -> Row:
-  """The row with what the run in `folder`/<point> says of itself."""
+  """The row with what the run in `folder`/<point> says of itself, if that is its run."""
+  if row.status == CHANGED:
+    return row
   workdir = folder / row.point
   ends = [start["ended"] for start in read_starts(workdir) if "ended" in start]
   scalars = _last_scalars(workdir / json_lines.FILE_NAME)

@@ -6,13 +6,16 @@ import sys
 import threading
 import time
 
+import fiddle as fdl
 import pytest
 
 from layers.errors import UserError
-from runners.config_files import load
+from runners.config_files import load, save
 from runners.folder_lock import hold
+from runners.meshes import MeshShape
 from runners.sweep import SweepPoint, run_sweep
 from runners.sweep_table import read_table
+from runners.workdir import Workdir
 from tests.runners.toy_run import toy_config
 
 LOSS = "eval/validation/loss"
@@ -115,6 +118,71 @@ def test_a_point_whose_folder_is_gone_loses_its_row(sweep, tmp_path):
   (tmp_path / "point1").rename(tmp_path.parent / "moved")
   sweep({3: 1.0})
   assert {row.point for row in read_table(tmp_path)} == {"point2", "point3"}
+
+
+def test_a_finished_point_that_went_on_with_another_config_fails_alone_and_has_no_result(
+  sweep, tmp_path
+):
+  sweep({1: 3.0, 2: 1.0})
+  save(toy_config(seed=2, num_steps=2000), "toy.Run", tmp_path / "point2")
+  code, out, err = sweep({1: FAILS, 2: FAILS, 3: 4.0})
+  assert code == 1 and out[0].endswith(", 1 finished already")
+  conflict = (
+    f"{tmp_path}/point2 was run with another config (num_steps: 2000 there, 4 here); "
+    "move the folder away to run the point"
+  )
+  assert f"changed   2/3 point2  seed=2  {conflict}" in out
+  assert [line.split()[2] for line in out if line.startswith("started")] == ["point3"]
+  assert err[0] == f"runner: 2/3 point2  seed=2: {conflict}"
+  assert err[1].startswith("runner: 1 of 3 points not finished")
+  rows = (tmp_path / "sweep.csv").read_text().splitlines()
+  assert rows[-1] == "point2,changed,2,0,0.0,,"
+  sweep({3: FAILS})  # nor does it become one in the table of another sweep
+  assert read_table(tmp_path)[-1].status == "changed"
+  (tmp_path / "point2").rename(tmp_path / "moved")
+  assert sweep({1: FAILS, 2: 2.0, 3: FAILS})[0] == 0
+
+
+def test_a_point_that_went_on_with_another_config_is_not_started(sweep, tmp_path):
+  sweep({1: FAILS})
+  save(toy_config(seed=1, batch_size=4), "toy.Run", tmp_path / "point1")
+  code, out, _ = sweep({1: 1.0})
+  assert code == 1 and "(batch_size: 4 there, 8 here)" in out[1]
+  assert not [line for line in out if line.startswith("started")]
+
+
+def test_a_point_whose_config_cannot_be_read_fails_alone(sweep, tmp_path):
+  sweep({1: 3.0, 2: 1.0})
+  (tmp_path / "point1" / "config.json").write_text("{")
+  code, _, err = sweep({1: FAILS, 2: FAILS})
+  assert code == 1 and f"{tmp_path}/point1/config.json is not JSON" in err[0]
+  assert "move the folder away to run the point" in err[0]
+  assert [row.status for row in read_table(tmp_path)] == ["finished", "changed"]
+  config = toy_config(num_steps=9)
+  wider = SweepPoint("wider", {"num_steps": "9"}, config, [sys.executable, "-c", FAILS])
+  run_sweep([wider], exp="toy.Run", folder=tmp_path, parallel=1, metric=LOSS, mode="min")
+  assert read_table(tmp_path)[-1].values == {"seed": "1"}  # how many steps, nobody knows
+
+
+@pytest.mark.parametrize(
+  "field, value",
+  [
+    ("mesh", fdl.Config(MeshShape, data=1)),
+    ("sharding", (("embed", "fsdp"),)),
+    ("microbatch_size", 4),
+  ],
+)
+def test_what_a_run_may_change_unasked_keeps_a_result_unless_it_is_swept(
+  field, value, sweep, tmp_path
+):
+  sweep({1: 3.0})
+  Workdir(tmp_path / "point1", toy_config(seed=1, **{field: value}), "toy.Run").close()
+  save(toy_config(seed=1, **{field: value}), "toy.Run", tmp_path / "point1")
+  assert sweep({1: FAILS})[0] == 0
+  point = SweepPoint("point1", {field: "typed"}, toy_config(seed=1), ["false"])
+  named = {"exp": "toy.Run", "folder": tmp_path, "parallel": 1, "metric": LOSS, "mode": "min"}
+  assert run_sweep([point], **named) == 1
+  assert [row.status for row in read_table(tmp_path)] == ["changed"]
 
 
 def test_another_sweep_in_the_folder_is_refused_before_anything_is_written(sweep, tmp_path):

@@ -1,5 +1,6 @@
 """The table of a sweep says what the records of its runs say, the best first."""
 
+import dataclasses
 import json
 
 import pytest
@@ -59,6 +60,12 @@ def test_a_point_is_finished_when_its_newest_start_says_so(ends, finished, point
   row = measured(point("a", ends), tmp_path)
   assert is_finished(tmp_path / "a") == finished
   assert row.status == ("finished" if finished else "waiting")
+
+
+def test_a_point_whose_folder_holds_another_config_has_no_result(point, tmp_path):
+  row = point("a", [end(True)], [{"step": 2, LOSS: 1.0}])
+  changed = dataclasses.replace(row, status="changed")
+  assert measured(changed, tmp_path) == changed
 
 
 def test_a_point_without_a_folder_is_waiting(tmp_path):
