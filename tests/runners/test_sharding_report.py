@@ -9,8 +9,21 @@ import pytest
 from layers.errors import UserError
 from runners.meshes import DEFAULT_RULES, MeshShape
 from runners.sharding_report import sharding_report
-from tests.runners import toy_run
+from tests.runners import mesh_report, toy_run
 from tests.runners.toy_run import ToyText, toy_config
+
+FSDP_AND_TENSOR = {"data": 1, "fsdp": 2, "tensor": 2}
+
+BYTES_ON_A_DEVICE = f"""
+import json
+import jax
+from tests.runners import mesh_report, toy_run
+
+_, state = toy_run.begin(mesh_report.mesh_config({FSDP_AND_TENSOR}))
+arrays = jax.tree_util.tree_leaves_with_path(state.params)
+name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
+print(json.dumps({{name(path): x.addressable_shards[0].data.nbytes for path, x in arrays}}))
+"""
 
 
 def _report(num_devices=None, sharding=DEFAULT_RULES, scan_layers=False, **axes):
@@ -74,6 +87,17 @@ def test_the_rows_and_the_totals_are_those_of_the_state_that_a_run_makes():
     str(len(moments)),
     f"{sum(x.size for x in moments):,}",
   ]
+
+
+def test_the_bytes_on_a_device_of_a_split_mesh_are_those_of_the_state_that_a_run_makes(
+  run_with_devices,
+):
+  report = sharding_report(mesh_report.mesh_config(FSDP_AND_TENSOR), "toy.Run", 4)
+  made = run_with_devices(4, BYTES_ON_A_DEVICE)
+  assert {name: _row(report, name)[-1] for name in made} == {
+    name: f"{num_bytes:,}" for name, num_bytes in made.items()
+  }
+  assert _row(report, "parameters")[1] == str(len(made))
 
 
 def test_bytes_on_a_device_fall_with_the_mesh_and_the_moments_follow_their_parameters():
