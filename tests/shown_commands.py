@@ -23,7 +23,8 @@ SHRUNK = (
 PRINTED = {
   "list": "gpt2.ShakespeareCharCpu",
   "eval": "eval/validation/loss=",
-  "ckpt": " MB",
+  "ckpt ls": " MB",
+  "ckpt verify": "  intact: ",
   "show": "model.block.feed_forward.hidden_dim = None",
   "show --sharding": "parameters  20      1,557",
   "why": "optimizer.learning_rate.peak = ",
@@ -49,6 +50,8 @@ def runner_commands(page: str) -> list[list[str]]:
 def command_of(arguments: list[str]) -> str:
   if "--sharding" in arguments:
     return "show --sharding"
+  if arguments[0] == "ckpt":
+    return " ".join(arguments[:2])
   return arguments[0] if arguments[0] in PRINTED else "train"
 
 
