@@ -9,7 +9,9 @@ from runners.checkpoint_listing import find_step_folder
 from runners.checkpoint_reading import (
   DamagedCheckpoint,
   Step,
+  changed_arrays,
   in_portions,
+  listed,
   open_step,
   read_arrays,
 )
@@ -72,7 +74,7 @@ def _differing(
   """(relative, largest, name) of each array with a difference, the largest first."""
   rows = []
   for names in in_portions(alike):
-    first, second = read_arrays(one, names), read_arrays(other, names)
+    first, second = _verified(one, names), _verified(other, names)
     for name in names:
       a, b = first[name], second[name]
       if _bytes(a) != _bytes(b):
@@ -80,8 +82,17 @@ def _differing(
   return sorted(rows, key=lambda row: (-row[0] if row[0] == row[0] else -math.inf, row[2]))
 
 
+def _verified(step: Step, names: list[str]) -> dict[str, np.ndarray]:
+  arrays = read_arrays(step, names)
+  if changed := changed_arrays(step, arrays):
+    raise DamagedCheckpoint(
+      f"the checkpoint {step.folder} is damaged: not what was saved: {listed(changed)}"
+    )
+  return arrays
+
+
 def _bytes(x: np.ndarray) -> memoryview:
-  return memoryview(x.reshape(-1).view(np.uint8))
+  return memoryview(x.reshape(-1).view(np.uint8).data)
 
 
 def _measured(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:

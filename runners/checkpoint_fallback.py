@@ -11,11 +11,9 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from layers.errors import UserError
-from runners.checkpoint_listing import saved_steps
+from runners.checkpoint_listing import SET_ASIDE, saved_steps
 from runners.checkpoint_reading import RUN, DamagedCheckpoint, Step, open_step, restore
 from runners.train_state import TrainState
-
-SET_ASIDE = ".unreadable"
 
 _UNFINISHED = ".orbax-checkpoint-tmp"  # Orbax renames a save when all of it is written
 

@@ -1,18 +1,16 @@
 """Looking at checkpoints without the model's code: which there are, and what is in them."""
 
-import contextlib
 import json
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from absl import logging
 
 from layers.errors import UserError
 
 CHECKPOINTS = "checkpoints"
+SET_ASIDE = ".unreadable"  # behind the step of a checkpoint that was found damaged
 
 _PARAMS = "params/"
 
@@ -44,15 +42,17 @@ def saved_steps(directory: Path) -> list[int]:
 
 
 def find_step_folder(path: str, step: int | None = None) -> Path:
-  """The folder of one checkpoint: of `step`, or `path` itself if it is one, or the newest."""
-  if step is None and (Path(path) / "state").is_dir():
-    return Path(path)
+  """The folder of one checkpoint: of `step`, or `path` itself if it is one, or the newest.
+
+  Raises:
+    UserError: there is none.
+  """
+  if step is None:
+    return find_step_folders(path)[-1]
   known = steps(path)
-  if not known:
-    raise UserError(f"{path} holds no checkpoint")
-  if step is not None and step not in known:
+  if step not in known:
     raise UserError(f"{path} has no checkpoint of step {step}; it has {known}")
-  return find_checkpoints(path) / str(known[-1] if step is None else step)
+  return find_checkpoints(path) / str(step)
 
 
 def find_step_folders(path: str) -> list[Path]:
@@ -63,7 +63,8 @@ def find_step_folders(path: str) -> list[Path]:
   """
   folder = Path(path)
   inner = folder / CHECKPOINTS if (folder / CHECKPOINTS).is_dir() else folder
-  if re.fullmatch(r"\d+(\.unreadable.*)?", folder.name) and not saved_steps(inner):
+  is_named_like_one = re.fullmatch(rf"\d+({re.escape(SET_ASIDE)}.*)?", folder.name)
+  if (folder / "state").is_dir() or (is_named_like_one and not saved_steps(inner)):
     return [folder]  # perhaps with nothing in it
   directory = find_checkpoints(path)
   known = saved_steps(directory)
@@ -78,9 +79,17 @@ def best_step(path: str, metric: str, mode: str) -> int:
   Raises:
     UserError: no checkpoint was saved together with that metric.
   """
-  values = {
-    step: metrics[metric] for step in steps(path) if metric in (metrics := _metrics(path, step))
-  }
+  from runners.checkpoint_reading import METRICS, DamagedCheckpoint, open_step
+
+  values = {}
+  for folder in find_step_folders(path):
+    try:
+      metrics = open_step(folder).documents.get(METRICS, {})
+    except DamagedCheckpoint as error:
+      logging.warning("Checkpoint %s is damaged and passed over: %s.", folder.name, error)
+      continue
+    if metric in metrics:
+      values[int(folder.name)] = metrics[metric]
   if not values:
     raise UserError(
       f"no checkpoint of {path} was saved with {metric}; save where you evaluate "
@@ -116,40 +125,15 @@ def list_steps(path: str) -> str:
 
 def show_step(path: str) -> str:
   """The arrays of one checkpoint, parameters first, and how many values those have in all."""
-  from runners.checkpoint_inventory import named_arrays
+  from runners.checkpoint_reading import open_step
 
   folder = find_step_folder(path)
   rows = [
-    (name, "x".join(map(str, leaf.shape)) or "scalar", str(leaf.dtype), math.prod(leaf.shape))
-    for name, leaf in named_arrays(state_metadata(folder))
+    (name, "x".join(map(str, array.shape)) or "scalar", array.dtype, math.prod(array.shape))
+    for name, array in open_step(folder).arrays.items()
   ]
   rows.sort(key=lambda row: not row[0].startswith(_PARAMS))  # stable: else as they are stored
   width = max(len(name) for name, *_ in rows)
   lines = [f"{name:<{width}}  {shape:>16}  {dtype}" for name, shape, dtype, _ in rows]
   params = sum(size for name, _, _, size in rows if name.startswith(_PARAMS))
   return "\n".join([f"{folder}", *lines, f"{params:,} parameters"])
-
-
-def state_metadata(folder: Path) -> Any:
-  """The tree of what is known of each array; no array is read."""
-  import orbax.checkpoint as ocp
-
-  with (
-    _without_warning("Metadata file does not exist"),
-    ocp.PyTreeCheckpointer() as checkpointer,
-  ):
-    metadata = checkpointer.metadata((folder / "state").absolute())
-  tree = getattr(metadata, "item_metadata", metadata)
-  return getattr(tree, "tree", tree)
-
-
-@contextlib.contextmanager
-def _without_warning(start: str) -> Iterator[None]:
-  """Leaves out what absl logs with this beginning, which says nothing of the checkpoint."""
-  logger = logging.get_absl_logger()
-  keep = lambda record: not record.getMessage().startswith(start)
-  logger.addFilter(keep)
-  try:
-    yield
-  finally:
-    logger.removeFilter(keep)

@@ -28,7 +28,7 @@ import orbax.checkpoint as ocp
 from layers.errors import UserError
 from runners.array_fitting import dividing, fit
 from runners.checkpoint_inventory import Inventory, SavedArray, array_name, named_arrays
-from runners.checkpoint_listing import state_metadata
+from runners.checkpoint_metadata import state_metadata
 from runners.checksums import array_checksums, json_checksum
 
 STATE, RUN, METRICS, INVENTORY = "state", "run", "metrics", "inventory"
@@ -45,7 +45,8 @@ _NAMED_AT_MOST = 5
 _LONGEST_REASON = 300
 _BYTES_AT_ONCE = 2**26
 
-_NOT_AS_WRITTEN = (ValueError, OSError, KeyError, TypeError, AttributeError)
+_NOT_AS_WRITTEN = (ValueError, KeyError, TypeError, AttributeError)
+_MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 class DamagedCheckpoint(UserError):
@@ -93,23 +94,27 @@ def open_step(folder: Path) -> Step:
 
 
 def _read_inventory(folder: Path) -> Inventory:
+  damaged = DamagedCheckpoint(
+    f"its list of checksums, {_FILES[INVENTORY]}, is missing or damaged (its arrays may be "
+    "intact, but nothing can tell)"
+  )
   try:
-    return Inventory.from_json(_read_json(folder, INVENTORY))
-  except (DamagedCheckpoint, *_NOT_AS_WRITTEN) as error:
-    raise DamagedCheckpoint(
-      f"its list of checksums, {_FILES[INVENTORY]}, is missing or damaged (its arrays may be "
-      "intact, but nothing can tell)"
-    ) from error
+    value = _read_json(folder, INVENTORY)
+  except DamagedCheckpoint as error:
+    raise damaged from error
+  try:
+    return Inventory.from_json(value)
+  except _NOT_AS_WRITTEN as error:
+    raise damaged from error
 
 
 def _items(folder: Path) -> set[str]:
   if folder.is_dir() and not any(folder.iterdir()):
     raise DamagedCheckpoint("its folder is empty")
+  text = _text(folder, _COMMIT)
   try:
-    commit = json.loads((folder / _COMMIT).read_text())
+    commit = json.loads(text)
     finished, items = commit["commit_timestamp_nsecs"], set(commit["item_handlers"])
-  except FileNotFoundError as error:
-    raise DamagedCheckpoint(f"{_COMMIT} is missing") from error
   except _NOT_AS_WRITTEN as error:
     raise DamagedCheckpoint(f"{_COMMIT} is damaged") from error
   if not finished:
@@ -119,17 +124,36 @@ def _items(folder: Path) -> set[str]:
 
 def _read_json(folder: Path, item: str) -> Any:
   name = _FILES[item]
+  text = _text(folder, name)
   try:
-    return json.loads((folder / name).read_text())
-  except FileNotFoundError as error:
-    raise DamagedCheckpoint(f"{name} is missing") from error
-  except _NOT_AS_WRITTEN as error:
+    return json.loads(text)
+  except ValueError as error:
     raise DamagedCheckpoint(f"{name} is no JSON") from error
+
+
+def _text(folder: Path, name: str) -> str:
+  """The contents of a file; not to be able to read it now is no damage."""
+  try:
+    return (folder / name).read_text()
+  except _MISSING as error:
+    raise DamagedCheckpoint(f"{name} is missing") from error
+  except UnicodeDecodeError as error:
+    raise DamagedCheckpoint(f"{name} is no text") from error
+  except OSError as error:
+    raise _unreadable(folder, error) from error
+
+
+def _unreadable(folder: Path, error: OSError) -> UserError:
+  reason = error.strerror or str(error) or type(error).__name__
+  return UserError(
+    f"the checkpoint {folder} cannot be read now: {reason}; nothing is changed, see to its "
+    "file system and start again"
+  )
 
 
 def _described(folder: Path) -> dict[str, SavedArray]:
   """What Orbax itself notes of the arrays: no checksums."""
-  with _damage():
+  with _damage(folder):
     return {
       name: SavedArray(tuple(leaf.shape), str(leaf.dtype))
       for name, leaf in named_arrays(state_metadata(folder))
@@ -137,13 +161,15 @@ def _described(folder: Path) -> dict[str, SavedArray]:
 
 
 @contextlib.contextmanager
-def _damage(what: str = "its arrays") -> Iterator[None]:
+def _damage(folder: Path, what: str = "its arrays") -> Iterator[None]:
   """Says of what reading raises within that it is the checkpoint that is damaged."""
   try:
     yield
   except (RuntimeError, MemoryError):  # of a device or a host without memory
     raise
   except Exception as error:  # for damaged files Orbax raises what comes, Exception itself too
+    if isinstance(error, OSError) and not isinstance(error, _MISSING):
+      raise _unreadable(folder, error) from error
     cause = error.__cause__ or error  # tensorstore's, which names the file
     reason = (str(cause) or type(cause).__name__).splitlines()[0].rstrip(".")
     raise DamagedCheckpoint(f"{what} cannot be read: {reason[:_LONGEST_REASON]}") from error
@@ -236,7 +262,7 @@ def _dtype(name: str) -> np.dtype:
 
 
 def _read(step: Step, target: Any, *, partial: bool) -> Any:
-  with _damage(), ocp.PyTreeCheckpointer() as checkpointer:
+  with _damage(step.folder), ocp.PyTreeCheckpointer() as checkpointer:
     return checkpointer.restore(
       step.folder / STATE,
       args=ocp.args.PyTreeRestore(
@@ -270,7 +296,7 @@ def read_arrays(step: Step, names: Sequence[str]) -> dict[str, np.ndarray]:
   Raises:
     DamagedCheckpoint: they cannot be read.
   """
-  with _damage(listed(names)), ocp.PyTreeCheckpointer() as checkpointer:
+  with _damage(step.folder, listed(names)), ocp.PyTreeCheckpointer() as checkpointer:
     tree = state_metadata(step.folder)
     chosen = lambda path, leaf: leaf if array_name(path) in names else ocp.PLACEHOLDER
     target = jax.tree_util.tree_map_with_path(chosen, tree)

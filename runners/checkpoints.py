@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 from orbax.checkpoint import checkpoint_managers
@@ -73,7 +72,7 @@ class CheckpointWriter:
     """
     # At a step that is logged, the sums of the interval are among the scalars already.
     logged = scalars.get("train/grad_norm", 0.0)
-    if not np.isfinite([state.metrics.grad_norm.total, logged]).all():
+    if not math.isfinite(float(state.metrics.grad_norm.total) + logged):
       raise Diverged(
         f"a gradient before step {step} was not finite: the step is not saved, and the last "
         "checkpoint is intact. Lower the learning rate, lengthen the warmup or clip harder"

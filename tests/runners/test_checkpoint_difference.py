@@ -1,5 +1,7 @@
 """Two checkpoints are compared array by array, without the model's code."""
 
+import shutil
+
 import jax.numpy as jnp
 import pytest
 
@@ -8,6 +10,7 @@ from layers.errors import UserError
 from runners.checkpoint_difference import difference
 from runners.checkpoints import CheckpointWriter
 from runners.retention import Checkpoints
+from tests.runners.damage import change_a_value_of_an_array
 from tests.runners.toy_state import toy_state
 
 
@@ -79,3 +82,10 @@ def test_a_damaged_checkpoint_is_refused_by_name(runs, tmp_path):
   (tmp_path / "checkpoints" / "7").mkdir(parents=True)
   with pytest.raises(UserError, match=r"checkpoints/7 is damaged: its folder is empty"):
     difference(str(runs[0]), str(tmp_path))
+
+
+def test_what_is_damaged_is_not_compared(runs, tmp_path):
+  damaged = shutil.copytree(runs[0], tmp_path / "damaged")
+  change_a_value_of_an_array(damaged / "checkpoints" / "1")
+  with pytest.raises(UserError, match="1 is damaged: not what was saved: params/"):
+    difference(str(runs[0]), str(damaged))

@@ -1,7 +1,10 @@
 """A damaged checkpoint is never continued from: it is named, and the one before serves."""
 
 import contextlib
+import errno
 import logging
+import os
+import pathlib
 import shutil
 
 import jax.numpy as jnp
@@ -176,3 +179,21 @@ def test_a_checkpoint_without_checksums_is_restored_and_said_to_be_unverified(fo
     damages.as_saved_before_inventories(folder / str(step))
   step, (line,) = restored(folder)
   assert step == 3 and line.startswith("Checkpoint 3 was saved without checksums")
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EACCES, errno.EMFILE])
+def test_what_cannot_be_read_now_is_no_damage_and_nothing_is_changed(
+  folder, number, monkeypatch
+):
+  before = sorted(folder.rglob("*"))
+  read_text = pathlib.Path.read_text
+
+  def fail(path, *args, **named):
+    if path.parts[-3:] == ("3", "run", "metadata"):
+      raise OSError(number, os.strerror(number))
+    return read_text(path, *args, **named)
+
+  monkeypatch.setattr(pathlib.Path, "read_text", fail)
+  with pytest.raises(UserError, match=f"3 cannot be read now: {os.strerror(number)}; nothing"):
+    restore_newest(folder, abstract(toy_state(0)))
+  assert sorted(folder.rglob("*")) == before

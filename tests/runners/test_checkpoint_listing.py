@@ -1,5 +1,7 @@
 """A run's checkpoints can be told, compared and looked into without the model's code."""
 
+import shutil
+
 import pytest
 
 from layers.errors import UserError
@@ -46,6 +48,24 @@ def test_a_step_is_found_by_number_by_its_folder_or_as_the_newest(run):
 @pytest.mark.parametrize("mode, step", [("min", 2), ("max", 10)])
 def test_the_best_step_is_that_of_the_saved_metric(run, mode, step):
   assert best_step(str(run), LOSS, mode) == step
+
+
+def test_a_metric_that_is_not_what_was_saved_makes_no_step_the_best(run, tmp_path, caplog):
+  changed = shutil.copytree(run, tmp_path / "run")
+  file = changed / "checkpoints" / "10" / "metrics" / "metrics"
+  file.write_text(file.read_text().replace("2.5", "0.5"))
+  assert best_step(str(changed), LOSS, "min") == 2
+  assert "Checkpoint 10 is damaged" in caplog.text
+
+
+def test_a_damaged_checkpoint_says_so_when_it_is_shown(run, tmp_path):
+  changed = shutil.copytree(run, tmp_path / "run")
+  newest = changed / "checkpoints" / "30"
+  shutil.rmtree(newest)
+  newest.mkdir()
+  for path in (changed, newest):
+    with pytest.raises(UserError, match="folder is empty"):
+      show_step(str(path))
 
 
 def test_the_list_has_a_line_a_checkpoint_with_its_size_and_metric(run):

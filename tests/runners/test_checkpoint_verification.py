@@ -117,3 +117,10 @@ def test_arrays_are_read_by_name_and_no_others(saved):
   assert arrays["step"] == 20
   want = toy_state(20).opt_state[1][0].mu["kernel"]
   np.testing.assert_array_equal(arrays["opt_state/1/0/mu/kernel"], want)
+
+
+def test_a_checkpoint_that_the_run_removes_meanwhile_is_no_damage(run):
+  lines = verify(str(run))
+  assert next(lines)[1]
+  shutil.rmtree(run / "checkpoints" / "20")
+  assert not list(lines)
