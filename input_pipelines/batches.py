@@ -32,9 +32,17 @@ class Batches(Protocol):
 
   num_batches: int | None  # None: endless, the run ends by its number of steps
   rows_per_epoch: int  # sequences in one pass over the data, all hosts together
-  content: str  # names what is read: other text or other tokens, another name
+  content: str  # names what is read: other text or other tokens, another name; same_content()
 
   def __getitem__(self, n: int) -> dict[str, np.ndarray]: ...
+
+
+def same_content(noted: str, found: str) -> bool:
+  """Whether two names of a content, `<address>:<checksum>`, are of the same tokens.
+
+  Checkpoints from before there were checksums note the address alone.
+  """
+  return noted == (found if ":" in noted else found.partition(":")[0])
 
 
 class Data(abc.ABC):

@@ -18,12 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from layers.errors import UserError
+
 BLOCK_BYTES = 1 << 16  # what is read from a disk at once anyway; a row checks one or two
 
 _CHECKSUM = "checksum"
 
 
-class DamagedFile(Exception):
+class DamagedFile(UserError):
   """A file is not what it was when it was written: says which, and where."""
 
 

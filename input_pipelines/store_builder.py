@@ -87,7 +87,7 @@ def open_or_build(
 
   `tokenise` is called only to build: it may import TensorFlow. `identity`, which the path's
   address stands for, is noted in the index for people to read. `verify` checks every token
-  of a store that is there, whatever its size.
+  of a store that is there, whatever its size. UserError where the cache cannot be written.
   """
   if not verify:
     with contextlib.suppress(DamagedFile):
@@ -103,7 +103,7 @@ def open_or_build(
         before = _remove(path, damage)
     _say(f"building token store {path} (once)")
     _Build(path, vocabulary, commit_tokens).run(tokenise(), identity)
-    store = TokenStore(path)
+    store = _open_new(path, verify)
   if before not in (None, store.index["crc32"]):
     _say(f"warning: {path} holds other tokens than before: what it is made of has changed")
   return store
@@ -115,11 +115,26 @@ def _remove(path: Path, damage: DamagedFile) -> dict[str, int] | None:
   checksums = None
   with contextlib.suppress(DamagedFile):
     checksums = read_json(path / INDEX)["crc32"]
-  if path.is_dir() and not path.is_symlink():
-    shutil.rmtree(path)
-  else:
-    path.unlink()
+  with _writing(path):
+    if path.is_dir() and not path.is_symlink():
+      shutil.rmtree(path)
+    else:
+      path.unlink()
   return checksums
+
+
+def _open_new(path: Path, verify: bool) -> TokenStore:
+  """The store that was written a moment ago."""
+  try:
+    store = TokenStore(path)
+    if verify:
+      store.verify()
+  except DamagedFile as damage:
+    raise UserError(
+      f"token store {path} is damaged ({damage}) although it was just written: the disk does "
+      "not keep what it is given; set STRATA_CACHE to a directory on another one"
+    ) from None
+  return store
 
 
 class _Build:
@@ -255,7 +270,10 @@ class _Build:
 def _lock(path: Path) -> Iterator[None]:
   """Holds the store at `path` alone; however this process dies, the system lets go of it."""
   make_cache_directory(path.parent)
-  with path.with_name(path.name + ".lock").open("w") as file:
+  lock = path.with_name(path.name + ".lock")
+  with _writing(lock):
+    file = lock.open("w")
+  with file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -275,8 +293,20 @@ def make_cache_directory(path: Path) -> None:
     )
 
 
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+  """UserError where the system does not let this user, or this disk, do it."""
+  try:
+    yield
+  except OSError as error:
+    raise UserError(
+      f"cannot write {path} ({error.strerror}); make it writable, make room, or set "
+      "STRATA_CACHE to another directory"
+    ) from None
+
+
 def _append(path: Path, array: np.ndarray) -> None:
-  with path.open("ab") as file:
+  with _writing(path), path.open("ab") as file:
     file.write(array.tobytes())
     file.flush()
     os.fsync(file.fileno())

@@ -62,8 +62,12 @@ class TokenStore:
 
   @property
   def content(self) -> str:
-    """The address of what is stored: another text or tokenisation, another address."""
-    return self.path.name.rpartition("-")[2]
+    """Names the tokens, `<address>:<checksum>`: see `same_content` in batches.py.
+
+    The address is of what they are known to depend on, the checksum of what came out.
+    """
+    checksums = "".join(f"{self.index['crc32'][name]:08x}" for name in (CHECKSUMS, DOCUMENTS))
+    return f"{self.path.name.rpartition('-')[2]}:{checksums}"
 
   def description(self) -> dict[str, str]:
     """Its facts for people."""

@@ -10,6 +10,7 @@ import fiddle as fdl
 import jax
 import numpy as np
 
+from input_pipelines.batches import same_content
 from input_pipelines.prefetch import Prefetch
 from input_pipelines.token_store import default_cache_dir
 from layers.errors import UserError
@@ -116,7 +117,7 @@ def _start(assembly: Assembly, workdir: Path, check_data: bool) -> tuple[TrainSt
   run = Run(str(workdir), assembly.num_steps, content)
 
   def check(saved: dict[str, Any]) -> None:
-    if check_data and saved["data"]["content"] != content:
+    if check_data and not same_content(saved["data"]["content"], content):
       raise UserError(
         f"the training data of {workdir} have changed since its checkpoint; put back the text "
         "as it was, choose another --workdir, or accept with --accept_change=train_data"

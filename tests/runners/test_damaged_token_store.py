@@ -16,6 +16,7 @@ from input_pipelines.store_builder import Piece
 from input_pipelines.text_data import TextData
 from input_pipelines.token_store import TokenStore
 from input_pipelines.vocabularies import CharacterVocabulary
+from layers.errors import UserError
 from runners.training import train
 from runners.writers import JsonLines
 from tests.runners.toy_run import LETTERS, toy_config
@@ -50,7 +51,7 @@ def losses(workdir: Path) -> list[dict]:
   return [{k: v for k, v in row.items() if not k.startswith("perf/")} for row in rows]
 
 
-def run(folder: Path, num_steps: int) -> list[dict]:
+def run(folder: Path, num_steps: int, *accepted: str) -> list[dict]:
   """Trains up to `num_steps` in `folder`, with a cache of its own there."""
   config = toy_config(
     num_steps=num_steps,
@@ -59,7 +60,7 @@ def run(folder: Path, num_steps: int) -> list[dict]:
     log_every=1,
   )
   workdir, cache = folder / "run", folder / "cache"
-  assert train(config, "toy.Run", str(workdir), (), ["num_steps"], str(cache)) == 0
+  assert train(config, "toy.Run", str(workdir), (), ["num_steps", *accepted], str(cache)) == 0
   return losses(workdir)
 
 
@@ -127,3 +128,58 @@ def test_a_store_too_large_to_be_checked_at_the_start_is_built_again_on_the_way(
   assert run(folder, 6) == halfway[1]
   said = [line for line in capsys.readouterr().err.splitlines() if "damaged" in line]
   assert len(said) == 1 and "tokens.bin has changed between bytes " in said[0]
+
+
+@pytest.fixture
+def other_text(monkeypatch):
+  """The text is another, which its identity does not tell."""
+  pieces = StoredText.pieces
+
+  def other(self, shard, first):
+    for piece in pieces(self, shard, first):
+      yield Piece(piece.tokens[::-1])
+
+  monkeypatch.setattr(StoredText, "pieces", other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lose", [shutil.rmtree, flip, lose_the_index])
+def test_a_store_built_again_from_another_text_is_refused_until_it_is_accepted(
+  begun, other_text, lose
+):
+  folder, store = begun
+  lose(store)
+  before = losses(folder / "run")
+  for _ in range(2):
+    with pytest.raises(
+      UserError, match="training data .* have changed .*--accept_change=train_data"
+    ):
+      run(folder, 4)
+  assert losses(folder / "run") == before
+  run(folder, 4, "train_data")
+  assert len(run(folder, 5)) == 5  # what was accepted is what is compared from now on
+
+
+@pytest.mark.slow
+def test_a_text_that_changes_while_a_damaged_store_is_read_ends_the_run(
+  begun, other_text, monkeypatch
+):
+  monkeypatch.setattr(token_store, "_CHECKED_WHOLE_BYTES", -1)
+  folder, store = begun
+  flip(store)
+  before = losses(folder / "run")
+  with pytest.raises(UserError, match="the train data changed while they were read"):
+    run(folder, 6)
+  assert losses(folder / "run") == before
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_notes_the_address_alone_goes_on(
+  halfway, begun, tmp_path, monkeypatch
+):
+  folder, store = begun
+  shutil.rmtree(folder / "run")
+  with monkeypatch.context() as older:
+    older.setattr(TokenStore, "content", store.name.rpartition("-")[2])
+    run(folder, 3)
+  assert run(folder, 6) == halfway[1]
