@@ -53,7 +53,7 @@ def main() -> None:
   with tempfile.TemporaryDirectory() as folder:
     options.folder = Path(folder)
     program, times = profile(options)
-  table = collections.Counter[tuple[str, str]]()
+  table = collections.defaultdict[tuple[str, str], float](float)
   for operation, seconds in times.items():
     name = program.get(operation, "")
     table[_first(PARTS, name), _first(KINDS, name)] += 1e3 * seconds

@@ -77,7 +77,7 @@ def _export(path: Path, assembly: Any, batches: list[Any]) -> None:
   import numpy as np
 
   params = assembly.initializer.init().params
-  arrays = {
+  arrays: dict[str, Any] = {
     "/".join(key.key for key in where): np.asarray(array)
     for where, array in jax.tree_util.tree_leaves_with_path(params)
   }

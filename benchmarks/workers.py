@@ -24,6 +24,7 @@ class Worker:
   """
 
   def __init__(self, script: str, arguments: Sequence[str], num_cores: int):
+    self._script = script
     command = [sys.executable, str(FOLDER / script), *arguments, f"--num_cores={num_cores}"]
     self._process = subprocess.Popen(
       command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -45,7 +46,7 @@ class Worker:
     assert self._process.stdout is not None
     line = self._process.stdout.readline()
     if not line:
-      sys.exit(f"{' '.join(map(str, self._process.args))} ended before it answered")
+      sys.exit(f"{self._script} ended before it answered")
     return json.loads(line)
 
 
