@@ -13,6 +13,7 @@ from typing import Any, Literal
 import jax
 
 from layers.errors import Diverged, UserError
+from runners.suggestions import did_you_mean
 
 
 @dataclasses.dataclass
@@ -73,6 +74,17 @@ def restore_callbacks(callbacks: Sequence[Callback], saved: Sequence[Any]) -> No
       callback.restore(entry[1])
 
 
+def _value(metric: str, scalars: dict[str, float]) -> float | None:
+  """The metric, or None on a step that has none of its kind.
+
+  UserError where its kind (`train`, `eval`) is there without it: nothing would ever happen.
+  """
+  kind = metric.partition("/")[0] + "/"
+  if metric in scalars or not any(name.startswith(kind) for name in scalars):
+    return scalars.get(metric)
+  raise UserError(f"a callback watches {metric!r}, not there: {did_you_mean(metric, scalars)}")
+
+
 @dataclasses.dataclass
 class EarlyStopping(Callback):
   """Ends the run when a metric has not improved for `patience` evaluations.
@@ -97,9 +109,9 @@ class EarlyStopping(Callback):
     self._judge(run)  # a run that it ended stays ended when it is started again
 
   def on_step(self, run: Run, scalars: dict[str, float]) -> None:
-    if self.metric not in scalars:
+    if (value := _value(self.metric, scalars)) is None:
       return
-    value = scalars[self.metric] * (1 if self.mode == "min" else -1)
+    value *= 1 if self.mode == "min" else -1
     if self._best is None or math.isnan(self._best) or value < self._best - self.min_delta:
       self._best, self._bad = value, 0
     else:
@@ -125,8 +137,8 @@ class StopOnNonFinite(Callback):
 
   def on_step(self, run: Run, scalars: dict[str, float]) -> None:
     for name in self.metrics:
-      value = scalars.get(name, 0.0)
-      if not math.isfinite(value):
+      value = _value(name, scalars)
+      if value is not None and not math.isfinite(value):
         raise Diverged(
           f"{name} is {value} at step {run.step}. Nothing is saved from here; the last "
           "checkpoint is intact. Lower the learning rate, lengthen the warmup or clip harder"

@@ -43,7 +43,7 @@ def _feed(callback, losses, metric=LOSS):
     ({"patience": 2, "mode": "max"}, [3, 4, 2, 3.9], 4),
     ({"patience": 2, "mode": "max"}, [1, 2, 3, 4], None),
     ({"patience": 2}, [3, math.nan, math.nan], 3),  # NaN improves nothing
-    ({"patience": 1, "metric": "eval/other/loss"}, [3, 3, 3], None),
+    ({"patience": 1, "metric": "train/loss"}, [3, 3, 3], None),
   ],
 )
 def test_early_stopping_waits_for_its_patience(fields, losses, stops_at):
@@ -55,6 +55,17 @@ def test_early_stopping_names_the_metric_as_its_reason():
   callback.on_step(run, {LOSS: 1.0})
   callback.on_step(run, {LOSS: 1.0})
   assert run.stop_reason == f"{LOSS} has not improved for 1 evaluations"
+
+
+@pytest.mark.parametrize(
+  "callback",
+  [EarlyStopping(metric="eval/validaton/loss"), StopOnNonFinite(metrics=["eval/test/loss"])],
+)
+def test_a_metric_that_never_comes_is_refused_when_those_of_its_kind_do(callback):
+  run = Run("workdir", 9)
+  callback.on_step(run, {"train/loss": 1.0, "perf/mfu": 1.0})
+  with pytest.raises(UserError, match="did you mean eval/validation/loss"):
+    callback.on_step(run, {"train/loss": 1.0, LOSS: 1.0})
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
@@ -76,7 +87,9 @@ def test_a_loss_that_is_not_finite_fails_and_says_where_and_what_to_do(value):
 
 def test_a_finite_loss_or_none_passes():
   run = Run("workdir", 9)
-  StopOnNonFinite().on_step(run, {"train/loss": 3.0, "perf/mfu": math.nan})
+  StopOnNonFinite().on_step(
+    run, {"train/loss": 3.0, "train/grad_norm": 1.0, "perf/mfu": math.nan}
+  )
   StopOnNonFinite().on_step(run, {})
   assert run.stop_reason is None
 
