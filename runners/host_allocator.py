@@ -6,7 +6,7 @@ zeroing all its pages, a quarter of a small model's step. Both calls leave other
 alone.
 
 The price is memory: a small block that settles in the place of a large one, for a moment, moves
-that to the end of the heap, which grows to two or three times what a step needs.
+that to the end of the heap, which grows to several times the temporaries of a step.
 """
 
 import ctypes
