@@ -3,6 +3,7 @@
 import fiddle as fdl
 
 from experiments.registry import Experiment
+from layers.sharding import Rules
 from runners import meshes, optimizers, schedules
 from runners.callbacks import StopOnNonFinite
 from runners.retention import Checkpoints
@@ -34,8 +35,8 @@ class LanguageModel(Experiment):
       sequence_length=self.sequence_length,
       microbatch_size=self.microbatch_size,
       num_steps=self.num_steps,
-      mesh=fdl.Config(meshes.MeshShape),
-      sharding=meshes.DEFAULT_RULES,
+      mesh=self.mesh(),
+      sharding=self.sharding(),
       precision=self.precision(),
       log_every=self.log_every,
       eval_every=self.eval_every,
@@ -57,6 +58,12 @@ class LanguageModel(Experiment):
     return fdl.Config(
       optimizers.adamw, learning_rate=fdl.Config(schedules.warmup_cosine, peak=3e-4)
     )
+
+  def mesh(self) -> fdl.Config:
+    return fdl.Config(meshes.MeshShape)
+
+  def sharding(self) -> Rules:
+    return meshes.DEFAULT_RULES
 
   def precision(self) -> fdl.Config:
     return fdl.Config(Precision)

@@ -14,9 +14,10 @@ from runners.suggestions import did_you_mean
 _BY_MODULE = {
   "layers.attention": ("Attention", "dense_attention"),
   "layers.decoder": ("Decoder",),
-  "layers.feed_forward": ("FeedForward", "gelu_exact", "gelu_tanh"),
+  "layers.feed_forward": ("FeedForward", "GatedFeedForward", "gelu_exact", "gelu_tanh"),
   "layers.masks": ("causal_mask", "full_mask"),
-  "layers.normalization": ("LayerNorm",),
+  "layers.normalization": ("LayerNorm", "RMSNorm"),
+  "layers.rotary": ("LinearScaling", "Llama3Scaling", "Rotary", "YarnScaling"),
   "runners.callbacks": ("EarlyStopping", "Profile", "StopOnNonFinite"),
   "runners.console": ("Console",),
   "runners.json_lines": ("JsonLines",),

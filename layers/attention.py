@@ -23,6 +23,7 @@ from layers.tokens import Tokens
 
 Mask = Callable[[Tokens, Tokens], jax.Array]
 Drop = Callable[[jax.Array], jax.Array]
+Turn = Callable[[jax.Array, jax.Array], jax.Array]  # (heads, positions) -> heads
 
 
 class AttentionCore(Protocol):
@@ -95,6 +96,8 @@ class Attention(nn.Module):
     head_dim: H; None means D / N.
     core: an AttentionCore.
     mask: who may attend to whom.
+    rotary: turns queries and keys by their positions (layers/rotary.py); None: the model knows
+      positions in another way.
     use_bias: biases on all four projections.
     dropout_rate: of the attention weights.
     init_stddev: of all four kernels at first.
@@ -107,6 +110,7 @@ class Attention(nn.Module):
   head_dim: int | None = None
   core: AttentionCore = dense_attention
   mask: Mask = causal_mask
+  rotary: Turn | None = None
   use_bias: bool = True
   dropout_rate: float = 0.0
   init_stddev: float = 0.02
@@ -121,6 +125,8 @@ class Attention(nn.Module):
     query = self._heads(x, "query", self.num_heads, head_dim, "heads")
     key = self._heads(x, "key", num_kv_heads, head_dim, "kv_heads")
     value = self._heads(x, "value", num_kv_heads, head_dim, "kv_heads")
+    if self.rotary is not None:
+      query, key = self.rotary(query, tokens.positions), self.rotary(key, tokens.positions)
     mixed = self.core(
       query,
       key,

@@ -25,6 +25,55 @@ def gelu_exact(x: jax.Array) -> jax.Array:
   return jax.nn.gelu(x, approximate=False)
 
 
+class GatedFeedForward(nn.Module):
+  """down(activation(gate(x)) * up(x)): SwiGLU (Shazeer, 2020, https://arxiv.org/abs/2002.05202).
+
+  Attributes:
+    hidden_dim: F.
+    activation: of the gate; silu makes it SwiGLU, GELU makes it GEGLU.
+    use_bias: biases on all three projections.
+    residual_depth: see `initializers.residual`; derived from the model's depth.
+    compute_dtype, param_dtype: see Projection.
+  """
+
+  hidden_dim: int
+  activation: Callable[[jax.Array], jax.Array] = nn.silu
+  use_bias: bool = False
+  init_stddev: float = 0.02
+  residual_depth: int | None = None
+  compute_dtype: DType = DType("float32")
+  param_dtype: DType = DType("float32")
+
+  @nn.compact
+  def __call__(self, x: jax.Array, tokens: Tokens) -> jax.Array:
+    """x [B, T, D] gives [B, T, D]; `tokens` is for kinds that route by segment."""
+    del tokens
+    hidden = self.activation(self._widen(x, "gate")) * self._widen(x, "up")
+    hidden = constrain(hidden, "batch", "length", "activation_mlp")
+    return Projection(
+      features=x.shape[-1:],
+      input_axes=("mlp",),
+      output_axes=("embed",),
+      init=initializers.residual(self.init_stddev, self.residual_depth),
+      use_bias=self.use_bias,
+      compute_dtype=self.compute_dtype,
+      param_dtype=self.param_dtype,
+      name="down",
+    )(hidden)
+
+  def _widen(self, x: jax.Array, name: str) -> jax.Array:
+    return Projection(
+      features=(self.hidden_dim,),
+      input_axes=("embed",),
+      output_axes=("mlp",),
+      init=initializers.normal(self.init_stddev),
+      use_bias=self.use_bias,
+      compute_dtype=self.compute_dtype,
+      param_dtype=self.param_dtype,
+      name=name,
+    )(x)
+
+
 class FeedForward(nn.Module):
   """D -> F, a nonlinearity, F -> D.
 

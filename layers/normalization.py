@@ -37,6 +37,29 @@ class LayerNorm(nn.Module):
     return y.astype(x.dtype)
 
 
+class RMSNorm(nn.Module):
+  """Root mean square normalisation (Zhang and Sennrich, 2019, https://arxiv.org/abs/1910.07467).
+
+  x / sqrt(mean(x^2) + epsilon) * scale: eq. 4, with epsilon inside the root as LLaMA has it.
+
+  Attributes:
+    epsilon: added to the mean square.
+    param_dtype: dtype in which the scale is kept.
+  """
+
+  epsilon: float = 1e-6
+  param_dtype: DType = DType("float32")
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """x [..., D] gives the same shape and dtype."""
+    ones = partitioned_init(nn.initializers.ones, "embed")
+    scale = self.param("scale", ones, x.shape[-1:], dtypes.resolve(self.param_dtype))
+    y = x.astype(jnp.float32)
+    y *= jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + self.epsilon)
+    return (y * scale.astype(jnp.float32)).astype(x.dtype)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def standardize(x: jax.Array, epsilon: float) -> jax.Array:
   """x [..., D] float32 with mean 0 and variance 1 (less epsilon) over the last dimension."""

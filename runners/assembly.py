@@ -23,6 +23,7 @@ from runners.layout import (
   parameter_layouts,
   warn_of_idle_axes,
 )
+from runners.memory import check_memory
 from runners.meshes import batch_sharding, check_batch
 from runners.train_state import Initializer, ModelInit
 from runners.train_step import Step, make_eval_step, make_train_step
@@ -158,22 +159,27 @@ def assemble(config: fdl.Config, cache_dir: str) -> Assembly:
   for name, data in eval_data.items():
     _check_vocabulary(name, data, train_data)
   blueprint = draw(config, mesh, train_data)  # what is wrong shows before a store is built
+  trainer = blueprint.trainer
+  initializer = blueprint.initializer(trainer, mesh)
+  check_memory(initializer.abstract, mesh)
   batches = _open(train_data, config, cache_dir, seed=config.seed, num_epochs=config.num_epochs)
   eval_batches = {
     name: _open(data, config, cache_dir, seed=None) for name, data in eval_data.items()
   }
   num_steps = config.num_steps or batches.num_batches
   assert num_steps is not None  # num_epochs makes the batches finite
-  config = derive_schedules(blueprint.config, num_steps)
-  trainer: Trainer = fdl.build(config)
+  if config.num_steps is None:  # only now are the schedules known
+    trainer = fdl.build(derive_schedules(blueprint.config, num_steps))
+    initializer = blueprint.initializer(trainer, mesh)
+  optimizer = derive_schedules(blueprint.config, num_steps).optimizer
   return Assembly(
     trainer=trainer,
     num_steps=num_steps,
     mesh=mesh,
     batches=batches,
     eval_batches=eval_batches,
-    initializer=blueprint.initializer(trainer, mesh),
-    learning_rate=_built(getattr(config.optimizer, "learning_rate", None)),
+    initializer=initializer,
+    learning_rate=_built(getattr(optimizer, "learning_rate", None)),
   )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import fiddle as fdl
 
+from runners import schedules
 from runners.config_tree import flatten
 from runners.meshes import MeshShape
 from runners.trainer import Precision
@@ -20,12 +21,19 @@ def tiny(
   config = shrink(ENTRIES[name].experiment().config(), Path(text_file))
   config.precision = fdl.Config(Precision, compute_dtype="float32")
   config.model.model_dim = 16
+  attention = config.model.block.attention
+  if getattr(attention, "rotary", None):
+    attention.rotary.theta = 10_000.0
+    config.model.block.feed_forward.hidden_dim = 32
+    config.model.norm.epsilon = config.model.block.norm.epsilon = 1e-5
   config.model.num_layers = (
     2 if config.model.scan_layers else 1
   )  # what is unrolled compiles long
   if getattr(config.model, "vocab_size", None):
     config.model.vocab_size = 301  # more than the data has, like the published ones, and odd
-  config.optimizer.learning_rate.peak, config.optimizer.learning_rate.end = 1e-3, 1e-4
+  config.optimizer.learning_rate = fdl.Config(
+    schedules.warmup_cosine, peak=1e-3, end=1e-4, warmup=0.1
+  )
   config.eval_data = {}
   config.batch_size, config.microbatch_size, config.num_steps = 16, microbatch_size, 20
   config.mesh = fdl.Config(MeshShape, **mesh)

@@ -27,9 +27,12 @@ def shrink(config: fdl.Config, text_file: Path) -> fdl.Config:
   config.model.model_dim = 16 * config.model.block.attention.num_heads // 4
   config.model.block.attention.num_heads = 4
   config.model.block.attention.head_dim = 4
+  if getattr(config.model.block.feed_forward, "hidden_dim", None):
+    config.model.block.feed_forward.hidden_dim = 2 * config.model.model_dim
   config.batch_size, config.sequence_length, config.num_steps = 4, 16, 2
   config.microbatch_size = 2 if config.microbatch_size else None
   config.log_every = 1
+  config.init_from = None  # the run before it is not there
   for data in config.eval_data.values():
     data.num_batches = 2
   if getattr(config.train_data, "path", "none") is None:

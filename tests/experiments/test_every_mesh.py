@@ -1,10 +1,10 @@
 """Law 2 for every registered experiment, shrunk.
 
-On data=8, fsdp=8 and tensor=2 x fsdp=4 the first parameters are bitwise those of one device,
-and the losses of float32 steps agree with its losses to 1e-5 relative. Experiments that are the
-same program once shrunk (the published sizes of a family) run once. Of a family's programs with
-scanned layers and of those with unrolled ones, the first takes 20 steps on each mesh, with
-accumulation and without; the others take 2.
+On data=8, fsdp=8, tensor=2 x fsdp=4 and sequence=2 x fsdp=2 x tensor=2 the first parameters are
+bitwise those of one device, and the losses of float32 steps agree with its losses to 1e-5
+relative. Experiments that are the same program once shrunk (the published sizes of a family)
+run once. Of a family's programs with scanned layers and of those with unrolled ones, the first
+takes 20 steps on each mesh, with accumulation and without; the others take 2.
 """
 
 import numpy as np
@@ -13,7 +13,12 @@ import pytest
 from tests.experiments.mesh_runs import program, runs, tiny
 from tests.experiments.shrinking import ENTRIES, write_text
 
-MESHES = ({"data": 8}, {"data": 1, "fsdp": 8}, {"data": 1, "fsdp": 4, "tensor": 2})
+MESHES = (
+  {"data": 8},
+  {"data": 1, "fsdp": 8},
+  {"data": 1, "fsdp": 4, "tensor": 2},
+  {"data": 1, "fsdp": 2, "sequence": 2, "tensor": 2},
+)
 
 PROGRAMS = {program(name): name for name in reversed(ENTRIES)}
 FAMILIES_AND_FORMS = {

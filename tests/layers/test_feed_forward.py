@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from layers.feed_forward import FeedForward, gelu_exact, gelu_tanh
+from layers.feed_forward import FeedForward, GatedFeedForward, gelu_exact, gelu_tanh
 from layers.tokens import Tokens
 
 
@@ -35,3 +35,14 @@ def test_residual_depth_shrinks_only_what_writes_to_the_stream():
 def test_both_forms_of_gelu_agree_to_three_digits():
   x = jnp.linspace(-4, 4, 101)
   np.testing.assert_allclose(gelu_tanh(x), gelu_exact(x), atol=1e-3)
+
+
+def test_a_gate_multiplies_what_goes_up():
+  x, tokens = jax.random.normal(jax.random.key(0), (2, 5, 8)), Tokens.unpacked(2, 5)
+  module = GatedFeedForward(12, init_stddev=0.3)
+  params = nn.unbox(module.init(jax.random.key(1), x, tokens))
+  gate, up, down = (params["params"][name]["kernel"] for name in ("gate", "up", "down"))
+  assert (gate.shape, up.shape, down.shape) == ((8, 12), (8, 12), (12, 8))
+  gated = x @ gate
+  want = (gated / (1 + jnp.exp(-gated)) * (x @ up)) @ down
+  np.testing.assert_allclose(module.apply(params, x, tokens), want, rtol=1e-5, atol=1e-6)

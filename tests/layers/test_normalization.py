@@ -1,11 +1,11 @@
-"""LayerNorm centres and scales in float32, whatever comes in."""
+"""Norms centre and scale in float32, whatever comes in."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from layers.normalization import LayerNorm, standardize
+from layers.normalization import LayerNorm, RMSNorm, standardize
 
 
 def test_layer_norm_has_mean_zero_and_variance_one_at_first():
@@ -42,3 +42,17 @@ def test_the_gradient_is_that_of_autodiff():
   got = jax.grad(lambda x: (weights * jnp.sin(standardize(x, 1e-5))).sum())(x)
   want = jax.grad(lambda x: (weights * jnp.sin(plain(x))).sum())(x)
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+
+def test_rms_norm_divides_by_the_root_of_the_mean_square_in_float32():
+  x = 5 + 300 * jax.random.normal(jax.random.key(0), (4, 64))
+  module = RMSNorm(epsilon=1e-5)
+  params = nn.unbox(module.init(jax.random.key(0), x))
+  assert jax.tree.map(jnp.shape, params["params"]) == {"scale": (64,)}
+  params["params"]["scale"] = jnp.arange(64.0)
+  want = np.asarray(x, np.float64)
+  want /= np.sqrt(np.square(want).mean(-1, keepdims=True) + 1e-5)
+  np.testing.assert_allclose(module.apply(params, x), want * np.arange(64), rtol=1e-5)
+  low = module.apply(params, x.astype(jnp.bfloat16))
+  assert low.dtype == jnp.bfloat16
+  np.testing.assert_allclose(low.astype(np.float32), want * np.arange(64), rtol=2e-2, atol=1e-2)

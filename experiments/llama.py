@@ -1,0 +1,149 @@
+"""The LLaMA family (Touvron et al., 2023, https://arxiv.org/abs/2302.13971)."""
+
+import dataclasses
+
+import fiddle as fdl
+
+from experiments.language_model import LanguageModel
+from layers.attention import Attention
+from layers.block import Block
+from layers.decoder import Decoder
+from layers.feed_forward import GatedFeedForward
+from layers.normalization import RMSNorm
+from layers.rematerialization import RematPolicy
+from layers.rotary import Llama3Scaling, Rotary
+from layers.sharding import Rules
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Size:
+  """Depth and widths; heads are model_dim / num_heads wide.
+
+  Attributes:
+    epsilon: of the norms.
+    theta: of the rotary positions.
+    scaling: see `Rotary`.
+  """
+
+  num_layers: int
+  num_heads: int
+  model_dim: int
+  hidden_dim: int
+  num_kv_heads: int | None = None
+  vocab_size: int = 32_000
+  epsilon: float = 1e-6
+  theta: float = 10_000.0
+  scaling: type | None = None
+
+
+# The first eight are those of Large World Model's code (https://arxiv.org/abs/2402.08268); 7b,
+# 13b, 30b and 65b are LLaMA's own. The others: LLaMA 2 (https://arxiv.org/abs/2307.09288, table
+# 1) and LLaMA 3 (https://arxiv.org/abs/2407.21783, table 3), 3.1 with a context of 128 K.
+SIZES = {
+  "debug": Size(num_layers=2, num_heads=2, model_dim=256, hidden_dim=256),
+  "200m": Size(num_layers=14, num_heads=8, model_dim=1024, hidden_dim=2048),
+  "1b": Size(num_layers=22, num_heads=16, model_dim=2048, hidden_dim=5504),
+  "3b": Size(num_layers=26, num_heads=32, model_dim=3200, hidden_dim=8640),
+  "7b": Size(num_layers=32, num_heads=32, model_dim=4096, hidden_dim=11008),
+  "13b": Size(num_layers=40, num_heads=40, model_dim=5120, hidden_dim=13824),
+  "30b": Size(num_layers=60, num_heads=52, model_dim=6656, hidden_dim=17920),
+  "65b": Size(num_layers=80, num_heads=64, model_dim=8192, hidden_dim=22016, epsilon=1e-5),
+  "llama2-70b": Size(
+    num_layers=80,
+    num_heads=64,
+    num_kv_heads=8,
+    model_dim=8192,
+    hidden_dim=28672,
+    epsilon=1e-5,
+  ),
+  "llama3-8b": Size(
+    num_layers=32,
+    num_heads=32,
+    num_kv_heads=8,
+    model_dim=4096,
+    hidden_dim=14336,
+    vocab_size=128_256,
+    epsilon=1e-5,
+    theta=500_000.0,
+  ),
+  "llama3-70b": Size(
+    num_layers=80,
+    num_heads=64,
+    num_kv_heads=8,
+    model_dim=8192,
+    hidden_dim=28672,
+    vocab_size=128_256,
+    epsilon=1e-5,
+    theta=500_000.0,
+  ),
+}
+SIZES["llama3.1-8b"] = dataclasses.replace(SIZES["llama3-8b"], scaling=Llama3Scaling)
+SIZES["llama3.1-70b"] = dataclasses.replace(SIZES["llama3-70b"], scaling=Llama3Scaling)
+
+# Weights over fsdp and sequence (no device holds a whole one because it splits rows by length)
+# and over tensor; activations over data and fsdp, sequence, tensor. As in LWM, but for the
+# scales of norms, which are split here too.
+RULES = (
+  ("batch", ("data", "fsdp")),
+  ("length", "sequence"),
+  ("activation_heads", "tensor"),
+  ("activation_kv_heads", "tensor"),
+  ("activation_mlp", "tensor"),
+  ("activation_vocab", "tensor"),
+  ("activation_embed", None),
+  ("vocab", "tensor"),
+  ("heads", "tensor"),
+  ("kv_heads", "tensor"),
+  ("mlp", "tensor"),
+  ("embed", ("fsdp", "sequence")),
+  ("head_dim", None),
+  ("layers", None),
+)
+
+
+class Llama(LanguageModel):
+  """The family: rotary positions, pre-norm, SwiGLU, no biases, a head of its own."""
+
+  size: Size
+  theta: float | None = None  # None: the size's
+  scan_layers: bool = True
+  remat: RematPolicy = "none"
+
+  def model(self) -> fdl.Config:
+    size = self.size
+    norm = lambda: fdl.Config(RMSNorm, epsilon=size.epsilon)
+    rotary = fdl.Config(Rotary, theta=self.theta or size.theta)
+    if size.scaling is not None:
+      rotary.scaling = fdl.Config(size.scaling)
+    attention = fdl.Config(
+      Attention,
+      num_heads=size.num_heads,
+      rotary=rotary,
+      use_bias=False,
+      residual_depth=None,  # all weights begin with the same standard deviation
+    )
+    if size.num_kv_heads is not None:
+      attention.num_kv_heads = size.num_kv_heads
+    block = fdl.Config(
+      Block,
+      attention=attention,
+      feed_forward=fdl.Config(
+        GatedFeedForward, hidden_dim=size.hidden_dim, residual_depth=None
+      ),
+      norm=norm(),
+    )
+    return fdl.Config(
+      Decoder,
+      num_layers=size.num_layers,
+      model_dim=size.model_dim,
+      block=block,
+      norm=norm(),
+      vocab_size=size.vocab_size,
+      learned_positions=False,
+      tied_head=False,
+      scan_layers=self.scan_layers,
+      remat=self.remat,
+    )
+
+  def sharding(self) -> Rules:
+    return RULES
