@@ -46,8 +46,8 @@ def run_with_devices():
 
   def run(num_devices: int, code: str, *, timeout_s: float = 600):
     devices = f"--xla_force_host_platform_device_count={num_devices}"
-    # XLA has a thread for each device. Where collectives do not wait for one another, devices
-    # take them in different orders, and all threads can end up waiting for one that is not there.
+    # XLA has a thread for each device. Collectives that do not wait for one another come in
+    # another order on each, and all threads can end up waiting for one that is not there.
     threads = str(8 * num_devices)
     result = subprocess.run(
       [sys.executable, "-c", code],
