@@ -12,17 +12,15 @@ import jax
 import jax.numpy as jnp
 
 from layers import initializers
-from layers.dropout import check_rate, drop
+from layers.dropout import Drop, check_rate, drop
 from layers.dtypes import DType
 from layers.errors import UserError
 from layers.masked_softmax import attend
-from layers.masks import causal_mask
+from layers.masks import Mask, causal_mask
 from layers.projection import Projection
 from layers.sharding import constrain
 from layers.tokens import Tokens
 
-Mask = Callable[[Tokens, Tokens], jax.Array]
-Drop = Callable[[jax.Array], jax.Array]
 Turn = Callable[[jax.Array, jax.Array], jax.Array]  # (heads, positions) -> heads
 
 
@@ -57,8 +55,7 @@ def dense_attention(
   """The reference: every faster core must agree with it, forward and backward.
 
   softmax(q k^T / sqrt(H)) v with the softmax in float32 (Vaswani et al., 2017,
-  https://arxiv.org/abs/1706.03762, eq. 1). A fully masked row gives the mean of all values,
-  never NaN.
+  https://arxiv.org/abs/1706.03762, eq. 1). A query that may see nothing gives 0, never NaN.
 
   Args:
     query: [B, T, N, H], not yet scaled.

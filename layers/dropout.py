@@ -3,11 +3,15 @@
 Letters: B batch.
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from layers.errors import UserError
+
+Drop = Callable[[jax.Array], jax.Array]
 
 
 def check_rate(rate: float) -> None:

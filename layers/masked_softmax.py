@@ -34,7 +34,7 @@ def attend(
   Args:
     query: [N, T, H], scaled.
     key, value: [N, S, H].
-    allowed: [N, T, S] bool. A row without any gives the mean of all values.
+    allowed: [N, T, S] bool. A row without any gives 0.
     kept: [N, T, S] factors on the weights after the softmax (dropout), or None.
     compute_dtype: of the products' operands.
 
@@ -56,22 +56,23 @@ def _forward(query, key, value, allowed, kept, compute_dtype):
   scores = jnp.where(allowed, scores, jnp.finfo(jnp.float32).min)
   highest = scores.max(axis=-1, keepdims=True)
   weights = jnp.exp(scores - highest)
-  sums = weights.sum(axis=-1, keepdims=True)
+  may_attend = highest > jnp.finfo(jnp.float32).min
+  sums = jnp.where(may_attend, weights.sum(axis=-1, keepdims=True), jnp.inf)
   weights = weights.astype(dtype)
   mixed = product("nts,nsh->nth", _times(weights, kept), operands[2], compute_dtype) / sums
   # Only dtypes matter of these: empty arrays carry them.
   like = tuple(jnp.empty(0, x.dtype) for x in (query, key, value))
-  may_attend = highest > jnp.finfo(jnp.float32).min
-  return mixed, (*operands, weights, kept, sums, mixed, may_attend, like)
+  return mixed, (*operands, weights, kept, sums, mixed, like)
 
 
 def _backward(compute_dtype, residuals, gradient):
-  query, key, value, weights, kept, sums, mixed, may_attend, like = residuals
+  query, key, value, weights, kept, sums, mixed, like = residuals
   gradient = gradient / sums
   delta = (gradient * mixed).sum(axis=-1, keepdims=True)
   dweights = product("nth,nsh->nts", gradient, value, compute_dtype)
-  # Weights are 0 where attention is not allowed, but for rows that may attend to nothing.
-  dscores = weights * jnp.where(may_attend, _times(dweights, kept) - delta, 0.0)
+  # Weights are 0 where attention is not allowed, but for rows that may attend to nothing: there
+  # the infinite sum has made gradient and delta 0.
+  dscores = weights * (_times(dweights, kept) - delta)
   dquery = product("nts,nsh->nth", dscores, key, compute_dtype)
   dkey = product("nts,nth->nsh", dscores, query, compute_dtype)
   dvalue = product("nts,nth->nsh", _times(weights, kept), gradient, compute_dtype)

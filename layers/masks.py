@@ -1,11 +1,29 @@
 """Which query may attend to which key, computed from coordinates and never stored.
 
+A mask is called with the coordinates of some queries and some keys, so that a core may ask
+block by block. Every mask keeps segments apart. Where it sees a bounded distance only, its
+`reach` says so, and a core leaves out the blocks that lie beyond.
+
 Letters: B batch, T query length, S key length.
 """
 
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 
+from layers.errors import UserError
 from layers.tokens import Tokens
+
+Mask = Callable[[Tokens, Tokens], jax.Array]
+
+
+class Reach(NamedTuple):
+  """How many tokens before and after itself a query may see at most; None: any number."""
+
+  behind: int | None
+  ahead: int | None
 
 
 def causal_mask(queries: Tokens, keys: Tokens) -> jax.Array:
@@ -13,11 +31,70 @@ def causal_mask(queries: Tokens, keys: Tokens) -> jax.Array:
 
   Padding (segment 0) attends to padding alone, so that no row of the mask is empty.
   """
-  same_segment = queries.segments[:, :, None] == keys.segments[:, None, :]
-  not_after = queries.positions[:, :, None] >= keys.positions[:, None, :]
-  return same_segment & not_after
+  return full_mask(queries, keys) & (_distance(queries, keys) >= 0)
 
 
 def full_mask(queries: Tokens, keys: Tokens) -> jax.Array:
   """[B, T, S], True where the key is of the query's segment: for encoders."""
   return queries.segments[:, :, None] == keys.segments[:, None, :]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SlidingWindow:
+  """Causal, and no further back than a window (Beltagy et al., 2020, https://arxiv.org/abs/2004.05150).
+
+  Attributes:
+    size: tokens that a query sees, itself included.
+  """
+
+  size: int
+
+  def __post_init__(self):
+    if self.size < 1:
+      raise UserError(f"SlidingWindow: size={self.size} is not at least 1")
+
+  def __call__(self, queries: Tokens, keys: Tokens) -> jax.Array:
+    """[B, T, S], True where the key is allowed."""
+    return causal_mask(queries, keys) & (_distance(queries, keys) < self.size)
+
+  @property
+  def reach(self) -> Reach:
+    """The window."""
+    return Reach(self.size - 1, 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockCausal:
+  """Causal between blocks of a segment, everything within one (a frame of a video, say).
+
+  Attributes:
+    size: tokens of a block; blocks are counted from the segment's first token.
+  """
+
+  size: int
+
+  def __post_init__(self):
+    if self.size < 1:
+      raise UserError(f"BlockCausal: size={self.size} is not at least 1")
+
+  def __call__(self, queries: Tokens, keys: Tokens) -> jax.Array:
+    """[B, T, S], True where the key is allowed."""
+    query_block, key_block = (x.positions // self.size for x in (queries, keys))
+    return full_mask(queries, keys) & (query_block[:, :, None] >= key_block[:, None, :])
+
+  @property
+  def reach(self) -> Reach:
+    """The rest of a block ahead."""
+    return Reach(None, self.size - 1)
+
+
+def reach(mask: Mask) -> Reach:
+  """How far `mask` sees; of one that does not say, anywhere."""
+  if mask is causal_mask:
+    return Reach(None, 0)
+  return getattr(mask, "reach", Reach(None, None))
+
+
+def _distance(queries: Tokens, keys: Tokens) -> jax.Array:
+  """[B, T, S]: how many tokens the key lies behind the query, within one segment."""
+  return queries.positions[:, :, None] - keys.positions[:, None, :]

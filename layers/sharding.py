@@ -11,11 +11,13 @@ experiment; layers never see the mesh. Names in use:
 
 import contextlib
 import contextvars
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+from jax.sharding import PartitionSpec
 
 Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
 
@@ -69,3 +71,62 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
 def partitioned_init(init: nn.initializers.Initializer, *names: str) -> Any:
   """`init` whose result carries the logical name of each dimension."""
   return nn.with_logical_partitioning(init, names)
+
+
+def per_device(function: Callable, inputs: tuple[Any, ...], output: Any) -> Callable:
+  """`function` called once on every device, with the part that lies there; outside a mesh, once.
+
+  A logical axis is split only where its devices divide every dimension of that name; else each
+  device gets the whole of it. Names of the output are among those of the inputs.
+
+  Args:
+    function: of arrays and trees of arrays.
+    inputs: for each argument a tree of tuples, the logical name of each dimension or None.
+    output: the same of the result.
+  """
+  mesh = _MESH.get()
+  if mesh is None or mesh.size == 1:
+    return function
+
+  def split(*arguments: Any) -> Any:
+    axes = _dividing_axes(mesh, inputs, arguments)
+    spec = lambda names: PartitionSpec(*(axes.get(name) for name in names))
+    specs = jax.tree.map(spec, (inputs, output), is_leaf=_is_names)
+    return jax.shard_map(
+      function, mesh=mesh, in_specs=specs[0], out_specs=specs[1], check_vma=False
+    )(*arguments)
+
+  return split
+
+
+def axis_devices(name: str) -> tuple[tuple[str, ...], int]:
+  """The mesh axes that a logical axis is split over, and how many devices lie along them."""
+  mesh = _MESH.get()
+  if mesh is None:
+    return (), 1
+  axes = _mesh_axes(name)
+  return axes, math.prod(mesh.shape[axis] for axis in axes)
+
+
+def _mesh_axes(name: str) -> tuple[str, ...]:
+  (axes,) = nn.logical_to_mesh_axes((name,)) or (None,)
+  return axes if isinstance(axes, tuple) else () if axes is None else (axes,)
+
+
+def _dividing_axes(mesh: Any, names: Any, arrays: Any) -> dict[str, tuple[str, ...]]:
+  """Logical name -> mesh axes, for those that divide all dimensions of the name."""
+  axes: dict[str, tuple[str, ...]] = {}
+  undivided = set()
+  pairs = zip(jax.tree.leaves(names, is_leaf=_is_names), jax.tree.leaves(arrays), strict=True)
+  for dimensions, array in pairs:
+    for name, size in zip(dimensions, array.shape, strict=True):
+      if name is None:
+        continue
+      axes[name] = _mesh_axes(name)
+      if size % math.prod(mesh.shape[axis] for axis in axes[name]):
+        undivided.add(name)
+  return {name: found for name, found in axes.items() if name not in undivided}
+
+
+def _is_names(x: Any) -> bool:
+  return type(x) is tuple and all(name is None or isinstance(name, str) for name in x)

@@ -38,14 +38,14 @@ def test_dense_attention_is_what_its_equation_says(num_kv_heads, mask, packed):
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
-def test_a_query_that_may_see_nothing_gets_the_mean_of_the_values_and_no_nan():
+def test_a_query_that_may_see_nothing_gets_zero_and_no_nan():
   tokens = Tokens.unpacked(1, 3)
   value = jnp.arange(3.0).reshape(1, 3, 1, 1)
   nothing = lambda queries, keys: jnp.zeros((1, 3, 3), bool)
   got = dense_attention(
     jnp.ones_like(value), jnp.ones_like(value), value, tokens, tokens, mask=nothing
   )
-  np.testing.assert_allclose(got, 1.0)
+  np.testing.assert_array_equal(got, 0.0)
 
 
 def test_bfloat16_products_stay_close_to_float32(packed):

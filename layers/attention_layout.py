@@ -1,0 +1,71 @@
+"""How heads lie in memory and on a mesh where attention is computed.
+
+Letters: B batch, T length, N query heads, K key heads, G = N / K, H head dimension.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from layers.tokens import Tokens
+
+
+class Layout(NamedTuple):
+  """Logical axes of what an attention core gets and gives.
+
+  Attributes:
+    inputs: query, key, value, query tokens, key tokens.
+    output: [B, T, N, H].
+  """
+
+  inputs: tuple[Any, ...]
+  output: tuple[str | None, ...]
+
+
+def _layout(length: str | None) -> Layout:
+  heads = ("batch", length, "activation_heads", None)
+  coordinates: Any = Tokens
+  tokens = coordinates(("batch", length), ("batch", length), ("batch",))
+  return Layout((heads, heads, heads, tokens, tokens), heads)
+
+
+WHOLE_ROWS = _layout(None)
+SPLIT_ROWS = _layout("length")
+
+# Segments of what fills up a row: neither equals any other.
+QUERY_FILL, KEY_FILL = -1, -2
+
+
+def by_head(x: jax.Array) -> jax.Array:
+  """[B, T, K, H] as [B, K, T, H]."""
+  return x.transpose(0, 2, 1, 3)
+
+
+def by_key_head(query: jax.Array, num_kv_heads: int) -> jax.Array:
+  """[B, T, N, H], scaled by 1 / sqrt(H), as [B, K, G, T, H]; head n reads key head n // G."""
+  B, T, N, H = query.shape
+  query = (query * H**-0.5).reshape(B, T, num_kv_heads, N // num_kv_heads, H)
+  return query.transpose(0, 2, 3, 1, 4)
+
+
+def by_token(mixed: jax.Array) -> jax.Array:
+  """[B, K, G, T, H] as [B, T, N, H]."""
+  B, K, G, T, H = mixed.shape
+  return mixed.transpose(0, 3, 1, 2, 4).reshape(B, T, K * G, H)
+
+
+def filled(
+  x: jax.Array, tokens: Tokens, multiple: int, segment: int
+) -> tuple[jax.Array, Tokens]:
+  """x [B, T, ...] and its tokens, filled up to a multiple of tokens with ones of `segment`."""
+  missing = -x.shape[1] % multiple
+  if missing == 0:
+    return x, tokens
+  pad = lambda x, value: jnp.pad(
+    x, ((0, 0), (0, missing), *((0, 0),) * (x.ndim - 2)), constant_values=value
+  )
+  tokens = tokens.replace(
+    positions=pad(tokens.positions, 0), segments=pad(tokens.segments, segment)
+  )
+  return pad(x, 0), tokens

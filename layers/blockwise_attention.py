@@ -1,0 +1,137 @@
+"""Attention in memory linear in the length (Liu and Abbeel, 2023, https://arxiv.org/abs/2305.19370).
+
+Letters: B batch, T query length, S key length, N query heads, K key heads, G = N / K, H head
+dimension.
+"""
+
+import dataclasses
+import functools
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+
+from layers import attention_blocks, dtypes
+from layers.attention_blocks import Blocks, Side
+from layers.attention_layout import (
+  KEY_FILL,
+  QUERY_FILL,
+  WHOLE_ROWS,
+  by_head,
+  by_key_head,
+  by_token,
+  filled,
+)
+from layers.dropout import Drop
+from layers.errors import UserError
+from layers.masks import Mask, causal_mask
+from layers.online_softmax import Gradients, Partial
+from layers.sharding import per_device
+from layers.tokens import Tokens
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockwiseAttention:
+  """Online softmax over blocks, whose backward pass computes the weights again.
+
+  Kept for the backward pass are the operands, the output and one number for each query and
+  head. Pairs of blocks in which the mask allows nothing are not computed.
+
+  Attributes:
+    query_block, key_block: tokens; lowered to the length where that is shorter.
+  """
+
+  query_block: int = 512
+  key_block: int = 512
+
+  def __post_init__(self):
+    if min(self.query_block, self.key_block) < 1:
+      raise UserError(f"{self}: blocks have at least one token")
+
+  def __call__(
+    self,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    query_tokens: Tokens,
+    key_tokens: Tokens,
+    *,
+    mask: Mask = causal_mask,
+    compute_dtype: str = "float32",
+    drop_weights: Drop | None = None,
+  ) -> jax.Array:
+    """See `AttentionCore`. Tokens of a segment stand in the order of their positions.
+
+    Raises:
+      UserError: dropout of the attention weights, which no block sees whole.
+    """
+    refuse_dropout(drop_weights, "BlockwiseAttention")
+    blocks = Blocks(
+      min(self.query_block, query.shape[1]),
+      min(self.key_block, key.shape[1]),
+      mask,
+      compute_dtype,
+    )
+    # Whether queries and keys are the same tokens decides what lies behind what.
+    offset = 0 if query_tokens is key_tokens else None
+    local = per_device(functools.partial(_attend_locally, blocks, offset), *WHOLE_ROWS)
+    return local(query, key, value, query_tokens, key_tokens)
+
+
+def refuse_dropout(drop_weights: Drop | None, core: str) -> None:
+  """Raises UserError where attention weights are to be dropped."""
+  if drop_weights is not None:
+    raise UserError(
+      f"{core} has no dropout of attention weights: set the attention's dropout_rate to 0, or "
+      "core=@dense_attention"
+    )
+
+
+def _attend_locally(
+  blocks: Blocks,
+  offset: int | None,
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  query_tokens: Tokens,
+  key_tokens: Tokens,
+) -> jax.Array:
+  """What one device computes: all of its rows and heads, [B, T, N, H]."""
+  length = query.shape[1]
+  query, query_tokens = filled(query, query_tokens, blocks.query, QUERY_FILL)
+  key, _ = filled(key, key_tokens, blocks.key, KEY_FILL)
+  value, key_tokens = filled(value, key_tokens, blocks.key, KEY_FILL)
+  heads = by_key_head(query, key.shape[2]), by_head(key), by_head(value)
+  mixed = cast(jax.Array, _attend(blocks, offset, *heads, query_tokens, key_tokens))
+  return by_token(mixed)[:, :length]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _attend(blocks, offset, query, key, value, query_tokens, key_tokens):
+  return _forward(blocks, offset, query, key, value, query_tokens, key_tokens)[0]
+
+
+def _forward(blocks, offset, query, key, value, query_tokens, key_tokens):
+  dtype = dtypes.resolve(blocks.compute_dtype)
+  operands = tuple(x.astype(dtype) for x in (query, key, value))
+  queries, keys = Side(operands[:1], query_tokens), Side(operands[1:], key_tokens)
+  which = attention_blocks.pairs(query.shape[3], key.shape[2], blocks, offset)
+  part = attention_blocks.attend(Partial.none(query.shape), queries, keys, blocks, which)
+  mixed, log_sum = part.finish()
+  like = tuple(jnp.empty(0, x.dtype) for x in (query, key, value))
+  return mixed, (operands, query_tokens, key_tokens, mixed, log_sum, like)
+
+
+def _backward(blocks, offset, residuals, gradient):
+  operands, query_tokens, key_tokens, mixed, log_sum, like = residuals
+  delta = (gradient * mixed).sum(axis=-1)
+  gradient = gradient.astype(operands[0].dtype)
+  queries = Side((operands[0], log_sum, gradient, delta), query_tokens)
+  keys = Side(operands[1:], key_tokens)
+  which = attention_blocks.pairs(gradient.shape[3], keys.arrays[0].shape[2], blocks, offset)
+  zeros = Gradients(*(jnp.zeros(x.shape) for x in operands))
+  sums = attention_blocks.gradients(zeros, queries, keys, blocks, which)
+  return *(x.astype(y.dtype) for x, y in zip(sums, like, strict=True)), None, None
+
+
+_attend.defvjp(_forward, _backward)

@@ -1,0 +1,68 @@
+"""A ring of devices that holds one row in zig-zag order.
+
+Of 2 R chunks device i of R holds number i and number 2 R - 1 - i. Under a causal mask every
+device then has the same work with every other's keys, where in plain order the last device
+would do twice the mean (Zhu, 2024, https://github.com/zhuzilin/ring-flash-attention/issues/2).
+
+Letters: R devices.
+"""
+
+import dataclasses
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+Tree = TypeVar("Tree")
+
+
+@dataclasses.dataclass(frozen=True)
+class Ring:
+  """Devices that pass things on to the next; only within `sharding.per_device`.
+
+  Attributes:
+    axes: of the mesh, which the row is split over.
+    size: R.
+  """
+
+  axes: tuple[str, ...]
+  size: int
+
+  def here(self) -> jax.Array:
+    """This device's number."""
+    return jax.lax.axis_index(self.axes)
+
+  def chunk(self, device: Any, half: Any) -> Any:
+    """The number of the chunk that is the first or second half of what `device` holds."""
+    return device + half * (2 * self.size - 1 - 2 * device)
+
+  def passed_on(self, tree: Tree) -> Tree:
+    """What the device before this one holds."""
+    to_next = [(i, (i + 1) % self.size) for i in range(self.size)]
+    return jax.tree.map(lambda x: jax.lax.ppermute(x, self.axes, to_next), tree)
+
+  def zigzag(self, x: jax.Array, axis: int) -> jax.Array:
+    """From plain order (chunks 2 i and 2 i + 1) to zig-zag order."""
+    even, odd = jnp.split(x, 2, axis)
+    even = jax.lax.ppermute(even, self.axes, self._routes(0))
+    odd = jax.lax.ppermute(odd, self.axes, self._routes(1))
+    return self._ordered(even, odd, axis)
+
+  def plain(self, x: jax.Array, axis: int) -> jax.Array:
+    """From zig-zag order back to plain order."""
+    first, second = jnp.split(x, 2, axis)
+    even, odd = jnp.split(self._ordered(first, second, axis), 2, axis)
+    back = lambda parity: [(there, here) for here, there in self._routes(parity)]
+    even = jax.lax.ppermute(even, self.axes, back(0))
+    odd = jax.lax.ppermute(odd, self.axes, back(1))
+    return jnp.concatenate([even, odd], axis)
+
+  def _routes(self, parity: int) -> list[tuple[int, int]]:
+    """From each device, where its even or odd chunk of the plain order belongs."""
+    chunks = [2 * i + parity for i in range(self.size)]
+    return [(i, min(c, 2 * self.size - 1 - c)) for i, c in enumerate(chunks)]
+
+  def _ordered(self, x: jax.Array, y: jax.Array, axis: int) -> jax.Array:
+    """x before y on even devices, after it on odd ones: chunk i is even where i is."""
+    is_even = self.here() % 2 == 0
+    return jnp.concatenate([jnp.where(is_even, x, y), jnp.where(is_even, y, x)], axis)

@@ -1,0 +1,82 @@
+"""Batches on which every attention core is held against the dense reference."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from layers.attention import dense_attention
+from layers.masks import BlockCausal, Mask, SlidingWindow, causal_mask, full_mask
+from layers.tokens import Tokens
+
+# Layout and mask, each of them at least once; all masks where rows hold several segments.
+CASES = [("whole", "causal"), ("padded", "causal"), ("padded", "window")]
+CASES += [("packed", mask) for mask in ("causal", "full", "window", "block_causal")]
+
+MASKS: dict[str, Mask] = {
+  "causal": causal_mask,
+  "full": full_mask,
+  "window": SlidingWindow(size=11),
+  "block_causal": BlockCausal(size=6),
+}
+
+
+class Batch(NamedTuple):
+  """Operands [B, T, heads, 8], their coordinates, and a gradient of the output."""
+
+  query: jax.Array
+  key: jax.Array
+  value: jax.Array
+  tokens: Tokens
+  gradient: jax.Array
+
+
+def tokens(layout: str, num_rows: int, length: int) -> Tokens:
+  """Coordinates of "whole" rows of one segment; "packed": several in each row; "padded": the end is padding."""
+  if layout == "whole":
+    return Tokens.unpacked(num_rows, length)
+  random = np.random.default_rng(0)
+  positions, segments = np.zeros((2, num_rows, length), np.int32)
+  for row in range(num_rows):
+    end = length if layout == "packed" else length * 2 // 3 + row
+    cuts = (
+      sorted(random.choice(np.arange(1, end), 3, replace=False)) if layout == "packed" else []
+    )
+    for i, (start, stop) in enumerate(zip([0, *cuts], [*cuts, end], strict=True)):
+      positions[row, start:stop] = np.arange(stop - start)
+      segments[row, start:stop] = i + 1
+    positions[row, end:] = np.arange(length - end)
+  rows = jnp.arange(num_rows, dtype=jnp.int32)
+  return Tokens(jnp.asarray(positions), jnp.asarray(segments), rows)
+
+
+def batch(layout: str, length: int, *, num_heads=4, num_kv_heads=2, num_rows=2) -> Batch:
+  """Standard normal heads of 8 features."""
+  keys = jax.random.split(jax.random.key(length), 4)
+  heads = (num_heads, num_kv_heads, num_kv_heads, num_heads)
+  query, key, value, gradient = (
+    jax.random.normal(k, (num_rows, length, n, 8)) for k, n in zip(keys, heads, strict=True)
+  )
+  return Batch(query, key, value, tokens(layout, num_rows, length), gradient)
+
+
+def results(core: Any, batch: Batch, mask: Mask, **keywords: Any) -> list[jax.Array]:
+  """Output and the gradients of query, key and value."""
+
+  def attend(query, key, value):
+    return core(query, key, value, batch.tokens, batch.tokens, mask=mask, **keywords)
+
+  def both(*operands):
+    out, pullback = jax.vjp(attend, *operands)
+    return [out, *pullback(batch.gradient)]
+
+  return jax.jit(both)(*batch[:3])
+
+
+def assert_like_dense(core: Any, batch: Batch, mask: Mask, tolerance: float = 1e-5) -> None:
+  """Forward and backward, in float32."""
+  found, wanted = results(core, batch, mask), results(dense_attention, batch, mask)
+  for name, got, want in zip(("out", "dquery", "dkey", "dvalue"), found, wanted, strict=True):
+    scale = max(1.0, np.abs(want).max())
+    np.testing.assert_allclose(got / scale, want / scale, atol=tolerance, err_msg=name)

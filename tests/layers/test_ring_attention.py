@@ -1,0 +1,52 @@
+"""Laws 4 and 5: ring attention on any ring is dense attention, forward and backward."""
+
+import pytest
+
+from layers.attention_blocks import Blocks, pairs
+from layers.masks import causal_mask
+from layers.ring_attention import own_visits, visits
+
+CODE = """
+import json, sys
+import jax, numpy as np
+from jax.sharding import Mesh
+from layers.ring_attention import RingAttention
+from layers.sharding import partitioned
+from runners.meshes import DEFAULT_RULES
+from tests.layers.attention_batches import CASES, MASKS, assert_like_dense, batch
+shape, cases, length = {shape}, {cases}, {length}
+mesh = Mesh(np.array(jax.devices()).reshape(shape), ("data", "fsdp", "sequence", "tensor"))
+with partitioned(mesh, DEFAULT_RULES):
+  core = RingAttention(query_block=4, key_block=3)
+  for layout, mask in cases:
+    assert_like_dense(core, batch(layout, length), MASKS[mask])
+print(json.dumps("equal"))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ring", [2, 3, 5, 8])
+def test_rings_of_any_size_equal_the_dense_reference(ring, run_with_devices):
+  cases = '[("packed", "causal")]' if ring in (2, 5, 8) else "CASES"
+  code = CODE.format(shape=(1, 1, ring, 1), cases=cases, length=8 * ring + 3)
+  assert run_with_devices(ring, code) == "equal"
+
+
+@pytest.mark.slow
+def test_a_ring_beside_other_axes_equals_the_dense_reference(run_with_devices):
+  code = CODE.format(shape=(1, 2, 2, 2), cases='[("packed", "causal")]', length=32)
+  assert run_with_devices(8, code) == "equal"
+
+
+def test_the_most_loaded_device_of_eight_does_as_much_as_the_mean():
+  chunk, ring, blocks = 64, 8, Blocks(16, 16, causal_mask, "float32")
+  work = []
+  for here in range(ring):
+    met = own_visits(causal_mask)
+    met += [
+      v for there in range(ring) if there != here for v in visits(causal_mask, here, there)
+    ]
+    offsets = (0 if visit.same else None for visit in met)
+    work.append(sum(len(pairs(chunk, chunk, blocks, offset)) for offset in offsets))
+  assert max(work) <= 1.1 * sum(work) / ring
+  assert sum(work) <= 0.6 * (2 * ring * chunk // 16) ** 2
