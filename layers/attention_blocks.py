@@ -1,8 +1,5 @@
 """Attention over pairs of blocks: one step of a loop a pair; an empty pair is left out.
 
-Which pairs the mask can fill at all follows from its reach and is settled when the program is
-traced; which of those hold two tokens of one segment is known only when it runs.
-
 Letters: B batch, K key heads, G query heads per key head, T query length, S key length, H head
 dimension, P pairs.
 """
@@ -14,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from layers.masks import Mask, Reach, reach
+from layers.masks import Mask, reach
 from layers.online_softmax import Gradients, Partial, block_gradients
 from layers.tokens import Tokens
 
@@ -39,40 +36,33 @@ class Side(NamedTuple):
   """Queries with their coordinates, or keys and values with theirs.
 
   Attributes:
-    arrays: [B, K, G, T, H] each of queries, [B, K, S, H] of keys; the length is last but one,
-      or the last where there is no H.
+    arrays: [B, K, G, T, H] each of queries, [B, K, S, H] of keys; or without H.
     tokens: [B, T] or [B, S].
+    places: where in its row each block begins; None: nothing follows from where it stands.
   """
 
   arrays: tuple[jax.Array, ...]
   tokens: Tokens
+  places: jax.Array | np.ndarray | None
 
 
-def pairs(
-  num_queries: int, num_keys: int, blocks: Blocks, offset: int | None = 0
-) -> np.ndarray:
-  """[P, 2] numbers of query block and key block, all that the mask's reach allows.
+def in_reach(queries: Any, keys: Any, blocks: Blocks) -> Any:
+  """[query blocks, key blocks]: whether the mask's reach leaves anything of a pair.
 
   Args:
-    num_queries, num_keys: in tokens, multiples of the blocks.
-    offset: the place of the first query less that of the first key, in one row; None: unknown.
+    queries, keys: places of the blocks; of either kind of array, which is that of the result.
   """
-  far = Reach(None, None) if offset is None else reach(blocks.mask)
-  queries = np.arange(0, num_queries, blocks.query)[:, None] + (offset or 0)
-  keys = np.arange(0, num_keys, blocks.key)[None, :]
-  nearest_behind = queries - (keys + blocks.key - 1)
-  nearest_ahead = keys - (queries + blocks.query - 1)
-  possible = np.ones(np.broadcast_shapes(queries.shape, keys.shape), bool)
-  if far.behind is not None:
-    possible &= nearest_behind <= far.behind
-  if far.ahead is not None:
-    possible &= nearest_ahead <= far.ahead
-  return np.argwhere(possible)
+  behind, ahead = reach(blocks.mask)
+  distance = queries[:, None] - keys[None, :]
+  possible = distance == distance
+  if behind is not None:
+    possible &= distance - (blocks.key - 1) <= behind
+  if ahead is not None:
+    possible &= -distance - (blocks.query - 1) <= ahead
+  return possible
 
 
-def attend(
-  part: Partial, queries: Side, keys: Side, blocks: Blocks, which: np.ndarray
-) -> Partial:
+def attend(part: Partial, queries: Side, keys: Side, blocks: Blocks, which: Any) -> Partial:
   """`part` [B, K, G, T, ...] after the keys of the pairs `which`.
 
   Args:
@@ -80,29 +70,29 @@ def attend(
     queries: arrays (query,), scaled.
     keys: arrays (key, value).
     blocks: sizes that divide T and S, mask and dtype.
-    which: [P, 2], from `pairs`.
+    which: [P, 2] numbers of a query block and a key block.
   """
-  touching = _touching(queries.tokens, keys.tokens, blocks)
+  needed = _needed(queries, keys, blocks)
 
   def step(part: Partial, pair: jax.Array):
     i, j = pair
-    (query,), query_tokens = block(queries, i, blocks.query)
-    (key, value), key_tokens = block(keys, j, blocks.key)
-    old = Partial(*(_folded(cut(x, i, blocks.query, axis=3)) for x in part))
+    (query,), query_tokens = _block(queries, i, blocks.query)
+    (key, value), key_tokens = _block(keys, j, blocks.key)
+    old = Partial(*(_folded(_cut(x, i, blocks.query, axis=3)) for x in part))
 
     def absorb(old: Partial) -> Partial:
       allowed = _allowed(query_tokens, key_tokens, blocks.mask, query.shape[2])
       return old.absorb(_folded(query), key, value, allowed, blocks.compute_dtype)
 
-    new = jax.lax.cond(touching[i, j], absorb, lambda old: old, old)
+    new = jax.lax.cond(needed[i, j], absorb, lambda old: old, old)
     changed = zip(part, new, strict=True)
-    return Partial(*(put(x, _unfolded(y, x.shape[2]), i, axis=3) for x, y in changed)), None
+    return Partial(*(_put(x, _unfolded(y, x.shape[2]), i, axis=3) for x, y in changed)), None
 
   return jax.lax.scan(step, part, jnp.asarray(which))[0]
 
 
 def gradients(
-  sums: Gradients, queries: Side, keys: Side, blocks: Blocks, which: np.ndarray
+  sums: Gradients, queries: Side, keys: Side, blocks: Blocks, which: Any
 ) -> Gradients:
   """`sums` with what the pairs `which` add.
 
@@ -112,16 +102,16 @@ def gradients(
     keys: arrays (key, value).
     blocks, which: as for `attend`.
   """
-  touching = _touching(queries.tokens, keys.tokens, blocks)
+  needed = _needed(queries, keys, blocks)
 
   def step(sums: Gradients, pair: jax.Array):
     i, j = pair
-    (query, log_sum, gradient, delta), query_tokens = block(queries, i, blocks.query)
-    (key, value), key_tokens = block(keys, j, blocks.key)
+    (query, log_sum, gradient, delta), query_tokens = _block(queries, i, blocks.query)
+    (key, value), key_tokens = _block(keys, j, blocks.key)
     old = Gradients(
-      _folded(cut(sums.query, i, blocks.query, axis=3)),
-      cut(sums.key, j, blocks.key, axis=2),
-      cut(sums.value, j, blocks.key, axis=2),
+      _folded(_cut(sums.query, i, blocks.query, axis=3)),
+      _cut(sums.key, j, blocks.key, axis=2),
+      _cut(sums.value, j, blocks.key, axis=2),
     )
 
     def add(old: Gradients) -> Gradients:
@@ -132,22 +122,25 @@ def gradients(
       )
       return Gradients(*(x + y for x, y in zip(old, more, strict=True)))
 
-    new = jax.lax.cond(touching[i, j], add, lambda old: old, old)
+    new = jax.lax.cond(needed[i, j], add, lambda old: old, old)
     return Gradients(
-      put(sums.query, _unfolded(new.query, query.shape[2]), i, axis=3),
-      put(sums.key, new.key, j, axis=2),
-      put(sums.value, new.value, j, axis=2),
+      _put(sums.query, _unfolded(new.query, query.shape[2]), i, axis=3),
+      _put(sums.key, new.key, j, axis=2),
+      _put(sums.value, new.value, j, axis=2),
     ), None
 
   return jax.lax.scan(step, sums, jnp.asarray(which))[0]
 
 
-def _touching(queries: Tokens, keys: Tokens, blocks: Blocks) -> jax.Array:
-  """[query blocks, key blocks]: whether the two may share a segment in some row."""
-  first, last = _segment_range(queries, blocks.query)
-  key_first, key_last = _segment_range(keys, blocks.key)
+def _needed(queries: Side, keys: Side, blocks: Blocks) -> jax.Array:
+  """[query blocks, key blocks]: whether some row may have a pair of tokens to compute there."""
+  first, last = _segment_range(queries.tokens, blocks.query)
+  key_first, key_last = _segment_range(keys.tokens, blocks.key)
   overlap = (first[:, :, None] <= key_last[:, None]) & (key_first[:, None] <= last[:, :, None])
-  return overlap.any(axis=0)
+  needed = overlap.any(axis=0)
+  if queries.places is None or keys.places is None:
+    return needed
+  return needed & in_reach(queries.places, keys.places, blocks)
 
 
 def _segment_range(tokens: Tokens, size: int) -> tuple[jax.Array, jax.Array]:
@@ -161,23 +154,20 @@ def _allowed(queries: Tokens, keys: Tokens, mask: Mask, num_groups: int) -> jax.
   return jnp.tile(mask(queries, keys), (1, num_groups, 1))[:, None]
 
 
-def block(side: Side, number: Any, size: int) -> Side:
-  """The part of a side from token number * size on, `size` tokens long."""
-  length_axis = side.arrays[0].ndim - 2
-  arrays = tuple(cut(x, number, size, length_axis) for x in side.arrays)
+def _block(side: Side, number: jax.Array, size: int) -> tuple[tuple[jax.Array, ...], Tokens]:
+  length_axis = 3 if side.arrays[0].ndim == 5 else 2
   positions, segments = (
-    cut(x, number, size, axis=1) for x in (side.tokens.positions, side.tokens.segments)
+    _cut(x, number, size, axis=1) for x in (side.tokens.positions, side.tokens.segments)
   )
-  return Side(arrays, side.tokens.replace(positions=positions, segments=segments))
+  tokens = Tokens(positions, segments, side.tokens.rows)
+  return tuple(_cut(x, number, size, length_axis) for x in side.arrays), tokens
 
 
-def cut(x: jax.Array, number: Any, size: int, axis: int) -> jax.Array:
-  """Slice `number` of those of `size` along the axis."""
+def _cut(x: jax.Array, number: jax.Array, size: int, axis: int) -> jax.Array:
   return jax.lax.dynamic_slice_in_dim(x, number * size, size, axis)
 
 
-def put(x: jax.Array, block: jax.Array, number: Any, axis: int) -> jax.Array:
-  """x with `block` in the place of slice `number`."""
+def _put(x: jax.Array, block: jax.Array, number: jax.Array, axis: int) -> jax.Array:
   start = number * block.shape[axis]
   return jax.lax.dynamic_update_slice_in_dim(x, block, start, axis)
 

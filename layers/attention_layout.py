@@ -65,7 +65,5 @@ def filled(
   pad = lambda x, value: jnp.pad(
     x, ((0, 0), (0, missing), *((0, 0),) * (x.ndim - 2)), constant_values=value
   )
-  tokens = tokens.replace(
-    positions=pad(tokens.positions, 0), segments=pad(tokens.segments, segment)
-  )
-  return pad(x, 0), tokens
+  positions, segments = pad(tokens.positions, 0), pad(tokens.segments, segment)
+  return pad(x, 0), Tokens(positions, segments, tokens.rows)

@@ -10,6 +10,7 @@ from typing import cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from layers import attention_blocks, dtypes
 from layers.attention_blocks import Blocks, Side
@@ -72,9 +73,9 @@ class BlockwiseAttention:
       mask,
       compute_dtype,
     )
-    # Whether queries and keys are the same tokens decides what lies behind what.
-    offset = 0 if query_tokens is key_tokens else None
-    local = per_device(functools.partial(_attend_locally, blocks, offset), *WHOLE_ROWS)
+    # Only of the same tokens is it known which lie behind which.
+    in_order = query_tokens is key_tokens
+    local = per_device(functools.partial(_attend_locally, blocks, in_order), *WHOLE_ROWS)
     return local(query, key, value, query_tokens, key_tokens)
 
 
@@ -89,7 +90,7 @@ def refuse_dropout(drop_weights: Drop | None, core: str) -> None:
 
 def _attend_locally(
   blocks: Blocks,
-  offset: int | None,
+  in_order: bool,
   query: jax.Array,
   key: jax.Array,
   value: jax.Array,
@@ -102,36 +103,51 @@ def _attend_locally(
   key, _ = filled(key, key_tokens, blocks.key, KEY_FILL)
   value, key_tokens = filled(value, key_tokens, blocks.key, KEY_FILL)
   heads = by_key_head(query, key.shape[2]), by_head(key), by_head(value)
-  mixed = cast(jax.Array, _attend(blocks, offset, *heads, query_tokens, key_tokens))
+  mixed = cast(jax.Array, _attend(blocks, in_order, *heads, query_tokens, key_tokens))
   return by_token(mixed)[:, :length]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attend(blocks, offset, query, key, value, query_tokens, key_tokens):
-  return _forward(blocks, offset, query, key, value, query_tokens, key_tokens)[0]
+def _attend(blocks, in_order, query, key, value, query_tokens, key_tokens):
+  return _forward(blocks, in_order, query, key, value, query_tokens, key_tokens)[0]
 
 
-def _forward(blocks, offset, query, key, value, query_tokens, key_tokens):
+def _forward(blocks, in_order, query, key, value, query_tokens, key_tokens):
   dtype = dtypes.resolve(blocks.compute_dtype)
   operands = tuple(x.astype(dtype) for x in (query, key, value))
-  queries, keys = Side(operands[:1], query_tokens), Side(operands[1:], key_tokens)
-  which = attention_blocks.pairs(query.shape[3], key.shape[2], blocks, offset)
+  places, which = _cuts(query.shape[3], key.shape[2], blocks, in_order)
+  queries = Side(operands[:1], query_tokens, places[0])
+  keys = Side(operands[1:], key_tokens, places[1])
   part = attention_blocks.attend(Partial.none(query.shape), queries, keys, blocks, which)
   mixed, log_sum = part.finish()
   like = tuple(jnp.empty(0, x.dtype) for x in (query, key, value))
   return mixed, (operands, query_tokens, key_tokens, mixed, log_sum, like)
 
 
-def _backward(blocks, offset, residuals, gradient):
+def _backward(blocks, in_order, residuals, gradient):
   operands, query_tokens, key_tokens, mixed, log_sum, like = residuals
   delta = (gradient * mixed).sum(axis=-1)
   gradient = gradient.astype(operands[0].dtype)
-  queries = Side((operands[0], log_sum, gradient, delta), query_tokens)
-  keys = Side(operands[1:], key_tokens)
-  which = attention_blocks.pairs(gradient.shape[3], keys.arrays[0].shape[2], blocks, offset)
+  places, which = _cuts(gradient.shape[3], operands[1].shape[2], blocks, in_order)
+  queries = Side((operands[0], log_sum, gradient, delta), query_tokens, places[0])
+  keys = Side(operands[1:], key_tokens, places[1])
   zeros = Gradients(*(jnp.zeros(x.shape) for x in operands))
   sums = attention_blocks.gradients(zeros, queries, keys, blocks, which)
   return *(x.astype(y.dtype) for x, y in zip(sums, like, strict=True)), None, None
 
 
 _attend.defvjp(_forward, _backward)
+
+
+def pairs(num_queries: int, num_keys: int, blocks: Blocks) -> np.ndarray:
+  """[P, 2] numbers of query block and key block in one row: what the mask's reach allows."""
+  queries, keys = np.arange(0, num_queries, blocks.query), np.arange(0, num_keys, blocks.key)
+  return np.argwhere(attention_blocks.in_reach(queries, keys, blocks))
+
+
+def _cuts(num_queries: int, num_keys: int, blocks: Blocks, in_order: bool):
+  """Places of either side's blocks, and the pairs to compute."""
+  queries, keys = np.arange(0, num_queries, blocks.query), np.arange(0, num_keys, blocks.key)
+  if in_order:
+    return (queries, keys), pairs(num_queries, num_keys, blocks)
+  return (None, None), np.argwhere(np.ones((queries.size, keys.size), bool))

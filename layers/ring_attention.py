@@ -12,14 +12,14 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from layers import attention_blocks, dtypes
-from layers.attention_blocks import Blocks, Side, block, cut, put
+from layers.attention_blocks import Blocks, Side
 from layers.attention_layout import (
   KEY_FILL,
   QUERY_FILL,
@@ -29,7 +29,7 @@ from layers.attention_layout import (
   by_token,
   filled,
 )
-from layers.blockwise_attention import BlockwiseAttention, refuse_dropout
+from layers.blockwise_attention import BlockwiseAttention, pairs, refuse_dropout
 from layers.dropout import Drop
 from layers.errors import UserError
 from layers.masks import Mask, causal_mask, reach
@@ -92,35 +92,29 @@ class RingAttention:
     return local(query, key, value, query_tokens, key_tokens)[:, :length]
 
 
-class Visit(NamedTuple):
-  """One half of a device's queries meets one half of some device's keys.
+def own_pairs(length: int, blocks: Blocks) -> np.ndarray:
+  """[P, 2]: which of a device's `length` queries meet which of its own keys.
 
-  Attributes:
-    query_half, key_half: 0 or 1, on a device perhaps an array.
-    same: they are the same chunk.
+  What it holds stands in the order of the row, though with a gap.
   """
-
-  query_half: Any
-  key_half: Any
-  same: bool = False
+  return pairs(length, length, blocks)
 
 
-def own_visits(mask: Mask) -> list[Visit]:
-  """What the queries of a device have to do with its own keys."""
-  diagonal = [Visit(0, 0, same=True), Visit(1, 1, same=True), Visit(1, 0)]
-  return diagonal if reach(mask).ahead == 0 else [*diagonal, Visit(0, 1)]
+def met_pairs(length: int, blocks: Blocks, is_later: Any) -> Any:
+  """[P, 2]: which of a device's queries meet which keys of another.
 
+  Under a causal mask two chunks out of four, whichever the devices are: of one before this
+  the first chunk is before both of ours, of one after it both are before our second.
 
-def visits(mask: Mask, here: Any, source: Any) -> list[Visit]:
-  """What the queries of device `here` have to do with the keys of another; numbers or arrays.
-
-  Under a causal mask it is two chunks out of four, whichever the devices are: of one before
-  this the first chunk is before both of ours, of one after it both are before our second.
+  Args:
+    length: T.
+    is_later: whether the other comes after this one in the ring; a bool, or an array.
   """
-  if reach(mask).ahead != 0:
-    return [Visit(i, j) for i in (0, 1) for j in (0, 1)]
-  half = jnp.int32(source > here)
-  return [Visit(1, 0), Visit(half, half)]
+  num = np.array([length // blocks.query, length // blocks.key])
+  if reach(blocks.mask).ahead != 0:
+    return np.argwhere(np.ones(num, bool))
+  chunk = np.argwhere(np.ones(num // 2, bool))
+  return jnp.concatenate([chunk + num // 2 * [1, 0], chunk + num // 2 * is_later])
 
 
 def _attend_in_ring(
@@ -136,7 +130,7 @@ def _attend_in_ring(
   zigzag = functools.partial(ring.zigzag, axis=1)
   query, key, value = zigzag(query), zigzag(key), zigzag(value)
   query_tokens, key_tokens = (
-    tokens.replace(positions=zigzag(tokens.positions), segments=zigzag(tokens.segments))
+    Tokens(zigzag(tokens.positions), zigzag(tokens.segments), tokens.rows)
     for tokens in (query_tokens, key_tokens)
   )
   heads = by_key_head(query, key.shape[2]), by_head(key), by_head(value)
@@ -152,17 +146,15 @@ def _attend(blocks, ring, query, key, value, query_tokens, key_tokens):
 def _forward(blocks, ring, query, key, value, query_tokens, key_tokens):
   dtype = dtypes.resolve(blocks.compute_dtype)
   operands = tuple(x.astype(dtype) for x in (query, key, value))
-  queries, keys = Side(operands[:1], query_tokens), Side(operands[1:], key_tokens)
-  size = query.shape[3] // 2
+  queries = Side(
+    operands[:1], query_tokens, _places(ring, ring.here(), query.shape[3], blocks.query)
+  )
 
-  def meet(part: Partial, none: None, keys: Side, visit: Visit):
-    old = Partial(*(cut(x, visit.query_half, size, axis=3) for x in part))
-    own, theirs = block(queries, visit.query_half, size), block(keys, visit.key_half, size)
-    new = attention_blocks.attend(old, own, theirs, blocks, _pairs(size, blocks, visit))
-    changed = zip(part, new, strict=True)
-    return Partial(*(put(x, y, visit.query_half, axis=3) for x, y in changed)), none
+  def meet(part: Partial, none: tuple[()], keys: Side, which: Any):
+    return attention_blocks.attend(part, queries, keys, blocks, which), none
 
-  part, _ = _go_round(ring, blocks.mask, size, meet, Partial.none(query.shape), None, keys)
+  keys = Side(operands[1:], key_tokens, None)
+  part, _ = _go_round(ring, blocks, meet, Partial.none(query.shape), (), keys)
   mixed, log_sum = part.finish()
   like = tuple(jnp.empty(0, x.dtype) for x in (query, key, value))
   return mixed, (operands, query_tokens, key_tokens, mixed, log_sum, like)
@@ -172,22 +164,17 @@ def _backward(blocks, ring, residuals, gradient):
   operands, query_tokens, key_tokens, mixed, log_sum, like = residuals
   delta = (gradient * mixed).sum(axis=-1)
   gradient = gradient.astype(operands[0].dtype)
-  queries = Side((operands[0], log_sum, gradient, delta), query_tokens)
-  size = gradient.shape[3] // 2
+  places = _places(ring, ring.here(), gradient.shape[3], blocks.query)
+  queries = Side((operands[0], log_sum, gradient, delta), query_tokens, places)
 
-  def meet(dquery: jax.Array, dkeys: tuple[jax.Array, ...], keys: Side, visit: Visit):
-    halves = (visit.query_half, 3), (visit.key_half, 2), (visit.key_half, 2)
-    sums = tuple(zip((dquery, *dkeys), halves, strict=True))
-    old = Gradients(*(cut(x, half, size, axis) for x, (half, axis) in sums))
-    own, theirs = block(queries, visit.query_half, size), block(keys, visit.key_half, size)
-    new = attention_blocks.gradients(old, own, theirs, blocks, _pairs(size, blocks, visit))
-    changed = zip(sums, new, strict=True)
-    dquery, *dkeys = (put(x, y, half, axis) for (x, (half, axis)), y in changed)
-    return dquery, tuple(dkeys)
+  def meet(dquery: jax.Array, dkeys: tuple[jax.Array, ...], keys: Side, which: Any):
+    sums = Gradients(dquery, *dkeys)
+    sums = attention_blocks.gradients(sums, queries, keys, blocks, which)
+    return sums.query, (sums.key, sums.value)
 
   zeros = tuple(jnp.zeros(x.shape) for x in operands)
-  keys = Side(operands[1:], key_tokens)
-  dquery, dkeys = _go_round(ring, blocks.mask, size, meet, zeros[0], zeros[1:], keys)
+  keys = Side(operands[1:], key_tokens, None)
+  dquery, dkeys = _go_round(ring, blocks, meet, zeros[0], zeros[1:], keys)
   sums = (dquery, *dkeys)
   return *(x.astype(y.dtype) for x, y in zip(sums, like, strict=True)), None, None
 
@@ -195,57 +182,40 @@ def _backward(blocks, ring, residuals, gradient):
 _attend.defvjp(_forward, _backward)
 
 
-def _pairs(size: int, blocks: Blocks, visit: Visit) -> np.ndarray:
-  return attention_blocks.pairs(size, size, blocks, 0 if visit.same else None)
-
-
 def _go_round(
-  ring: Ring, mask: Mask, size: int, meet: Callable, stays: Any, travels: Any, keys: Side
+  ring: Ring, blocks: Blocks, meet: Callable, stays: Any, travels: Any, keys: Side
 ) -> tuple[Any, Any]:
   """`meet` with the keys of every device of the ring, this one's own first.
 
   Args:
-    size: C, tokens of a chunk.
-    meet: (stays, travels, keys, visit) -> (stays, travels).
+    meet: (stays, travels, keys, pairs) -> (stays, travels).
     stays: what is gathered for this device's queries.
     travels: what is gathered for keys; it goes round with them, and comes home.
+    keys: this device's; places are filled in here.
   """
-  here = ring.here()
+  here, length = ring.here(), keys.tokens.segments.shape[1]
 
-  def meet_all(stays: Any, travels: Any, keys: Side, source: jax.Array):
-    for visit in visits(mask, here, source):
-      distance = size * (
-        ring.chunk(here, visit.query_half) - ring.chunk(source, visit.key_half)
-      )
-      stays, travels = _if_in_reach(mask, distance, size, meet, stays, travels, keys, visit)
+  def meet_those_of(source: jax.Array, stays: Any, travels: Any, keys: Side, which: Any):
+    keys = keys._replace(places=_places(ring, source, length, blocks.key))
+    stays, travels = meet(stays, travels, keys, which)
     return stays, ring.passed_on(travels)
 
   def step(carry: Any, source: jax.Array):
     stays, travels, keys = carry
     arriving = ring.passed_on(keys)  # nothing below needs it: it is on its way meanwhile
-    return (*meet_all(stays, travels, keys, source), arriving), None
+    which = met_pairs(length, blocks, source > here)
+    return (*meet_those_of(source, stays, travels, keys, which), arriving), None
 
   arriving = ring.passed_on(keys)
-  for visit in own_visits(mask):
-    stays, travels = meet(stays, travels, keys, visit)
+  stays, travels = meet_those_of(here, stays, travels, keys, own_pairs(length, blocks))
   sources = (here - jnp.arange(1, ring.size)) % ring.size
-  carry = stays, ring.passed_on(travels), arriving
-  carry, _ = jax.lax.scan(step, carry, sources[:-1])
-  return meet_all(*carry, sources[-1])  # these keys are passed on to nobody
+  (stays, travels, keys), _ = jax.lax.scan(step, (stays, travels, arriving), sources[:-1])
+  last = sources[-1]  # whose keys need not be passed on
+  return meet_those_of(last, stays, travels, keys, met_pairs(length, blocks, last > here))
 
 
-def _if_in_reach(
-  mask: Mask, distance: jax.Array, size: int, meet: Callable, stays, travels, keys, visit
-):
-  """`meet`, unless the mask sees no key of a chunk that begins `distance` before the queries'."""
-  behind, ahead = reach(mask)
-  if behind is None and ahead in (None, 0):
-    return meet(stays, travels, keys, visit)
-  sees = jnp.bool_(True)
-  if behind is not None:
-    sees &= distance - (size - 1) <= behind
-  if ahead is not None:
-    sees &= -distance - (size - 1) <= ahead
-  return jax.lax.cond(
-    sees, lambda state: meet(*state, keys, visit), lambda state: state, (stays, travels)
-  )
+def _places(ring: Ring, device: jax.Array, length: int, size: int) -> jax.Array:
+  """Where in the row each block of `size` tokens begins, of the `length` on a device."""
+  chunk = length // 2
+  within = jnp.arange(0, chunk, size)
+  return jnp.concatenate([ring.chunk(device, half) * chunk + within for half in (0, 1)])

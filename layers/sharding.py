@@ -74,7 +74,7 @@ def partitioned_init(init: nn.initializers.Initializer, *names: str) -> Any:
 
 
 def per_device(function: Callable, inputs: tuple[Any, ...], output: Any) -> Callable:
-  """`function` called once on every device, with the part that lies there; outside a mesh, once.
+  """`function` on every device, with the part that lies there; outside a mesh, as it is.
 
   A logical axis is split only where its devices divide every dimension of that name; else each
   device gets the whole of it. Names of the output are among those of the inputs.
@@ -109,7 +109,7 @@ def axis_devices(name: str) -> tuple[tuple[str, ...], int]:
 
 
 def _mesh_axes(name: str) -> tuple[str, ...]:
-  (axes,) = nn.logical_to_mesh_axes((name,)) or (None,)
+  (axes,) = nn.spmd.logical_to_mesh_axes((name,)) or (None,)
   return axes if isinstance(axes, tuple) else () if axes is None else (axes,)
 
 

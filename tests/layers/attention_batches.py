@@ -10,6 +10,12 @@ from layers.attention import dense_attention
 from layers.masks import BlockCausal, Mask, SlidingWindow, causal_mask, full_mask
 from layers.tokens import Tokens
 
+# Each program runs once: what would make it faster costs more than it saves.
+_COMPILED_ONCE = {
+  "xla_backend_optimization_level": 0,
+  "xla_llvm_disable_expensive_passes": True,
+}
+
 # Layout and mask, each of them at least once; all masks where rows hold several segments.
 CASES = [("whole", "causal"), ("padded", "causal"), ("padded", "window")]
 CASES += [("packed", mask) for mask in ("causal", "full", "window", "block_causal")]
@@ -33,7 +39,7 @@ class Batch(NamedTuple):
 
 
 def tokens(layout: str, num_rows: int, length: int) -> Tokens:
-  """Coordinates of "whole" rows of one segment; "packed": several in each row; "padded": the end is padding."""
+  """Coordinates: "whole" rows of one segment, "packed" with several, "padded" at the end."""
   if layout == "whole":
     return Tokens.unpacked(num_rows, length)
   random = np.random.default_rng(0)
@@ -71,7 +77,7 @@ def results(core: Any, batch: Batch, mask: Mask, **keywords: Any) -> list[jax.Ar
     out, pullback = jax.vjp(attend, *operands)
     return [out, *pullback(batch.gradient)]
 
-  return jax.jit(both)(*batch[:3])
+  return jax.jit(both, compiler_options=_COMPILED_ONCE)(*batch[:3])
 
 
 def assert_like_dense(core: Any, batch: Batch, mask: Mask, tolerance: float = 1e-5) -> None:

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from layers.attention import Attention
-from layers.attention_blocks import Blocks, pairs
-from layers.blockwise_attention import BlockwiseAttention
+from layers.attention_blocks import Blocks
+from layers.blockwise_attention import BlockwiseAttention, pairs
 from layers.errors import UserError
 from layers.masks import SlidingWindow, causal_mask, full_mask
 from layers.tokens import Tokens
