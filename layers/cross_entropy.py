@@ -3,21 +3,33 @@
 Letters: B batch, T length, V vocabulary.
 """
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 
+from layers.chunked_cross_entropy import LazyLogits
 
-@jax.custom_vjp
-def token_losses(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+
+def token_losses(
+  logits: jax.Array | LazyLogits, targets: jax.Array
+) -> tuple[jax.Array, jax.Array]:
   """Negative log-likelihood and log of the partition function of each token.
 
   Args:
-    logits: [B, T, V] float32.
+    logits: [B, T, V] float32, or what makes them: then they never exist all at once.
     targets: [B, T] int32.
 
   Returns:
     Two arrays [B, T] float32.
   """
+  if isinstance(logits, LazyLogits):
+    return logits.losses(targets)
+  return cast(tuple[jax.Array, jax.Array], _losses(logits, targets))
+
+
+@jax.custom_vjp
+def _losses(logits, targets):
   return _forward(logits, targets)[0]
 
 
@@ -37,4 +49,4 @@ def _backward(residuals, gradients):
   return dlogits - jnp.where(is_target, dnll[..., None], 0.0), None
 
 
-token_losses.defvjp(_forward, _backward)
+_losses.defvjp(_forward, _backward)

@@ -7,9 +7,10 @@ import flax.linen as nn
 import jax
 
 from layers import dtypes
+from layers.chunked_cross_entropy import LazyLogits
 from layers.dropout import Dropout
 from layers.dtypes import DType
-from layers.embeddings import LearnedPositions, OutputHead, TokenEmbedding, mask_padding
+from layers.embeddings import LearnedPositions, OutputHead, TokenEmbedding
 from layers.errors import UserError
 from layers.rematerialization import RematPolicy
 from layers.sharding import constrain
@@ -31,6 +32,8 @@ class Decoder(nn.Module):
     max_positions: rows of the learned position table.
     learned_positions: False where the blocks know positions themselves (rotary).
     tied_head: logits through the transposed embedding, or a projection of its own.
+    loss_chunk: tokens on a device whose logits exist at a time while the loss is computed;
+      None: all of them.
     dropout_rate: of the embeddings.
     scan_layers, remat: see Stack.
     compute_dtype, param_dtype: see Projection.
@@ -46,6 +49,7 @@ class Decoder(nn.Module):
   max_positions: int | None = None
   learned_positions: bool = True
   tied_head: bool = True
+  loss_chunk: int | None = None
   dropout_rate: float = 0.0
   init_stddev: float = 0.02
   scan_layers: bool = True
@@ -55,8 +59,11 @@ class Decoder(nn.Module):
   activation_dtype: DType = DType("float32")
 
   @nn.compact
-  def __call__(self, ids: jax.Array, tokens: Tokens) -> jax.Array:
-    """ids [B, T] int32 gives logits [B, T, V] float32; padding ids have the lowest float."""
+  def __call__(self, ids: jax.Array, tokens: Tokens) -> jax.Array | LazyLogits:
+    """ids [B, T] int32 gives logits [B, T, V] float32; padding ids have the lowest float.
+
+    With `loss_chunk` what makes them, for `cross_entropy.token_losses`.
+    """
     if self.vocab_size is None:
       raise UserError("the model's vocab_size is unset and its data give no vocabulary")
     embedding = TokenEmbedding(
@@ -78,8 +85,9 @@ class Decoder(nn.Module):
       x, tokens
     )
     x = self.norm.copy(name="final_norm")(x)
-    logits = embedding.logits(x) if self.tied_head else self._head()(x)
-    return mask_padding(logits, self.vocab_size)
+    kernel = embedding.head() if self.tied_head else self._head()(self.model_dim)
+    logits = LazyLogits(x, kernel, self.vocab_size, self.loss_chunk or 0, self.compute_dtype)
+    return logits if self.loss_chunk else logits.whole()
 
   def _positions(self, length: int) -> LearnedPositions:
     max_positions = self.max_positions or length
@@ -101,7 +109,6 @@ class Decoder(nn.Module):
       self.vocab_size or 0,
       self.padded_vocab_size,
       init_stddev=self.init_stddev,
-      compute_dtype=self.compute_dtype,
       param_dtype=self.param_dtype,
       name="head",
     )

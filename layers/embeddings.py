@@ -9,8 +9,6 @@ import jax.numpy as jnp
 
 from layers import dtypes, initializers
 from layers.dtypes import DType
-from layers.product import project
-from layers.projection import Projection
 from layers.sharding import constrain, partitioned_init
 
 
@@ -49,9 +47,9 @@ class TokenEmbedding(nn.Module):
     # Looked up in a table whose features are split, rows would be gathered whole afterwards.
     return jnp.take(constrain(self.table, "vocab", "activation_embed"), ids, axis=0)
 
-  def logits(self, x: jax.Array) -> jax.Array:
-    """x [B, T, D] gives [B, T, V] float32 through the transposed table (tied head)."""
-    return project(x, self.table.T, self.compute_dtype)
+  def head(self) -> jax.Array:
+    """[D, V]: the transposed table, as the matrix of a tied head."""
+    return self.table.T
 
 
 class LearnedPositions(nn.Module):
@@ -71,33 +69,41 @@ class LearnedPositions(nn.Module):
     return jnp.take(constrain(table, "position", "activation_embed"), positions, axis=0)
 
 
+class _Matrix(nn.Module):
+  """[D, V] of a head of its own."""
+
+  kernel_init: nn.initializers.Initializer
+  num_columns: int
+  param_dtype: DType
+
+  @nn.compact
+  def __call__(self, model_dim: int) -> jax.Array:
+    init = partitioned_init(self.kernel_init, "embed", "vocab")
+    shape = (model_dim, self.num_columns)
+    return self.param("kernel", init, shape, dtypes.resolve(self.param_dtype))
+
+
 class OutputHead(nn.Module):
-  """An untied projection to logits, without bias.
+  """The matrix of an untied head.
 
   Attributes:
     vocab_size, padded_vocab_size: see TokenEmbedding; the columns of the padding are zero.
-    compute_dtype, param_dtype: see Projection.
+    param_dtype: see Projection.
   """
 
   vocab_size: int
   padded_vocab_size: int | None = None
   init_stddev: float = 0.02
-  compute_dtype: DType = DType("float32")
   param_dtype: DType = DType("float32")
 
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """x [B, T, D] gives [B, T, V] float32."""
-    return Projection(
-      features=(self.padded_vocab_size or self.vocab_size,),
-      input_axes=("embed",),
-      output_axes=("vocab",),
-      init=self._init,
-      use_bias=False,
-      compute_dtype=self.compute_dtype,
-      param_dtype=self.param_dtype,
-      name="projection",
-    )(x.astype(jnp.float32))
+  def setup(self):
+    self.projection = _Matrix(
+      self._init, self.padded_vocab_size or self.vocab_size, self.param_dtype
+    )
+
+  def __call__(self, model_dim: int) -> jax.Array:
+    """[D, V], whose columns are one id each."""
+    return self.projection(model_dim)
 
   def _init(self, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
     """[D, V'], of which the first V columns do not depend on V'."""

@@ -1,0 +1,153 @@
+"""Cross-entropy of each token straight from features, a chunk of tokens at a time.
+
+Logits [tokens, vocabulary] exist for one chunk only, forward and backward: the backward pass
+computes them again. Where the vocabulary is split over devices each has its columns, and what
+they have to exchange is a few numbers for each token.
+
+Letters: B batch, T length, D model dimension, V vocabulary with its padding, N tokens.
+"""
+
+import dataclasses
+import functools
+from typing import Any, cast
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from layers import dtypes
+from layers.embeddings import mask_padding
+from layers.product import product, project
+from layers.sharding import axis_devices, per_device
+
+_LOWEST = float(jnp.finfo(jnp.float32).min)
+
+
+@flax.struct.dataclass
+class LazyLogits:
+  """Logits that are not there yet: features and the matrix that makes logits of them.
+
+  Attributes:
+    features: [B, T, D].
+    kernel: [D, V].
+    vocab_size: ids from here on are padding.
+    chunk: tokens on a device whose logits exist at a time.
+    compute_dtype: of the product's operands.
+  """
+
+  features: jax.Array
+  kernel: jax.Array
+  vocab_size: int = flax.struct.field(pytree_node=False)
+  chunk: int = flax.struct.field(pytree_node=False)
+  compute_dtype: str = flax.struct.field(pytree_node=False)
+
+  def whole(self) -> jax.Array:
+    """[B, T, V] float32, all at once."""
+    logits = project(self.features, self.kernel, self.compute_dtype)
+    return mask_padding(logits, self.vocab_size)
+
+  def losses(self, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """As `cross_entropy.token_losses`."""
+    axes, num_devices = axis_devices("activation_vocab")
+    if self.kernel.shape[1] % num_devices:
+      axes = ()
+    head = _Head(self.vocab_size, self.chunk, self.compute_dtype, axes)
+    tokens = ("batch", "length")
+    local = per_device(
+      functools.partial(_local_losses, head),
+      ((*tokens, None), (None, "activation_vocab"), tokens),
+      (tokens, tokens),
+    )
+    return local(self.features, self.kernel, targets)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Head:
+  """What is known of the head besides its matrix; axes: what its columns are split over."""
+
+  vocab_size: int
+  chunk: int
+  compute_dtype: str
+  axes: tuple[str, ...]
+
+  def ids(self, num_columns: int) -> jax.Array:
+    """[V] the ids that this device's columns stand for."""
+    first = jax.lax.axis_index(self.axes) * num_columns if self.axes else 0
+    return first + jnp.arange(num_columns)
+
+  def logits(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x [N, D] and kernel [D, V] give [N, V] float32."""
+    logits = product("nd,dv->nv", x, kernel, self.compute_dtype)
+    return jnp.where(self.ids(kernel.shape[1]) < self.vocab_size, logits, _LOWEST)
+
+  def sum(self, x: jax.Array) -> jax.Array:
+    """Over all devices that have columns."""
+    return jax.lax.psum(x, self.axes) if self.axes else x
+
+  def max(self, x: jax.Array) -> jax.Array:
+    """Over all devices that have columns."""
+    return jax.lax.pmax(x, self.axes) if self.axes else x
+
+
+def _local_losses(head: _Head, features: jax.Array, kernel: jax.Array, targets: jax.Array):
+  """What one device computes: of its tokens [B, T], and of its columns."""
+  num_tokens = targets.size
+  missing = -num_tokens % min(head.chunk, num_tokens)
+  x = jnp.pad(features.reshape(num_tokens, -1), ((0, missing), (0, 0)))
+  flat = jnp.pad(targets.reshape(num_tokens), (0, missing))
+  losses = cast(tuple[jax.Array, jax.Array], _losses(head, x, kernel, flat))
+  return tuple(y[:num_tokens].reshape(targets.shape) for y in losses)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _losses(head, x, kernel, targets):
+  return _forward(head, x, kernel, targets)[0]
+
+
+def _forward(head, x, kernel, targets):
+  dtype = dtypes.resolve(head.compute_dtype)
+  rounded = kernel.astype(dtype)
+
+  def of_chunk(chunk: Any):
+    x, targets = chunk
+    logits = head.logits(x, rounded)
+    highest = head.max(logits.max(axis=-1))
+    log_z = highest + jnp.log(head.sum(jnp.exp(logits - highest[:, None]).sum(axis=-1)))
+    is_target = head.ids(logits.shape[1]) == targets[:, None]
+    chosen = head.sum(jnp.where(is_target, logits, 0.0).sum(axis=-1))
+    return log_z - chosen, log_z
+
+  nll, log_z = jax.lax.map(of_chunk, (_chunks(head, x), _chunks(head, targets)))
+  like = jnp.empty(0, x.dtype), jnp.empty(0, kernel.dtype)
+  losses = nll.reshape(-1), log_z.reshape(-1)
+  return losses, (x.astype(dtype), rounded, targets, losses[1], like)
+
+
+def _backward(head, residuals, gradients):
+  x, kernel, targets, log_z, like = residuals
+  # The losses are the same on every device that has columns, and each of them gets its share
+  # of their gradient.
+  dnll, dlog_z = (head.sum(gradient) for gradient in gradients)
+
+  def add(dkernel: jax.Array, chunk: Any):
+    x, targets, log_z, dnll, dlog_z = chunk
+    probabilities = jnp.exp(head.logits(x, kernel) - log_z[:, None])
+    is_target = head.ids(kernel.shape[1]) == targets[:, None]
+    dlogits = (dnll + dlog_z)[:, None] * probabilities
+    dlogits -= jnp.where(is_target, dnll[:, None], 0.0)
+    dkernel += product("nd,nv->dv", x, dlogits, head.compute_dtype)
+    return dkernel, product("nv,dv->nd", dlogits, kernel, head.compute_dtype).astype(
+      like[0].dtype
+    )
+
+  chunks = tuple(_chunks(head, y) for y in (x, targets, log_z, dnll, dlog_z))
+  dkernel, dx = jax.lax.scan(add, jnp.zeros(kernel.shape), chunks)
+  return dx.reshape(x.shape), dkernel.astype(like[1].dtype), None
+
+
+_losses.defvjp(_forward, _backward)
+
+
+def _chunks(head: _Head, x: jax.Array) -> jax.Array:
+  """[N, ...] as [chunks, tokens, ...]."""
+  return x.reshape(-1, min(head.chunk, x.shape[0]), *x.shape[1:])

@@ -1,0 +1,51 @@
+"""A chunked loss is the plain one, in values and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from layers.chunked_cross_entropy import LazyLogits
+from layers.cross_entropy import token_losses
+
+CODE = """
+import json
+import jax, numpy as np
+from jax.sharding import Mesh
+from layers.sharding import partitioned
+from runners.meshes import DEFAULT_RULES
+from tests.layers.test_chunked_cross_entropy import assert_like_plain
+mesh = Mesh(np.array(jax.devices()).reshape(1, 2, 2, 2), ("data", "fsdp", "sequence", "tensor"))
+with partitioned(mesh, DEFAULT_RULES):
+  assert_like_plain(vocab_size=21, columns=24, chunk=3)
+  assert_like_plain(vocab_size=21, columns=21, chunk=3)  # that the mesh does not divide
+print(json.dumps("equal"))
+"""
+
+
+def assert_like_plain(vocab_size: int, columns: int, chunk: int) -> None:
+  """In float32, to a millionth."""
+  keys = jax.random.split(jax.random.key(0), 4)
+  features = jax.random.normal(keys[0], (4, 10, 8))
+  kernel = jax.random.normal(keys[1], (8, columns))
+  targets = jax.random.randint(keys[2], (4, 10), 0, vocab_size)
+  weights = jax.random.uniform(keys[3], (2, 4, 10))
+
+  def loss(features, kernel, chunked):
+    logits = LazyLogits(features, kernel, vocab_size, chunk, "float32")
+    nll, log_z = logits.losses(targets) if chunked else token_losses(logits.whole(), targets)
+    return (weights[0] * nll + weights[1] * jnp.square(log_z)).sum(), (nll, log_z)
+
+  both = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True), static_argnums=2)
+  got, want = both(features, kernel, True), both(features, kernel, False)
+  for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6 * np.abs(y).max())
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 40, 1000])
+def test_it_equals_the_plain_loss(chunk):
+  assert_like_plain(vocab_size=21, columns=24, chunk=chunk)
+
+
+def test_it_does_so_where_tokens_and_vocabulary_are_split(run_with_devices):
+  assert run_with_devices(8, CODE) == "equal"
