@@ -2,8 +2,8 @@
 
 A seqio Task cannot hold this: its preprocessors see tensors of fixed names and types, where a
 recipe reads other fields in every line, and an example that does not parse would end the
-tf.data iteration, or vanish from it. Plain Python makes 5 million tokens/s of bytes on a core, without
-TensorFlow. The pieces go to the token store as those of any Task do.
+tf.data iteration, or vanish from it. Plain Python, without TensorFlow, makes 5 million tokens/s
+of bytes on a core. The pieces go to the token store as those of any Task do.
 
 The files are read once before they are tokenised, so that what is wrong with any line of them
 shows before the work begins and is counted over all, wherever a build is interrupted.

@@ -17,6 +17,7 @@ from input_pipelines.field_grammar import Recipes
 from input_pipelines.jsonl_tokens import SPLITS, Corpus, TokenisedExamples
 from input_pipelines.store_builder import Tokenised
 from input_pipelines.text_data import TextData
+from input_pipelines.tokenizer_files import load_tokenizer
 from input_pipelines.vocabularies import ByteVocabulary, Vocabulary
 from layers.errors import UserError
 from tasks.python_stdlib import PythonStdlib
@@ -38,6 +39,7 @@ class Jsonl(TextData):
     subfield_separator: what `a+b` puts between two texts.
     add_bos: BOS in front of each example, where the vocabulary has one.
     add_eos: EOS at its end, learned, where the vocabulary has one.
+    tokenizer: a SentencePiece .model, a tokenizer.json or BPE ranks (.tiktoken); None: bytes.
     validation_fraction: of the lines, by a hash of each. With 1 all of them are validation.
     max_bad_fraction: of the lines may be unreadable and are left out; 0: the first stops.
     seed: picks among the recipes that an example brings.
@@ -50,12 +52,13 @@ class Jsonl(TextData):
   subfield_separator: str = " "
   add_bos: bool = True
   add_eos: bool = True
+  tokenizer: str | None = None
   validation_fraction: float = 0.01
   max_bad_fraction: float = 0.0
   seed: int = 0
 
   def vocabulary(self) -> Vocabulary:
-    return _BYTES
+    return _BYTES if self.tokenizer is None else load_tokenizer(self.tokenizer)
 
   def name(self) -> str:
     if self.files is None:

@@ -356,3 +356,24 @@ def test_lines_are_checked_once_for_both_splits(tmp_path, cache):
   for split in ("train", "validation"):
     Jsonl(files=path, split=split, validation_fraction=0.3).store(cache)
   assert jsonl_tokens.count_examples.cache_info().misses == 1
+
+
+def test_a_tokenizer_file_gives_the_tokens_and_is_part_of_the_identity(tmp_path, cache):
+  import sentencepiece
+
+  path = write(tmp_path / "a.jsonl", lines_of(texts(40)))
+  stores = []
+  for size in (300, 310):
+    model = str(tmp_path / f"{size}")
+    sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter(example["text"] for example in texts(40)),
+      model_prefix=model,
+      vocab_size=size,
+      byte_fallback=True,
+      hard_vocab_limit=False,
+    )
+    data = Jsonl(files=path, tokenizer=f"{model}.model", **ALL)
+    stores.append(data.store(cache))
+    encode = data.vocabulary().encode
+    assert documents(stores[-1])[3] == [1, *encode(texts(4)[3]["text"]).tolist(), 2]
+  assert stores[0].path != stores[1].path
