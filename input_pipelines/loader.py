@@ -1,4 +1,4 @@
-"""Batch n from packed rows: which rows, in which order, on which host.
+"""Batch n from rows: which rows, in which order, on which host.
 
 Training lays all epochs end to end, each in its own order. The rows of global batch n are at
 positions n * B .. n * B + B - 1 of that line, so batches run across the seam between two
@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from input_pipelines.checksummed_files import DamagedFile
-from input_pipelines.packing import NO_ROW, PackedRows
+from input_pipelines.packing import NO_ROW, Rows
 from input_pipelines.permutation import permute
 from layers.errors import UserError
 
@@ -32,11 +32,11 @@ _POSITIONS_AT_ONCE = 4096
 
 
 class RowBatches:
-  """Batches of packed rows (the protocol `Batches`)."""
+  """Batches of rows (the protocol `Batches`)."""
 
   def __init__(
     self,
-    rows: PackedRows,
+    rows: Rows,
     *,
     batch_size: int,
     seed: int | None,
@@ -46,7 +46,7 @@ class RowBatches:
     num_shards: int = 1,
     content: str = "",
     description: Mapping[str, str] | None = None,
-    repair: Callable[[], PackedRows] | None = None,
+    repair: Callable[[], Rows] | None = None,
   ):
     """`seed=None` reads in order, once. `num_batches` cuts a finite stream short.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from input_pipelines.batches import Data
 from input_pipelines.loader import RowBatches
-from input_pipelines.packing import PackedRows
+from input_pipelines.packing import PackedRows, PaddedRows, Rows
 from input_pipelines.store_builder import Tokenised, open_or_build
 from input_pipelines.token_store import TokenStore, store_path
 from layers.errors import UserError
@@ -19,10 +19,21 @@ from layers.errors import UserError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextData(Data):
-  """One split of a text corpus. A subclass says which corpus."""
+  """One split of a text corpus. A subclass says which corpus.
+
+  Attributes:
+    split: which part of it.
+    num_batches: evaluation reads this many batches; None: the whole split.
+    pack: documents end to end in each row; False: one a row, and padding after it.
+    equal_documents: each document weighs as much in the loss as any other, the mean over its
+      learned tokens, as Large World Model (https://arxiv.org/abs/2402.08268) weighs examples,
+      packed or padded. False: each learned token as much as any other.
+  """
 
   split: str = "train"
-  num_batches: int | None = None  # evaluation reads this many batches; None: the whole split
+  num_batches: int | None = None
+  pack: bool = True
+  equal_documents: bool = False
 
   @abc.abstractmethod
   def name(self) -> str:
@@ -105,12 +116,14 @@ class TextData(Data):
         f"num_batches={self.num_batches} limits evaluation data; the length of training is "
         "set by num_steps or num_epochs"
       )
-    needed = 2 if seed is None else sequence_length + 1
+    # Training needs a whole row: a repeated padded one is hardly what somebody wants, unless
+    # all are padded.
+    needed = 2 if seed is None or not self.pack else sequence_length + 1
     self.check()
     if (known := self.num_tokens()) is not None:
       self._check_size(known, needed)
     store = self._store(self._path(cache_dir))
-    rows = _rows(store, sequence_length)
+    rows = self._rows(store, sequence_length)
     self._check_size(rows.num_pairs + 1, needed)
     return RowBatches(
       rows,
@@ -122,17 +135,23 @@ class TextData(Data):
       num_shards=num_shards,
       content=store.content,
       description=store.description(),
-      repair=lambda: _rows(self._repaired(store), sequence_length),
+      repair=lambda: self._rows(self._repaired(store), sequence_length),
     )
 
   def _check_size(self, num_tokens: int, needed: int) -> None:
-    """Training needs a whole row: a repeated padded one is hardly what somebody wants."""
     if num_tokens < needed:
       raise UserError(
         f"the {self.split} split of {self.name()} has {num_tokens} tokens, and one row takes "
         f"{needed}; give it more text, or set a shorter sequence_length"
       )
 
-
-def _rows(store: TokenStore, sequence_length: int) -> PackedRows:
-  return PackedRows(store.tokens, store.offsets, sequence_length, store.check, store.weights)
+  def _rows(self, store: TokenStore, sequence_length: int) -> Rows:
+    rows = PackedRows if self.pack else PaddedRows
+    return rows(
+      store.tokens,
+      store.offsets,
+      sequence_length,
+      store.check,
+      store.weights,
+      self.equal_documents,
+    )
