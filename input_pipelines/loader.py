@@ -106,10 +106,17 @@ class RowBatches:
     """The row indices of `stretch`, so many batches in a row, [batches, B / num_shards]."""
     first = stretch * self._batches_at_once
     batch = np.arange(first, first + self._batches_at_once)[:, None]
-    position = batch * self._batch_size + self._block
+    return self._rows_at(batch * self._batch_size + self._block)
+
+  def _rows_at(self, position: np.ndarray) -> np.ndarray:
+    """The rows at these positions of all epochs laid end to end; NO_ROW after the last."""
+    index = self._in_order(position)
+    if self._num_positions is not None:
+      index = np.where(position < self._num_positions, index, NO_ROW)
+    return index
+
+  def _in_order(self, position: np.ndarray) -> np.ndarray:
     epoch, index = np.divmod(position, self.rows_per_epoch)
     if self._seed is not None:
       index = permute(index, self.rows_per_epoch, self._seed, epoch)
-    if self._num_positions is not None:
-      index = np.where(position < self._num_positions, index, NO_ROW)
     return index

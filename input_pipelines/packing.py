@@ -28,7 +28,7 @@ Letters: B rows asked for, T pairs of a row, D documents.
 
 import abc
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -47,8 +47,22 @@ class _Pieces(NamedTuple):
   length: np.ndarray
 
 
-class Rows(abc.ABC):
-  """Row r of a corpus as a function of r, gathered straight from the stored tokens."""
+class Rows(Protocol):
+  """Row r as a function of r."""
+
+  num_rows: int
+
+  def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+    """Rows by number under seqio's keys, [B] -> each [B, T]. NO_ROW gives a row of padding."""
+    ...
+
+  def num_tokens(self, indices: np.ndarray) -> np.ndarray:
+    """How many tokens the rows of these numbers hold, [B] -> [B]; padding is none."""
+    ...
+
+
+class DocumentRows(abc.ABC):
+  """Rows of one corpus, gathered straight from the stored tokens."""
 
   num_rows: int
 
@@ -86,8 +100,14 @@ class Rows(abc.ABC):
   def _pieces(self, indices: np.ndarray) -> _Pieces:
     """What the rows of these numbers are made of."""
 
+  def num_tokens(self, indices: np.ndarray) -> np.ndarray:
+    T = self.sequence_length
+    pieces = self._pieces(indices)
+    counts = np.zeros(len(indices), np.int64)
+    np.add.at(counts, pieces.column // T, np.where(pieces.segment > 0, pieces.length, 0))
+    return counts
+
   def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-    """Rows by number under seqio's keys, [B] -> each [B, T]. NO_ROW gives a row of padding."""
     pieces = self._pieces(indices)
     lengths = pieces.length
     self._check(pieces.token, pieces.token + lengths + 1)
@@ -125,7 +145,7 @@ class Rows(abc.ABC):
     return (1 / np.maximum(sums, 1)).astype(np.float32)[back]
 
 
-class PackedRows(Rows):
+class PackedRows(DocumentRows):
   """Documents end to end."""
 
   def __init__(self, *args, **kwargs):
@@ -155,7 +175,7 @@ class PackedRows(Rows):
     )
 
 
-class PaddedRows(Rows):
+class PaddedRows(DocumentRows):
   """A row for each document, several for one that is longer than a row."""
 
   def __init__(self, *args, **kwargs):

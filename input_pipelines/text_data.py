@@ -6,12 +6,13 @@ source -> seqio task -> token store -> packed rows -> batches
 
 import abc
 import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from input_pipelines.batches import Data
 from input_pipelines.loader import RowBatches
-from input_pipelines.packing import PackedRows, PaddedRows, Rows
+from input_pipelines.packing import DocumentRows, PackedRows, PaddedRows
 from input_pipelines.store_builder import Tokenised, open_or_build
 from input_pipelines.token_store import TokenStore, store_path
 from layers.errors import UserError
@@ -92,6 +93,30 @@ class TextData(Data):
       "or begin another run"
     )
 
+  def open_rows(
+    self, sequence_length: int, cache_dir: str, *, is_training: bool
+  ) -> "OpenedRows":
+    """The rows of the split; UserError where there are none, or too few to train on."""
+    if sequence_length < 1:
+      raise UserError(
+        f"sequence_length={sequence_length} leaves nothing to read; set 1 or more"
+      )
+    # Training needs a whole row: a repeated padded one is hardly what somebody wants, unless
+    # all are padded.
+    needed = sequence_length + 1 if is_training and self.pack else 2
+    self.check()
+    if (known := self.num_tokens()) is not None:
+      self._check_size(known, needed)
+    store = self._store(self._path(cache_dir))
+    rows = self._rows(store, sequence_length)
+    self._check_size(rows.num_pairs + 1, needed)
+    return OpenedRows(
+      rows,
+      store.content,
+      store.description(),
+      lambda: self._rows(self._repaired(store), sequence_length),
+    )
+
   def open(
     self,
     *,
@@ -103,39 +128,19 @@ class TextData(Data):
     shard_index: int = 0,
     num_shards: int = 1,
   ) -> RowBatches:
-    counts = {
-      "sequence_length": sequence_length,
-      "num_epochs": num_epochs,
-      "num_batches": self.num_batches,
-    }
-    for name, count in counts.items():
-      if count is not None and count < 1:
-        raise UserError(f"{name}={count} leaves nothing to read; set 1 or more")
-    if seed is not None and self.num_batches is not None:
-      raise UserError(
-        f"num_batches={self.num_batches} limits evaluation data; the length of training is "
-        "set by num_steps or num_epochs"
-      )
-    # Training needs a whole row: a repeated padded one is hardly what somebody wants, unless
-    # all are padded.
-    needed = 2 if seed is None or not self.pack else sequence_length + 1
-    self.check()
-    if (known := self.num_tokens()) is not None:
-      self._check_size(known, needed)
-    store = self._store(self._path(cache_dir))
-    rows = self._rows(store, sequence_length)
-    self._check_size(rows.num_pairs + 1, needed)
+    check_counts(num_epochs, self.num_batches, seed)
+    opened = self.open_rows(sequence_length, cache_dir, is_training=seed is not None)
     return RowBatches(
-      rows,
+      opened.rows,
       batch_size=batch_size,
       seed=seed,
       num_epochs=num_epochs,
       num_batches=self.num_batches,
       shard_index=shard_index,
       num_shards=num_shards,
-      content=store.content,
-      description=store.description(),
-      repair=lambda: self._rows(self._repaired(store), sequence_length),
+      content=opened.content,
+      description=opened.description,
+      repair=opened.repair,
     )
 
   def _check_size(self, num_tokens: int, needed: int) -> None:
@@ -145,7 +150,7 @@ class TextData(Data):
         f"{needed}; give it more text, or set a shorter sequence_length"
       )
 
-  def _rows(self, store: TokenStore, sequence_length: int) -> Rows:
+  def _rows(self, store: TokenStore, sequence_length: int) -> DocumentRows:
     rows = PackedRows if self.pack else PaddedRows
     return rows(
       store.tokens,
@@ -154,4 +159,26 @@ class TextData(Data):
       store.check,
       store.weights,
       self.equal_documents,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedRows:
+  """What RowBatches is made of: see there."""
+
+  rows: DocumentRows
+  content: str
+  description: Mapping[str, str]
+  repair: Callable[[], DocumentRows]
+
+
+def check_counts(num_epochs: int | None, num_batches: int | None, seed: int | None) -> None:
+  """UserError where the numbers that limit the reading of data leave nothing, or contradict."""
+  for name, count in {"num_epochs": num_epochs, "num_batches": num_batches}.items():
+    if count is not None and count < 1:
+      raise UserError(f"{name}={count} leaves nothing to read; set 1 or more")
+  if seed is not None and num_batches is not None:
+    raise UserError(
+      f"num_batches={num_batches} limits evaluation data; the length of training is "
+      "set by num_steps or num_epochs"
     )

@@ -5,6 +5,7 @@ before the workdir is touched.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,9 @@ import fiddle as fdl
 import jax
 
 from input_pipelines.batches import Batches, Data
+from input_pipelines.mixing import MixedBatches
 from layers.errors import UserError
+from runners.callbacks import Callback
 from runners.derivation import derive, derive_eval_data, derive_schedules
 from runners.evaluation import Evaluator
 from runners.layout import (
@@ -25,6 +28,7 @@ from runners.layout import (
 )
 from runners.memory import check_memory
 from runners.meshes import batch_sharding, check_batch
+from runners.source_tokens import SourceTokens
 from runners.train_state import Initializer, ModelInit
 from runners.train_step import Step, make_eval_step, make_train_step
 from runners.trainer import Trainer
@@ -54,6 +58,12 @@ class Assembly:
   @property
   def batch_sharding(self) -> jax.sharding.NamedSharding:
     return batch_sharding(self.mesh)
+
+  @functools.cached_property
+  def callbacks(self) -> tuple[Callback, ...]:
+    """Those of the trainer; those that count for it come first, so that all see the counts."""
+    counting = [SourceTokens(self.batches)] if isinstance(self.batches, MixedBatches) else []
+    return (*counting, *self.trainer.callbacks)
 
   @property
   def num_microbatches(self) -> int:

@@ -129,7 +129,7 @@ def _start(assembly: Assembly, workdir: Path, check_data: bool) -> tuple[TrainSt
   if restored is not None:
     state, saved = restored
     run.step = saved["data"]["batch"]
-    restore_callbacks(trainer.callbacks, saved["callbacks"])
+    restore_callbacks(assembly.callbacks, saved["callbacks"])
     return state, run
   state = initializer.init()
   if trainer.init_from:
@@ -163,7 +163,7 @@ def _loop(
     batches=prefetch,
     fetch=_fetcher(assembly),
     evaluator=assembly.evaluator(),
-    callbacks=trainer.callbacks,
+    callbacks=assembly.callbacks,
     writer=writer,
     checkpoints=checkpoints,
     throughput=Throughput(
