@@ -46,11 +46,13 @@ class RowBatches:
     num_shards: int = 1,
     content: str = "",
     description: Mapping[str, str] | None = None,
+    notes: Mapping[str, Mapping[str, str]] | None = None,
     repair: Callable[[], Rows] | None = None,
   ):
     """`seed=None` reads in order, once. `num_batches` cuts a finite stream short.
 
-    `content` names the tokens, `description` says for people where the rows come from.
+    `content` names the tokens, `description` says for people where the rows come from,
+    `notes` are those of the token stores, by the path below the data's that each is of.
     `repair` gives the same rows anew when reading some has shown that they are damaged.
     """
     if batch_size < 1 or batch_size % num_shards:
@@ -61,6 +63,7 @@ class RowBatches:
     assert 0 <= shard_index < num_shards
     self.content = content
     self.description = dict(description or {})
+    self.notes = dict(notes or {})
     self.rows_per_epoch = rows.num_rows
     self.num_batches: int | None = None
     self._rows = rows

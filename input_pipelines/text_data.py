@@ -114,6 +114,7 @@ class TextData(Data):
       rows,
       store.content,
       store.description(),
+      store.notes,
       lambda: self._rows(self._repaired(store), sequence_length),
     )
 
@@ -140,6 +141,7 @@ class TextData(Data):
       num_shards=num_shards,
       content=opened.content,
       description=opened.description,
+      notes={"": opened.notes},
       repair=opened.repair,
     )
 
@@ -169,6 +171,7 @@ class OpenedRows:
   rows: DocumentRows
   content: str
   description: Mapping[str, str]
+  notes: Mapping[str, str]
   repair: Callable[[], DocumentRows]
 
 

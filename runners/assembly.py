@@ -59,6 +59,12 @@ class Assembly:
   def batch_sharding(self) -> jax.sharding.NamedSharding:
     return batch_sharding(self.mesh)
 
+  @property
+  def data(self) -> dict[str, Batches]:
+    """All batches by the paths of the data in the config."""
+    evaluated = {f"eval_data['{name}']": data for name, data in self.eval_batches.items()}
+    return {"train_data": self.batches, **evaluated}
+
   @functools.cached_property
   def callbacks(self) -> tuple[Callback, ...]:
     """Those of the trainer; those that count for it come first, so that all see the counts."""

@@ -14,7 +14,7 @@ from input_pipelines.batches import same_content
 from input_pipelines.prefetch import Prefetch
 from input_pipelines.token_store import default_cache_dir
 from layers.errors import UserError
-from runners import compilation_cache, host_allocator
+from runners import compilation_cache, gin_record, host_allocator
 from runners.assembly import Assembly, assemble
 from runners.callbacks import Run, restore_callbacks
 from runners.checkpoint_fallback import restore_newest
@@ -77,6 +77,7 @@ def train(
     state, run = _start(assembly, folder.path, "train_data" not in accept_changes)
     facts = _facts(assembly)
     folder.record({**facts, "overrides": list(provenance)})
+    gin_record.save(folder.path, assembly.data)
     _announce(exp, facts, run)
     _go_on(assembly, state, run, interruption)
     folder.record_end(

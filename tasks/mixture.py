@@ -83,6 +83,7 @@ class Mixture(Data):
       num_shards=num_shards,
       content=_content(opened),
       description=self._description(opened),
+      notes={f".sources['{name}']": source.notes for name, source in opened.items()},
       repair=lambda: JoinedRows([source.repair() for source in opened.values()]),
     )
 
