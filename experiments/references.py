@@ -34,6 +34,7 @@ _BY_MODULE = {
   ),
   "runners.tensorboard_writer": ("TensorBoard",),
   "runners.trainer": ("Precision",),
+  "tasks.hugging_face": ("HuggingFace",),
   "tasks.jsonl": ("Jsonl",),
   "tasks.language_modeling": ("NextToken",),
   "tasks.mixture": ("Mixture",),

@@ -1,4 +1,4 @@
-"""Examples of files as tokens with loss weights: parsed, checked, split, encoded.
+"""Examples of files or data sets as tokens with loss weights: parsed, checked, split, encoded.
 
 A seqio Task cannot hold this: its preprocessors see tensors of fixed names and types, where a
 recipe reads other fields in every line, and an example that does not parse would end the
@@ -22,12 +22,14 @@ import numpy as np
 from input_pipelines.bad_examples import BadExamples
 from input_pipelines.example_files import ExampleFile, content_of
 from input_pipelines.field_grammar import BadExample, Recipes
+from input_pipelines.hugging_face_rows import DatasetRows
 from input_pipelines.store_builder import Piece
 from input_pipelines.vocabularies import Vocabulary
 from layers.errors import UserError
 
 TRAIN = "train"
 VALIDATION = "validation"
+Source = ExampleFile | DatasetRows
 SPLITS = (TRAIN, VALIDATION)
 
 
@@ -39,12 +41,12 @@ class Corpus:
   others come or go, and is in no other split when it comes twice.
   """
 
-  files: tuple[ExampleFile, ...]
+  files: tuple[Source, ...]
   recipes: Recipes
   vocabulary: Vocabulary
   validation_fraction: float
 
-  def lines(self, split: str | None, file: ExampleFile, part: int) -> Iterator[tuple[int, Any]]:
+  def lines(self, split: str | None, file: Source, part: int) -> Iterator[tuple[int, Any]]:
     """(number, line) of one split, of all with None."""
     for number, line in file.read(part):
       if split is None or self.split_of(line) == split:
@@ -82,10 +84,17 @@ def count_examples(corpus: Corpus, max_bad_fraction: float) -> collections.Count
 class TokenisedExamples:
   """A split's good examples as tokens (Tokenised): a shard is a part of a file."""
 
-  def __init__(self, corpus: Corpus, split: str, max_bad_fraction: float):
-    """UserError as `count_examples`, and where the split has no example."""
-    counts = count_examples(corpus, max_bad_fraction)
-    if not counts[split]:
+  def __init__(
+    self, corpus: Corpus, split: str, max_bad_fraction: float, *, read_once: bool = False
+  ):
+    """UserError as `count_examples`, and where the split has no example.
+
+    With `read_once`, for what is expensive to read, this comes while tokens are made, unless
+    bad examples are tolerated: these are counted before.
+    """
+    self._read_once = read_once and max_bad_fraction <= 0
+    counts = None if self._read_once else count_examples(corpus, max_bad_fraction)
+    if counts is not None and not counts[split]:
       raise UserError(
         f"of {counts.total():,} examples none falls to the {split} split with "
         f"validation_fraction={corpus.validation_fraction}; give more examples or another "
@@ -107,7 +116,9 @@ class TokenisedExamples:
           first -= 1
           continue
         yield _piece(*corpus.recipes.encode(example, number, corpus.vocabulary))
-      except BadExample:
+      except BadExample as error:
+        if self._read_once:
+          BadExamples(0.0).add(file.path, number, error.kind, str(error))
         continue  # counted and told by count_examples
 
 
