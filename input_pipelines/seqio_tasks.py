@@ -14,6 +14,7 @@ from input_pipelines import gin_bindings
 from input_pipelines.documents import DocumentSource
 from input_pipelines.store_builder import Piece
 from input_pipelines.tensorflow_import import import_seqio, import_tensorflow
+from input_pipelines.tfds_folders import check_prepared
 from input_pipelines.token_store import OPERATIVE_GIN
 from input_pipelines.vocabularies import Vocabulary
 from layers.errors import UserError
@@ -152,6 +153,7 @@ class TokenisedTask:
 
   def __init__(self, task, split: str, gin: Sequence[str] = ()):
     """`gin`: statements for the Task's preprocessors, see gin_bindings.py."""
+    check_prepared(task, split)  # to ask a data set for its splits is to load it
     if split not in task.splits:
       raise UserError(
         f"the task {task.name} has no split {split!r}; it has "

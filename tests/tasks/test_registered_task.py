@@ -35,6 +35,10 @@ seqio.TaskRegistry.add(
   "lab_labels",
   source=seqio.TextLineDataSource({"train": [FILES]}),
   preprocessors=[], output_features={"label": seqio.Feature(VOCABULARY)}, metric_fns=[])
+seqio.TaskRegistry.add(
+  "lab_tfds",
+  source=seqio.TfdsDataSource(tfds_name="wiki40b/en:1.3.0", tfds_data_dir="no_folder"),
+  preprocessors=[], output_features=features(), metric_fns=[])
 seqio.MixtureRegistry.add("lab_mixture", [("lab_lines", 1)])
 """
 
@@ -93,6 +97,7 @@ def test_every_line_is_stored_in_the_order_of_the_files_and_opened_without_seqio
     ("lab_mixture", "lab", "train"),
     ("lab_lines", "lab", "test"),
     ("lab_lines", "nowhere.lab", "train"),
+    ("lab_tfds", "lab", "train"),
   ]
   lines = lab(program + ERRORS.format(wrong=wrong)).splitlines()[1:]
   for line, words in zip(
@@ -103,6 +108,7 @@ def test_every_line_is_stored_in_the_order_of_the_files_and_opened_without_seqio
       "lab_mixture is a seqio mixture",
       "has no split 'test'; it has 'train'",
       "no module nowhere.lab",
+      "lab_tfds reads wiki40b/en:1.3.0 of TensorFlow Datasets from no_folder, a folder that is",
     ),
     strict=True,
   ):
