@@ -140,6 +140,8 @@ def _parsed(line: bytes | dict[str, Any]) -> Any:
       "invalid UTF-8", f"byte {error.start} (0x{error.object[error.start]:02x})"
     ) from None
   except json.JSONDecodeError as error:
-    raise BadExample("broken JSON", f"{error.msg} at character {error.pos + 1}") from None
+    raise BadExample(
+      "broken JSON", f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"
+    ) from None
   except (ValueError, RecursionError) as error:
     raise BadExample("broken JSON", str(error)) from None

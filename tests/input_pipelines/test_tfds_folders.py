@@ -50,11 +50,9 @@ def test_a_data_set_in_its_folder_passes(folder, monkeypatch, name):
 @pytest.mark.parametrize("name", ["wiki40b/en:1.2.0", "wiki40b/de", "c4/en", "squad"])
 def test_a_data_set_that_is_not_there_is_refused_with_what_to_do(folder, name):
   with pytest.raises(UserError) as raised:
-  assert f"task wiki reads {name} of TensorFlow Datasets from {folder}, and" in message
+    check_prepared(task(name, folder), "train")
   message = str(raised.value)
-  assert (
-    f"the seqio task wiki reads {name} of TensorFlow Datasets from {folder}, and" in message
-  )
+  assert f"task wiki reads {name} of TensorFlow Datasets from {folder}, and" in message
   assert f"tfds build {name.partition(':')[0]} --data_dir={folder}" in message
 
 
