@@ -129,7 +129,10 @@ def register_documents(name: str, source: DocumentSource, vocabulary: Vocabulary
 def find_task(name: str, module: str):
   """The Task `name`, which `module` should have registered, if its `targets` can be stored."""
   if name in seqio.MixtureRegistry.names():
-    raise UserError(f"{name} is a seqio mixture; name one of the tasks in it")
+    raise UserError(
+      f"{name} is a seqio mixture; name one of the tasks in it, or "
+      "several as the sources of @Mixture"
+    )
   if name not in seqio.TaskRegistry.names():
     near = difflib.get_close_matches(name, seqio.TaskRegistry.names(), n=3)
     hint = f"; nearest: {', '.join(near)}" if near else ""

@@ -22,7 +22,8 @@ class Mixture(Data):
   Evaluation reads all of each, one after another, whatever the rates.
 
   Attributes:
-    sources: name -> text, all in one vocabulary.
+    sources: name -> text, all in one vocabulary. Evaluation data take them from the training
+      data where they name none.
     rates: name -> how many rows of it in proportion to the others, to 1 in 10,000. A source
       that comes to its end begins its next epoch. None: all rows of all sources are one corpus,
       each once an epoch.
@@ -30,7 +31,7 @@ class Mixture(Data):
     num_batches: evaluation reads this many batches; None: all.
   """
 
-  sources: Mapping[str, TextData]
+  sources: Mapping[str, TextData] | None = None
   rates: Mapping[str, float] | None = None
   split: str | None = None
   num_batches: int | None = None
@@ -89,10 +90,9 @@ class Mixture(Data):
 
   def _sources(self) -> dict[str, TextData]:
     """In order of names: in whichever they are given, it is the same mixture."""
+    given = self.sources or {}
     split = {} if self.split is None else {"split": self.split}
-    return {
-      name: dataclasses.replace(data, **split) for name, data in sorted(self.sources.items())
-    }
+    return {name: dataclasses.replace(data, **split) for name, data in sorted(given.items())}
 
   def _shares(self) -> dict[str, int] | None:
     """Rows of each source in a block; None without rates."""

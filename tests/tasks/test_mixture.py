@@ -2,11 +2,14 @@
 
 import json
 
+import fiddle as fdl
 import numpy as np
 import pytest
 
 from input_pipelines.batches import TARGETS, WEIGHTS
 from layers.errors import UserError
+from runners.derivation import derive_eval_data
+from runners.trainer import Trainer
 from tasks.jsonl import Jsonl
 from tasks.mixture import Mixture
 from tasks.text_file import TextFile
@@ -108,3 +111,11 @@ def test_what_cannot_be_mixed_is_the_users_error(sources, tmp_path):
     with pytest.raises(UserError, match=message) as raised:
       opened(Mixture(**fields), tmp_path, **changes)
     assert "\n" not in str(raised.value)
+
+
+def test_evaluation_data_take_sources_and_rates_from_the_training_data(sources):
+  train = fdl.Config(Mixture, sources=sources, rates={"web": 1, "code": 1})
+  validation = fdl.Config(Mixture, split="validation")
+  config = fdl.Config(Trainer, train_data=train, eval_data={"validation": validation})
+  derived = fdl.build(derive_eval_data(config).eval_data["validation"])
+  assert derived == Mixture(sources=sources, rates=train.rates, split="validation")
