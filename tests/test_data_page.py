@@ -27,5 +27,5 @@ def test_the_mixture_of_the_page_is_what_the_command_line_reads(tmp_path, monkey
   assert len(COMMANDS) == 3 and "Mixture" in COMMANDS[2][-1]
   assert main(["runner", "show", *COMMANDS[2][1:]]) == 0
   out = capsys.readouterr().out
-  assert "train_data.rates = {'mine': 3, 'code': 1}" in out
+  assert "train_data.rates = {'mine': 3.0, 'code': 1.0}" in out
   assert "train_data.sources['code'] = @tasks.python_stdlib:PythonStdlib()" in out
