@@ -57,7 +57,13 @@ def check_source(value: Any) -> None:
       rule = f"({pattern!r}, {replacement!r})"
       raise UserError(f"init_from: {rule} is no rule of renaming: {error}") from error
   if not is_folder_of_theirs(source.path):
-    find_step_folder(source.path)
+    try:
+      find_step_folder(source.path)
+    except UserError as error:
+      raise UserError(
+        f"init_from: {error}; train that run first, set init_from to where its parameters are, "
+        "or --set=init_from=None"
+      ) from error
   elif source.rules or source.everything or not source.strict:
     raise UserError(
       f"init_from: {source.path} is a Hugging Face folder: it has parameters alone, of known "
