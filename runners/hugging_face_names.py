@@ -1,6 +1,6 @@
-"""Whose tensor is whose: our arrays and those of Hugging Face, family by family, as data.
+"""Whose tensor is whose: our arrays and those of Hugging Face and LWM, by family, as data.
 
-Both families keep the head's features in our order: rotary pairs are (i, i + H / 2) on both
+Hugging Face's keep the head's features in our order: rotary pairs are (i, i + H / 2) on both
 sides, query head n reads key head n // G. So a tensor of theirs is one of ours folded to two
 dimensions, perhaps transposed, or several joined along their outputs.
 """
@@ -24,15 +24,19 @@ class Tensor:
     parts: the arrays of ours that it consists of, joined along their output dimensions.
     inputs: how many leading dimensions of ours are inputs; 0: a vector.
     transposed: theirs is [outputs, inputs] (torch's Linear), not [inputs, outputs].
+    interleaved: their rotary pairs are features (2 i, 2 i + 1) of a head.
   """
 
   name: str
   parts: tuple[str, ...]
   inputs: int = 1
   transposed: bool = False
+  interleaved: bool = False
 
   def join(self, parts: Sequence[np.ndarray]) -> np.ndarray:
     """Theirs from ours, perhaps as a view."""
+    if self.interleaved:
+      parts = [_swapped_pairs(x, 2, x.shape[-1] // 2) for x in parts]
     folded = [x.reshape(_folded(x.shape, self.inputs)) for x in parts]
     whole = folded[0] if len(folded) == 1 else np.concatenate(folded, axis=-1)
     return whole.T if self.transposed else whole
@@ -43,13 +47,19 @@ class Tensor:
       whole = whole.T
     widths = [_folded(shape, self.inputs)[-1] for shape in shapes]
     pieces = np.split(whole, np.cumsum(widths)[:-1], axis=-1)
-    return [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+    parts = [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+    return [_swapped_pairs(x, x.shape[-1] // 2, 2) if self.interleaved else x for x in parts]
 
   def shape(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     """Of theirs, made of ours of these shapes."""
     folded = [_folded(shape, self.inputs) for shape in shapes]
     joined = (*folded[0][:-1], sum(shape[-1] for shape in folded))
     return joined[::-1] if self.transposed else joined
+
+
+def _swapped_pairs(x: np.ndarray, rows: int, columns: int) -> np.ndarray:
+  """The last dimension as a table, transposed."""
+  return x.reshape(*x.shape[:-1], rows, columns).swapaxes(-1, -2).reshape(x.shape)
 
 
 def _folded(shape: Sequence[int], inputs: int) -> tuple[int, ...]:
@@ -80,7 +90,10 @@ def _norm(name: str, ours: str) -> tuple[Tensor, Tensor]:
 
 _OUR_LAYER = f"stack/layers/{_LAYER}"
 _LLAMA_LAYER = f"model.layers.{_LAYER}"
+_LWM_LAYER = f"transformer/h/{_LAYER}"
 _GPT2_LAYER = f"transformer.h.{_LAYER}"
+
+LWM = "lwm"  # Large World Model's own code; the others are Hugging Face's
 
 # model_type of theirs -> its tensors. Those of which a model has no part are left out.
 TENSORS: Mapping[str, tuple[Tensor, ...]] = {
@@ -112,6 +125,34 @@ TENSORS: Mapping[str, tuple[Tensor, ...]] = {
     *_conv1d(f"{_GPT2_LAYER}.mlp.c_proj", f"{_OUR_LAYER}/feed_forward/down"),
     *_norm("transformer.ln_f", "final_norm"),
     Tensor("lm_head.weight", ("head/projection/kernel",), transposed=True),
+  ),
+  LWM: (
+    Tensor("transformer/wte/embedding", ("embedding/table",)),
+    *(
+      Tensor(
+        f"{_LWM_LAYER}/attention/{theirs}/kernel",
+        (f"{_OUR_LAYER}/attention/{ours}/kernel",),
+        inputs=2 if ours == "out" else 1,
+        interleaved=ours in ("query", "key"),
+      )
+      for theirs, ours in {"wq": "query", "wk": "key", "wv": "value", "wo": "out"}.items()
+    ),
+    *(
+      Tensor(
+        f"{_LWM_LAYER}/feed_forward/{theirs}/kernel",
+        (f"{_OUR_LAYER}/feed_forward/{ours}/kernel",),
+      )
+      for theirs, ours in {"w1": "gate", "w3": "up", "w2": "down"}.items()
+    ),
+    *(
+      Tensor(f"{_LWM_LAYER}/{theirs}/kernel", (f"{_OUR_LAYER}/{ours}/scale",), inputs=0)
+      for theirs, ours in {
+        "attention_norm": "attention_norm",
+        "ffn_norm": "feed_forward_norm",
+      }.items()
+    ),
+    Tensor("transformer/ln_f/kernel", ("final_norm/scale",), inputs=0),
+    Tensor("lm_head/kernel", ("head/projection/kernel",)),
   ),
 }
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -17,6 +17,14 @@ from runners.safetensors_files import Described, TensorFolder
 from runners.suggestions import did_you_mean
 
 _PREFIXES = ("transformer.", "model.")  # a headless model's files lack it
+
+
+class Tensors(Protocol):
+  """Tensors of theirs: what is known of each, and each when it is asked for."""
+
+  tensors: dict[str, Described]
+
+  def read(self, name: str) -> np.ndarray: ...
 
 
 class ParamsReader:
@@ -35,7 +43,7 @@ class ParamsReader:
 
   def __init__(
     self,
-    tensors: TensorFolder,
+    tensors: Tensors,
     theirs: Mapping[str, Any],
     shapes: Mapping[str, tuple[int, ...]],
   ):

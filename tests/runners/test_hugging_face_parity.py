@@ -21,7 +21,7 @@ from layers.tokens import Tokens  # noqa: E402
 from runners.checkpoint_listing import find_step_folder  # noqa: E402
 from runners.checkpoint_reading import restore_params  # noqa: E402
 from runners.config_files import load  # noqa: E402
-from runners.hugging_face_import import param_shapes  # noqa: E402
+from runners.imported_run import param_shapes  # noqa: E402
 
 LENGTH = 96  # beyond the original length of the scaled ones
 BOTH = {"vocab_size": 130, "attention_dropout": 0.0}
