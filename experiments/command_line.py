@@ -94,7 +94,7 @@ COMMANDS = {
   ),
   "import": Command(
     "interchange:import_model",
-    "makes a run of a Hugging Face folder: --from=FOLDER --workdir=DIR",
+    "makes a run of a Hugging Face folder or LWM file: --from=PATH --workdir=DIR",
     (*_CONFIG_FLAGS, "from", "workdir"),
   ),
   "export": Command(

@@ -218,6 +218,35 @@ def test_an_imported_run_is_evaluated_but_not_gone_on_with(tmp_path, capsys):
 
 
 @needs_safetensors
+@pytest.mark.slow
+def test_a_run_begins_with_a_folder_at_another_theta_and_is_exported_like_it(tmp_path, capsys):
+  theirs, run, again = (tmp_path / name for name in ("theirs", "run", "again"))
+  tensors = write_folder(theirs)
+  model = {"num_layers": L, "model_dim": D, "vocab_size": V, "block.attention.num_heads": N}
+  model |= {"block.attention.num_kv_heads": K, "block.feed_forward.hidden_dim": F}
+  model |= {"block.attention.rotary.theta": 1e6}
+  fields = {f"model.{path}": value for path, value in model.items()}
+  fields |= {"train_data": "@tests.runners.toy_run:ToyText()", "eval_data": {}, "num_steps": 1}
+  fields |= {"batch_size": 1, "microbatch_size": None}
+  fields |= {"sequence_length": 16, "writers": [], "optimizer.frozen": ["."]}  # nothing moves
+  sets = [f"--set={path}={value}" for path, value in fields.items()]
+  begin = ("--exp=lwm.TextLlamaDebug", *sets, f"--workdir={run}")
+  assert runner(*begin, f"--set=init_from={theirs}") == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[:3] == [
+    "init_from   model.block.attention.rotary.theta: 10000.0 there, 1000000.0 here",
+    f"init_from   {theirs}",
+    "  loaded    12",
+  ]
+  assert "    params/stack/layers/attention/key/kernel  2x8x2x2" in lines
+  assert runner("export", f"--workdir={run}", f"--to={again}") == 0
+  assert_same(read_all(again), tensors)
+  config = json.loads((again / "config.json").read_text())
+  assert (config["rope_theta"], config["eos_token_id"]) == (1e6, 2)
+  assert (again / "tokenizer.json").is_file()
+
+
+@needs_safetensors
 def test_a_folder_or_run_that_is_there_is_not_written_over(tmp_path, capsys):
   theirs, run = tmp_path / "theirs", tmp_path / "run"
   write_folder(theirs)
