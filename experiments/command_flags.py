@@ -49,5 +49,8 @@ def define_flags() -> tuple[flags.FlagValues, list[Override]]:
   flags.DEFINE_integer("num_rows", 4, "how many rows", flag_values=values)
   flags.DEFINE_boolean("cache", False, "only build the token store", flag_values=values)
   string("cache_dir", None, "DIR of token stores (default: $STRATA_CACHE)", flag_values=values)
+  string("from", None, "FOLDER of Hugging Face, or FILE of LWM", flag_values=values)
+  string("to", None, "FOLDER to write", flag_values=values)
+  string("dtype", None, "float32, bfloat16 or float16; the checkpoint's", flag_values=values)
   flags.DEFINE_boolean("help", False, "this text", short_name="h", flag_values=values)
   return values, overrides

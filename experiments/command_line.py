@@ -89,8 +89,18 @@ COMMANDS = {
   ),
   "data": Command(
     "running:preview_data",
-    "the first packed rows, decoded",
+    "the first packed rows, decoded: --num_rows=N; --cache: only the token store",
     (*_CONFIG_FLAGS, "num_rows", "cache", "cache_dir"),
+  ),
+  "import": Command(
+    "interchange:import_model",
+    "makes a run of a Hugging Face folder or LWM file: --from=PATH --workdir=DIR",
+    (*_CONFIG_FLAGS, "from", "workdir"),
+  ),
+  "export": Command(
+    "interchange:export_model",
+    "makes such a folder of a run: --workdir=DIR --to=FOLDER [--dtype=bfloat16]",
+    ("load", "workdir", "to", "step", "dtype"),
   ),
   "ckpt": Command(
     "checkpoints:inspect_checkpoints",
@@ -134,7 +144,8 @@ def _run(argv: Sequence[str]) -> int:
   for flag in command.flags:
     if flag not in VERBS:
       value = values[flag].value
-      chosen[flag] = tuple(value) if isinstance(value, list) else value
+      field = "source" if flag == "from" else flag  # a word of Python's own
+      chosen[field] = tuple(value) if isinstance(value, list) else value
   invocation = Invocation(arguments=tuple(arguments), overrides=tuple(overrides), **chosen)
   invocation.prepare()
   code = command.run(invocation)
@@ -217,6 +228,8 @@ def _help(values: flags.FlagValues) -> str:
   lines += ["", "Flags:"]
   for name in ("exp", *VERBS, *(n for n in values if n not in ("exp", "help", "h", *VERBS))):
     users = [other for other, spec in COMMANDS.items() if name in spec.flags]
+    if len(users) == 1 and f"--{name}" in COMMANDS[users[0]].summary:
+      continue  # said there
     only = f" [{', '.join(users)}]" if len(users) < 4 else ""
     text = (values[name].help or "").partition(";\n")[0]  # what absl adds to repeatable flags
     lines.append(f"  {f'--{name}':18}{text}{only}")

@@ -30,6 +30,9 @@ class Invocation:
   num_rows: int = 4
   cache: bool = False
   cache_dir: str | None = None
+  source: str | None = None  # --from
+  to: str | None = None
+  dtype: str | None = None
 
   def prepare(self) -> None:
     """Imports what `--load` names, also out of the current folder."""
