@@ -80,7 +80,7 @@ def write(folder: Path, roots: list[Path], num_bytes: int) -> collections.Counte
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser = argparse.ArgumentParser(description="Writes JSON lines of Python sources.")
   parser.add_argument("folder", type=Path)
   parser.add_argument("--megabytes", type=int, default=250, help="of JSON, before compression")
   parser.add_argument("--sources", type=Path, action="append", help="folders")
