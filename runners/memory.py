@@ -24,16 +24,16 @@ def check_memory(state: TrainState, mesh: Mesh) -> None:
   Args:
     state: shapes and shardings.
   """
-  device = mesh.devices.flat[0]
-  there = device_bytes(device)
+  there = device_bytes(mesh)
   needed = bytes_per_device(state) + bytes_per_device(state.params)
   if there is None or needed <= there:
     return
+  kind = mesh.devices.flat[0].device_kind
   devices = math.ceil(mesh.size * needed / (0.9 * there))
   params = sum(x.size for x in jax.tree.leaves(state.params))
   raise UserError(
     f"{params:,} parameters, their moments and a gradient take {needed / _GIB:.1f} GiB on each "
-    f"of {mesh.size} device(s), which has {there / _GIB:.1f} GiB ({device.device_kind}); split "
+    f"of {mesh.size} device(s), which has {there / _GIB:.1f} GiB ({kind}); split "
     f"them over {devices} such devices or more (mesh.fsdp, mesh.tensor), or take a smaller "
     "model (model.num_layers, model.model_dim)"
   )
@@ -46,11 +46,12 @@ def bytes_per_device(tree: object) -> int:
   )
 
 
-def device_bytes(device: jax.Device) -> int | None:
-  """Memory that programs may use on the device; None where it does not say.
+def device_bytes(mesh: Mesh) -> int | None:
+  """Memory that programs may use on each device of the mesh; None where it does not say.
 
   CPU devices part the memory of the machine, or of the container.
   """
+  device = mesh.devices.flat[0]
   if device.platform != "cpu":
     return (device.memory_stats() or {}).get("bytes_limit")
   if not hasattr(os, "sysconf"):

@@ -46,10 +46,13 @@ def run_with_devices():
 
   def run(num_devices: int, code: str, *, timeout_s: float = 600):
     devices = f"--xla_force_host_platform_device_count={num_devices}"
+    # XLA has a thread for each device. Collectives that do not wait for one another come in
+    # another order on each, and all threads can end up waiting for one that is not there.
+    threads = str(8 * num_devices)
     result = subprocess.run(
       [sys.executable, "-c", code],
       cwd=ROOT,
-      env={**os.environ, "XLA_FLAGS": devices},
+      env={**os.environ, "XLA_FLAGS": devices, "NPROC": threads},
       capture_output=True,
       text=True,
       timeout=timeout_s,

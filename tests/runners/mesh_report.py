@@ -33,22 +33,21 @@ def mesh_config(mesh: dict[str, int], **fields: Any) -> fdl.Config:
 def report(config: fdl.Config, num_steps: int = NUM_STEPS) -> dict[str, Any]:
   """Losses of a few steps, the first parameters and where parameters and moments lie.
 
-  Rows that pad the vocabulary are apart: how many there are is the mesh's.
+  What pads the vocabulary is apart, rows of the table and columns of an untied head: how many
+  there are is the mesh's.
   """
   compilation_cache.enable(os.environ["STRATA_CACHE"])
   assembly, state = toy_run.begin(config, os.environ["STRATA_CACHE"])
-  params = jax.tree.map(np.asarray, state.params)
-  table = params["embedding"]["table"]
-  real, padding = np.split(table, [assembly.trainer.model.vocab_size])
-  params["embedding"]["table"] = real
+  vocab_size = assembly.trainer.model.vocab_size
+  params, padding = _cut(state.params, vocab_size)
   digest = hashlib.sha256(b"".join(x.tobytes() for x in jax.tree.leaves(params)))
   state, losses = toy_run.take_steps(assembly, state, num_steps)
   adam = next(x for x in jax.tree.leaves(state.opt_state, is_leaf=_is_adam) if _is_adam(x))
-  after = np.asarray(state.params["embedding"]["table"])[len(real) :]
+  _, after = _cut(state.params, vocab_size)
   return {
     "params": digest.hexdigest(),
-    "num_padding": len(padding),
-    "padding_is_zero": not padding.any() and not after.any(),
+    "num_padding": len(padding[0]),
+    "padding_is_zero": not any(x.any() for x in padding + after),
     "losses": losses,
     "layout": {
       "params": _layout(state.params),
@@ -56,6 +55,22 @@ def report(config: fdl.Config, num_steps: int = NUM_STEPS) -> dict[str, Any]:
       "nu": _layout(adam.nu),
     },
   }
+
+
+def _cut(params: Any, vocab_size: int) -> tuple[Any, list[np.ndarray]]:
+  """The parameters without what pads the vocabulary, and that: of the table, of the head."""
+  padding = []
+
+  def cut(path: Any, x: Any) -> np.ndarray:
+    x, name = np.asarray(x), jax.tree_util.keystr(path, simple=True, separator="/")
+    axis = {"embedding/table": 0, "head/projection/kernel": 1}.get(name)
+    if axis is None:
+      return x
+    real, rest = np.split(x, [vocab_size], axis)
+    padding.append(rest.swapaxes(0, axis))
+    return np.ascontiguousarray(real)
+
+  return jax.tree_util.tree_map_with_path(cut, params), padding
 
 
 def _is_adam(x: Any) -> bool:

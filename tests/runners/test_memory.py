@@ -23,14 +23,14 @@ def state(num_params: int) -> TrainState:
 
 
 def test_what_fits_passes_to_the_last_byte(monkeypatch):
-  monkeypatch.setattr(memory, "device_bytes", lambda device: 16_000)
+  monkeypatch.setattr(memory, "device_bytes", lambda mesh: 16_000)
   check_memory(state(1000), MESH)
   with pytest.raises(UserError):
     check_memory(state(1001), MESH)
 
 
 def test_what_does_not_fit_is_refused_with_both_numbers_and_the_devices_it_takes(monkeypatch):
-  monkeypatch.setattr(memory, "device_bytes", lambda device: 2**30)
+  monkeypatch.setattr(memory, "device_bytes", lambda mesh: 2**30)
   with pytest.raises(UserError) as error:
     check_memory(state(10 * 2**28), MESH)
   assert "2,684,354,560 parameters" in str(error.value)
@@ -39,12 +39,12 @@ def test_what_does_not_fit_is_refused_with_both_numbers_and_the_devices_it_takes
 
 
 def test_a_device_that_does_not_say_what_it_has_is_believed(monkeypatch):
-  monkeypatch.setattr(memory, "device_bytes", lambda device: None)
+  monkeypatch.setattr(memory, "device_bytes", lambda mesh: None)
   check_memory(state(10**12), MESH)
 
 
 def test_a_run_is_refused_before_its_data_are_read(monkeypatch, tmp_path):
-  monkeypatch.setattr(memory, "device_bytes", lambda device: 1)
+  monkeypatch.setattr(memory, "device_bytes", lambda mesh: 1)
   with pytest.raises(UserError, match="GiB on each of"):
     assemble(toy_config(num_steps=1), str(tmp_path / "cache"))
   assert not (tmp_path / "cache").exists()
@@ -53,9 +53,9 @@ def test_a_run_is_refused_before_its_data_are_read(monkeypatch, tmp_path):
 def test_a_container_that_has_less_than_the_machine_is_what_counts(monkeypatch, tmp_path):
   monkeypatch.setattr(memory, "_CONTAINER_LIMIT", tmp_path / "memory.max")
   (tmp_path / "memory.max").write_text("max\n")
-  whole = device_bytes(jax.devices()[0])
+  whole = device_bytes(MESH)
   (tmp_path / "memory.max").write_text("1048576\n")
-  assert whole > device_bytes(jax.devices()[0]) == 2**20 // jax.local_device_count()
+  assert whole > device_bytes(MESH) == 2**20 // jax.local_device_count()
 
 
 SHARDED = """
@@ -67,11 +67,11 @@ mesh = Mesh(jax.devices(), ("fsdp",))
 split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("fsdp",), ()))
 tree = [jax.ShapeDtypeStruct((16, 3), d, sharding=s) for d, s in
         ((jnp.float32, split), (jnp.bfloat16, split), (jnp.int32, whole))]
-print(json.dumps([bytes_per_device(tree), device_bytes(jax.devices()[0])]))
+print(json.dumps([bytes_per_device(tree), device_bytes(mesh)]))
 """
 
 
 def test_a_device_holds_its_shards_and_its_part_of_the_machine(run_with_devices):
   held, there = run_with_devices(8, SHARDED)
   assert held == 2 * 3 * 4 + 2 * 3 * 2 + 16 * 3 * 4
-  assert there == device_bytes(jax.devices()[0]) * jax.local_device_count() // 8
+  assert there == device_bytes(MESH) * jax.local_device_count() // 8
