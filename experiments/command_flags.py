@@ -4,6 +4,8 @@ from absl import flags
 
 from experiments.overrides import Override
 
+UNLISTED = "told of beside another flag"  # where --help, one screen, has no line for a flag
+
 
 class _OverrideFlag(flags.Flag):
   """Adds each occurrence to one list that all verbs share: their order is their meaning."""
@@ -42,10 +44,21 @@ def define_flags() -> tuple[flags.FlagValues, list[Override]]:
   string("sort", None, "METRIC of the table (-METRIC: largest first)", flag_values=values)
   string("step", "latest", "N, latest, best or all", flag_values=values)
   string("format", "flat", "flat, json or python", flag_values=values)
-  flags.DEFINE_boolean("sharding", False, "where each parameter lies", flag_values=values)
-  flags.DEFINE_integer("devices", None, "how many, for --sharding", flag_values=values)
-  flags.DEFINE_integer("num_rows", 4, "how many rows", flag_values=values)
-  flags.DEFINE_boolean("cache", False, "only build the token store", flag_values=values)
+  integer, number = flags.DEFINE_integer, flags.DEFINE_float
+  where = "where each parameter lies; on how many --devices"
+  flags.DEFINE_boolean("sharding", False, where, flag_values=values)
+  integer("devices", None, UNLISTED, flag_values=values)
+  integer(
+    "num_rows", 4, "how many rows; --cache: only build the token store", flag_values=values
+  )
+  flags.DEFINE_boolean("cache", False, UNLISTED, flag_values=values)
+  sampling = "--max_tokens --temperature --top_k --top_p --seed"
+  multi("prompt", [], f"TEXT, repeatable; {sampling}", flag_values=values)
+  integer("max_tokens", 64, UNLISTED, flag_values=values)
+  number("temperature", 0.8, UNLISTED, flag_values=values)
+  integer("top_k", None, UNLISTED, flag_values=values)
+  number("top_p", None, UNLISTED, flag_values=values)
+  integer("seed", 0, UNLISTED, flag_values=values)
   string("cache_dir", None, "DIR of token stores (default: $STRATA_CACHE)", flag_values=values)
   flags.DEFINE_boolean("help", False, "this text", short_name="h", flag_values=values)
   return values, overrides

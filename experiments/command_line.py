@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from experiments.command_flags import define_flags
+from experiments.command_flags import UNLISTED, define_flags
 from experiments.error_lines import error_lines
 from experiments.invocation import Invocation
 from experiments.overrides import VERBS, Override
@@ -24,8 +24,9 @@ from runners.suggestions import did_you_mean
 DEFAULT_COMMAND = "train"
 HELP = "help"
 
-_REPEATABLE = (*VERBS, "load", "accept_change", "sweep")
+_REPEATABLE = (*VERBS, "load", "accept_change", "sweep", "prompt")
 _CONFIG_FLAGS = ("exp", *VERBS, "load")
+_SAMPLING_FLAGS = ("prompt", "max_tokens", "temperature", "top_k", "top_p", "seed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,11 @@ COMMANDS = {
     "running:evaluate",
     "evaluates checkpoints of a run",
     (*_CONFIG_FLAGS, "workdir", "step", "cache_dir"),
+  ),
+  "generate": Command(
+    "running:generate",
+    "continues prompts with a checkpoint of a run",
+    (*_CONFIG_FLAGS, "workdir", "step", "cache_dir", *_SAMPLING_FLAGS),
   ),
   "sweep": Command(
     "sweeping:sweep",
@@ -216,6 +222,8 @@ def _help(values: flags.FlagValues) -> str:
     lines.append(f"  {f'{name} {command.arguments}':18}{command.summary}")
   lines += ["", "Flags:"]
   for name in ("exp", *VERBS, *(n for n in values if n not in ("exp", "help", "h", *VERBS))):
+    if values[name].help == UNLISTED:
+      continue
     users = [other for other, spec in COMMANDS.items() if name in spec.flags]
     only = f" [{', '.join(users)}]" if len(users) < 4 else ""
     text = (values[name].help or "").partition(";\n")[0]  # what absl adds to repeatable flags

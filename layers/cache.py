@@ -1,12 +1,12 @@
 """Keys and values of earlier tokens, kept so that generation computes each once.
 
-The slot of a token is its position: a row's cache has a slot for each position from 0 on. A query
-at position p sees the slots 0 .. p alone (masks.causal_mask), all of which are filled when tokens
-come in order. So which slots are filled need not be stored, rows of different lengths do not
-disturb each other, and what padding there is leaves no trace.
+The slot of a token is its position: a row's cache has a slot for each position from 0 on. A
+query at position p sees the slots 0 .. p alone (masks.causal_mask), and all of these are filled
+when tokens come in order. So which slots are filled need not be stored, rows of different
+lengths do not disturb each other, and what padding there is leaves no trace.
 
-A model applied with `mutable=["cache"]` uses the cache that it is given, and returns it with the
-new tokens in it. Rows hold one segment each, numbered 1, and the mask has to be causal.
+A model applied with `mutable=["cache"]` uses the cache that it is given, and returns it with
+the new tokens in it. Rows hold one segment each, numbered 1, and the mask has to be causal.
 
 Letters: B batch, T new tokens, S slots, K key/value heads, H head dimension.
 """
@@ -49,7 +49,9 @@ def empty_cache(model: nn.Module, params: Any, num_rows: int, num_slots: int) ->
 
   shapes = jax.eval_shape(one_slot, params)
   if not jax.tree.leaves(shapes):
-    raise UserError("no layer of this model keeps a cache; its attention has to use layers.cache")
+    raise UserError(
+      "no layer of this model keeps a cache; its attention has to use layers.cache"
+    )
   # [..., B, S, K, H], also where layers are stacked.
   grown = lambda x: jnp.zeros((*x.shape[:-3], num_slots, *x.shape[-2:]), x.dtype)
   return jax.tree.map(grown, shapes)
@@ -81,8 +83,7 @@ def remember(
   for name, x in kept.items():
     module.put_variable(COLLECTION, name, x)
   num_rows, num_slots = kept["key"].shape[:2]
-  slots = Tokens.unpacked(num_rows, num_slots).replace(rows=tokens.rows)
-  return kept["key"], kept["value"], slots
+  return kept["key"], kept["value"], Tokens.unpacked(num_rows, num_slots)
 
 
 def _write(cache: jax.Array, slots: jax.Array, new: jax.Array) -> jax.Array:
