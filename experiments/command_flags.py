@@ -4,8 +4,6 @@ from absl import flags
 
 from experiments.overrides import Override
 
-UNLISTED = "told of beside another flag"  # where --help, one screen, has no line for a flag
-
 
 class _OverrideFlag(flags.Flag):
   """Adds each occurrence to one list that all verbs share: their order is their meaning."""
@@ -45,20 +43,19 @@ def define_flags() -> tuple[flags.FlagValues, list[Override]]:
   string("step", "latest", "N, latest, best or all", flag_values=values)
   string("format", "flat", "flat, json or python", flag_values=values)
   integer, number = flags.DEFINE_integer, flags.DEFINE_float
-  where = "where each parameter lies; on how many --devices"
-  flags.DEFINE_boolean("sharding", False, where, flag_values=values)
-  integer("devices", None, UNLISTED, flag_values=values)
-  integer(
-    "num_rows", 4, "how many rows; --cache: only build the token store", flag_values=values
-  )
-  flags.DEFINE_boolean("cache", False, UNLISTED, flag_values=values)
-  sampling = "--max_tokens --temperature --top_k --top_p --seed"
-  multi("prompt", [], f"TEXT, repeatable; {sampling}", flag_values=values)
-  integer("max_tokens", 64, UNLISTED, flag_values=values)
-  number("temperature", 0.8, UNLISTED, flag_values=values)
-  integer("top_k", None, UNLISTED, flag_values=values)
-  number("top_p", None, UNLISTED, flag_values=values)
-  integer("seed", 0, UNLISTED, flag_values=values)
+  flags.DEFINE_boolean("sharding", False, "where each parameter lies", flag_values=values)
+  integer("devices", None, "how many, for --sharding", flag_values=values)
+  integer("num_rows", 4, "how many rows", flag_values=values)
+  flags.DEFINE_boolean("cache", False, "only build the token store", flag_values=values)
+  multi("prompt", [], "TEXT to continue", flag_values=values)
+  integer("max_tokens", 64, "how many to add at most", flag_values=values)
+  number("temperature", 0.8, "0: greedy", flag_values=values)
+  integer("top_k", None, "how many tokens to choose among", flag_values=values)
+  number("top_p", None, "the probability of those to choose among", flag_values=values)
+  integer("seed", 0, "of the draws", flag_values=values)
   string("cache_dir", None, "DIR of token stores (default: $STRATA_CACHE)", flag_values=values)
+  string("from", None, "FOLDER with config.json and safetensors", flag_values=values)
+  string("to", None, "FOLDER to write", flag_values=values)
+  string("dtype", None, "float32, bfloat16 or float16; the checkpoint's", flag_values=values)
   flags.DEFINE_boolean("help", False, "this text", short_name="h", flag_values=values)
   return values, overrides

@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from experiments.command_flags import UNLISTED, define_flags
+from experiments.command_flags import define_flags
 from experiments.error_lines import error_lines
 from experiments.invocation import Invocation
 from experiments.overrides import VERBS, Override
@@ -59,7 +59,7 @@ COMMANDS = {
   ),
   "generate": Command(
     "running:generate",
-    "continues prompts with a checkpoint of a run",
+    "continues --prompt=TEXT... [--max_tokens --temperature --top_k --top_p --seed]",
     (*_CONFIG_FLAGS, "workdir", "step", "cache_dir", *_SAMPLING_FLAGS),
   ),
   "sweep": Command(
@@ -95,8 +95,18 @@ COMMANDS = {
   ),
   "data": Command(
     "running:preview_data",
-    "the first packed rows, decoded",
+    "the first packed rows, decoded: --num_rows=N; --cache: only the token store",
     (*_CONFIG_FLAGS, "num_rows", "cache", "cache_dir"),
+  ),
+  "import": Command(
+    "interchange:import_model",
+    "makes a run of a Hugging Face folder: --from=FOLDER --workdir=DIR",
+    (*_CONFIG_FLAGS, "from", "workdir"),
+  ),
+  "export": Command(
+    "interchange:export_model",
+    "makes such a folder of a run: --workdir=DIR --to=FOLDER [--dtype=bfloat16]",
+    ("load", "workdir", "to", "step", "dtype"),
   ),
   "ckpt": Command(
     "checkpoints:inspect_checkpoints",
@@ -140,7 +150,8 @@ def _run(argv: Sequence[str]) -> int:
   for flag in command.flags:
     if flag not in VERBS:
       value = values[flag].value
-      chosen[flag] = tuple(value) if isinstance(value, list) else value
+      field = "source" if flag == "from" else flag  # a word of Python's own
+      chosen[field] = tuple(value) if isinstance(value, list) else value
   invocation = Invocation(arguments=tuple(arguments), overrides=tuple(overrides), **chosen)
   invocation.prepare()
   code = command.run(invocation)
@@ -222,9 +233,9 @@ def _help(values: flags.FlagValues) -> str:
     lines.append(f"  {f'{name} {command.arguments}':18}{command.summary}")
   lines += ["", "Flags:"]
   for name in ("exp", *VERBS, *(n for n in values if n not in ("exp", "help", "h", *VERBS))):
-    if values[name].help == UNLISTED:
-      continue
     users = [other for other, spec in COMMANDS.items() if name in spec.flags]
+    if len(users) == 1 and f"--{name}" in COMMANDS[users[0]].summary:
+      continue  # said there
     only = f" [{', '.join(users)}]" if len(users) < 4 else ""
     text = (values[name].help or "").partition(";\n")[0]  # what absl adds to repeatable flags
     lines.append(f"  {f'--{name}':18}{text}{only}")

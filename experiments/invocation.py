@@ -36,6 +36,9 @@ class Invocation:
   top_k: int | None = None
   top_p: float | None = None
   seed: int = 0
+  source: str | None = None  # --from
+  to: str | None = None
+  dtype: str | None = None
 
   def prepare(self) -> None:
     """Imports what `--load` names, also out of the current folder."""

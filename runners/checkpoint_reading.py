@@ -32,6 +32,7 @@ from runners.checkpoint_metadata import state_metadata
 from runners.checksums import array_checksums, json_checksum
 
 STATE, RUN, METRICS, INVENTORY = "state", "run", "metrics", "inventory"
+PARAMS = "params"  # of the state
 
 _FILES = {
   RUN: "run/metadata",
@@ -39,7 +40,6 @@ _FILES = {
   INVENTORY: "inventory/metadata",
   STATE: "state/_METADATA",
 }
-_PARAMS = "params"
 _COMMIT = "_CHECKPOINT_METADATA"
 _NAMED_AT_MOST = 5
 _LONGEST_REASON = 300
@@ -215,9 +215,9 @@ def restore_params(folder: Path, abstract: Any, unpadded: Any = None) -> Any:
     UserError: they are those of another model.
     DamagedCheckpoint: they are not what was saved; the message names the folder.
   """
-  wrapped = ({_PARAMS: tree} if tree is not None else None for tree in (abstract, unpadded))
+  wrapped = ({PARAMS: tree} if tree is not None else None for tree in (abstract, unpadded))
   try:
-    return restore(open_step(folder), *wrapped, below=f"{_PARAMS}/")[_PARAMS]
+    return restore(open_step(folder), *wrapped, below=f"{PARAMS}/")[PARAMS]
   except DamagedCheckpoint as error:
     raise DamagedCheckpoint(
       f"the checkpoint {folder} is damaged: {error}; name another step"

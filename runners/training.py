@@ -20,7 +20,7 @@ from runners.callbacks import Run, restore_callbacks
 from runners.checkpoint_fallback import restore_newest
 from runners.checkpoint_listing import CHECKPOINTS, find_step_folder
 from runners.checkpoint_reading import restore_params
-from runners.checkpoints import CheckpointWriter
+from runners.checkpoints import IMPORTED, CheckpointWriter
 from runners.flops import peak_flops, train_step_flops
 from runners.meshes import place
 from runners.signals import Interruption
@@ -117,6 +117,11 @@ def _start(assembly: Assembly, workdir: Path, check_data: bool) -> tuple[TrainSt
   run = Run(str(workdir), assembly.num_steps, content)
 
   def check(saved: dict[str, Any]) -> None:
+    if IMPORTED in saved:
+      raise UserError(
+        f"{workdir} holds imported parameters, no run to go on with: train in another "
+        f"--workdir with --set=init_from={workdir}"
+      )
     if check_data and not same_content(saved["data"]["content"], content):
       raise UserError(
         f"the training data of {workdir} have changed since its checkpoint; put back the text "

@@ -31,6 +31,7 @@ PRINTED = {
   "why": "optimizer.learning_rate.peak = ",
   "diff": " -> ",
   "data": "segment 1",
+  "export": "GPT2LMHeadModel",
   "sweep": "table     sweeps/",
   "train": "done: ",
 }
