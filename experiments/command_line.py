@@ -59,7 +59,7 @@ COMMANDS = {
   ),
   "generate": Command(
     "running:generate",
-    "continues --prompt=TEXT... [--max_tokens --temperature --top_k --top_p --seed]",
+    "continues --prompt=TEXT [--max_tokens --temperature --top_k --top_p --seed]",
     (*_CONFIG_FLAGS, "workdir", "step", "cache_dir", *_SAMPLING_FLAGS),
   ),
   "sweep": Command(

@@ -2,8 +2,9 @@
 
 runner --exp=lwm.TextLlamaDebug
 runner --exp=lwm.TextLlama7B32K --set=init_from=runs/lwm.TextLlama7B --set=mesh.fsdp=32
+runner --exp=lwm.TextLlamaDebug --set=train_data.files='my/*.jsonl'
 
-A member without data of its own reads the embedded sources as bytes: ids below 259 of 32,000.
+Without files a member reads the embedded sources as bytes: ids below 259 of 32,000.
 Published: theta and length of each stage, tokens a step, steps, the constant rate, the decay.
 The members at 4K, which LWM takes from LLaMA 2, have the numbers of LLaMA's pretraining.
 """
@@ -15,6 +16,7 @@ from experiments.registry import register
 from runners import optimizers, schedules
 from runners.meshes import MeshShape
 from runners.retention import Checkpoints
+from tasks.jsonl import Jsonl
 
 TOKENS_PER_STEP = 2**22
 
@@ -28,6 +30,9 @@ class TextLlama(Llama):
   eval_every = 1000
   remat = "full"
   peak_learning_rate = 3e-4
+
+  def train_data(self) -> fdl.Config:
+    return fdl.Config(Jsonl, split="train")
 
   def mesh(self) -> fdl.Config:
     return fdl.Config(MeshShape, data=1, fsdp=-1)

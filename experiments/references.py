@@ -34,6 +34,7 @@ _BY_MODULE = {
   ),
   "runners.tensorboard_writer": ("TensorBoard",),
   "runners.trainer": ("Precision",),
+  "tasks.jsonl": ("Jsonl",),
   "tasks.language_modeling": ("NextToken",),
   "tasks.python_stdlib": ("PythonStdlib",),
   "tasks.registered_task": ("RegisteredTask",),

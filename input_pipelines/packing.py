@@ -41,9 +41,11 @@ class PackedRows:
     offsets: np.ndarray,
     sequence_length: int,
     check: Callable[[np.ndarray, np.ndarray], None] = lambda starts, ends: None,
+    weights: np.ndarray | None = None,
   ):
     """tokens: [num_tokens] ids, of which document d is tokens[offsets[d]:offsets[d + 1]].
 
+    `weights`, [num_tokens], is the loss weight of each token where it is the target; None: 1.
     Documents of one token make no pair, so they drop out here. `check(starts, ends)` is
     called before tokens[starts[i]:ends[i]] are read; what it raises, `rows` raises.
     """
@@ -53,6 +55,7 @@ class PackedRows:
     self._token_starts = np.append(offsets[:-1][has_pairs], 0)
     self._pair_starts = np.append(0, np.cumsum(lengths[has_pairs] - 1))
     self._tokens = tokens
+    self._weights = weights
     self._check = check
     self.sequence_length = sequence_length
     self.num_pairs = int(self._pair_starts[-1])
@@ -77,6 +80,8 @@ class PackedRows:
     if not segments.all():
       batch = {key: value * real for key, value in batch.items()}
     batch[WEIGHTS] = real.astype(np.float32)
+    if self._weights is not None:  # of the target, the token after the input
+      batch[WEIGHTS] *= self._weights.take(where + 1, mode="clip")
     shape = (len(indices), self.sequence_length)
     return {key: value.reshape(shape) for key, value in batch.items()}
 

@@ -135,4 +135,4 @@ class TextData(Data):
 
 
 def _rows(store: TokenStore, sequence_length: int) -> PackedRows:
-  return PackedRows(store.tokens, store.offsets, sequence_length, store.check)
+  return PackedRows(store.tokens, store.offsets, sequence_length, store.check, store.weights)

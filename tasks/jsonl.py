@@ -1,0 +1,124 @@
+"""Examples in JSON lines or Parquet as language-modelling data, without a line of Python.
+
+    --set=train_data=@Jsonl(files='my/*.jsonl')
+    --set=train_data.fields='[question],answer'
+
+input_pipelines/field_grammar.py says which fields become tokens, and which of them are learned.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from input_pipelines.example_files import ExampleFile, facts_of, find_files, scan_files
+from input_pipelines.field_grammar import Recipes
+from input_pipelines.jsonl_tokens import SPLITS, Corpus, TokenisedExamples
+from input_pipelines.store_builder import Tokenised
+from input_pipelines.text_data import TextData
+from input_pipelines.tokenizer_files import load_tokenizer
+from input_pipelines.vocabularies import ByteVocabulary, Vocabulary
+from layers.errors import UserError
+from tasks.python_stdlib import PythonStdlib
+
+# Counts the ways in which lines have been turned into tokens: part of a store's identity.
+_PREPROCESSING = 1
+_BYTES = ByteVocabulary()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Jsonl(TextData):
+  """One example a line, in one or many files; without files, the embedded sources as bytes.
+
+  Attributes:
+    files: paths, globs and URLs; plain, .gz, .zst or .parquet.
+    fields: the recipe, such as '[question],answer': see field_grammar.py.
+    fields_from_example: the field in which each example brings its own recipe, or several.
+    prepend_text: goes before the text of the first field.
+    subfield_separator: what `a+b` puts between two texts.
+    add_bos: BOS in front of each example, where the vocabulary has one.
+    add_eos: EOS at its end, learned, where the vocabulary has one.
+    tokenizer: a SentencePiece .model, a tokenizer.json or BPE ranks (.tiktoken); None: bytes.
+    validation_fraction: of the lines, by a hash of each. With 1 all of them are validation.
+    max_bad_fraction: of the lines may be unreadable and are left out; 0: the first stops.
+    seed: picks among the recipes that an example brings.
+  """
+
+  files: str | Sequence[str] | None = None
+  fields: str = "text"
+  fields_from_example: str | None = None
+  prepend_text: str = ""
+  subfield_separator: str = " "
+  add_bos: bool = True
+  add_eos: bool = True
+  tokenizer: str | None = None
+  validation_fraction: float = 0.01
+  max_bad_fraction: float = 0.0
+  seed: int = 0
+
+  def vocabulary(self) -> Vocabulary:
+    return _BYTES if self.tokenizer is None else load_tokenizer(self.tokenizer)
+
+  def name(self) -> str:
+    if self.files is None:
+      return self._embedded().name()
+    names = find_files(self.files)
+    stem = re.sub(r"\W+", "_", Path(names[0]).name.partition(".")[0])
+    return f"jsonl-{stem}" + (f"-and-{len(names) - 1}" if len(names) > 1 else "")
+
+  def identity(self) -> dict[str, Any]:
+    if self.files is None:
+      return self._embedded().identity()
+    return {
+      "source": "jsonl",
+      "preprocessing": _PREPROCESSING,
+      **facts_of(self._scanned()),
+      "recipes": dataclasses.asdict(self._recipes()),
+      "validation_fraction": self.validation_fraction,
+      # Of lines that are tolerated by one and not by another, the other is to hear.
+      "max_bad_fraction": self.max_bad_fraction,
+    }
+
+  def tokenise(self) -> Tokenised:
+    if self.files is None:
+      return self._embedded().tokenise()
+    corpus = Corpus(
+      self._scanned(), self._recipes(), self.vocabulary(), float(self.validation_fraction)
+    )
+    return TokenisedExamples(corpus, self.split, self.max_bad_fraction)
+
+  def check(self) -> None:
+    if self.split not in SPLITS:
+      raise UserError(f"no split {self.split!r}; JSON lines have 'train' and 'validation'")
+    for name in ("validation_fraction", "max_bad_fraction"):
+      if not 0 <= getattr(self, name) <= 1:
+        raise UserError(f"{name}={getattr(self, name)} is not a fraction; give 0 to 1")
+    if self.files is None:
+      self._check_without_files()
+      self._embedded().check()
+    else:
+      self._recipes().check(self.vocabulary())
+      find_files(self.files)
+
+  def _check_without_files(self) -> None:
+    """What is set for files that nobody named would have no effect."""
+    for field in dataclasses.fields(self):
+      if field.name not in ("split", "num_batches", "files") and (
+        getattr(self, field.name) != field.default
+      ):
+        raise UserError(
+          f"{field.name}={getattr(self, field.name)!r} is for files, and there are none: "
+          "name some with --set=train_data.files='my/*.jsonl'"
+        )
+
+  def _embedded(self) -> PythonStdlib:
+    return PythonStdlib(split=self.split, num_batches=self.num_batches)
+
+  def _scanned(self) -> tuple[ExampleFile, ...]:
+    assert self.files is not None
+    return scan_files(find_files(self.files))
+
+  def _recipes(self) -> Recipes:
+    names = [field.name for field in dataclasses.fields(Recipes)]
+    return Recipes(**{name: getattr(self, name) for name in names})
