@@ -48,7 +48,7 @@ def define_flags() -> tuple[flags.FlagValues, list[Override]]:
   integer("num_rows", 4, "how many rows", flag_values=values)
   flags.DEFINE_boolean("cache", False, "only build the token store", flag_values=values)
   multi("prompt", [], "TEXT to continue", flag_values=values)
-  integer("max_tokens", 64, "how many to add at most", flag_values=values)
+  integer("max_tokens", None, "how many to add at most", flag_values=values)
   number("temperature", 0.8, "0: greedy", flag_values=values)
   integer("top_k", None, "how many tokens to choose among", flag_values=values)
   number("top_p", None, "the probability of those to choose among", flag_values=values)

@@ -31,7 +31,7 @@ class Invocation:
   cache: bool = False
   cache_dir: str | None = None
   prompt: tuple[str, ...] = ()
-  max_tokens: int = 64
+  max_tokens: int | None = None
   temperature: float = 0.8
   top_k: int | None = None
   top_p: float | None = None

@@ -5,10 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import fiddle as fdl
-import numpy as np
 
 from input_pipelines.token_store import default_cache_dir
-from input_pipelines.vocabularies import Vocabulary
 from layers.errors import UserError
 from layers.sampling import Sampling
 from runners import compilation_cache
@@ -16,7 +14,11 @@ from runners.assembly import draw
 from runners.checkpoint_listing import find_step_folder
 from runners.checkpoint_reading import restore_params
 from runners.evaluate_run import chosen_steps
-from runners.generation import Generator, check_positions
+from runners.generation import Generator, check_context
+from runners.prompt_tokens import prompt_tokens
+from runners.trainer import Trainer
+
+_MAX_TOKENS = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,20 +27,20 @@ class Request:
 
   Attributes:
     prompts: texts; an empty one is the start of a document.
-    max_tokens: how many to add at most.
+    max_tokens: how many to add at most; None: 64, or fewer where the context ends.
     sampling: how a token is drawn.
     seed: of the draws.
   """
 
   prompts: Sequence[str]
-  max_tokens: int = 64
+  max_tokens: int | None = None
   sampling: Sampling = Sampling()
   seed: int = 0
 
   def __post_init__(self):
     if not self.prompts:
       raise UserError("generate from what? Give --prompt=TEXT; --prompt= starts a document")
-    if self.max_tokens < 1:
+    if self.max_tokens is not None and self.max_tokens < 1:
       raise UserError(f"max_tokens={self.max_tokens} must be at least 1")
 
 
@@ -63,16 +65,23 @@ def generate(
   """
   steps = chosen_steps(config, workdir, step)
   data: Any = fdl.build(config.train_data)
-  vocabulary = data.vocabulary()
-  prompts = [encode(prompt, vocabulary) for prompt in request.prompts]
+  tokens = prompt_tokens(data, workdir, getattr(config.model, "vocab_size", None))
+  prompts = [tokens.encode(prompt) for prompt in request.prompts]
   compilation_cache.enable(cache_dir or default_cache_dir())
   mesh = fdl.build(config.mesh).build()
-  blueprint = draw(config, mesh, data)
-  model = blueprint.trainer.model
-  check_positions(model, max(map(len, prompts)), request.max_tokens)
+  blueprint = draw(config, mesh, data, tokens.vocabulary)
+  context = _context(blueprint.trainer, tokens.context)
+  longest = max(map(len, prompts))
+  max_tokens = request.max_tokens or max(1, min(_MAX_TOKENS, context + 1 - longest))
+  check_context(context, longest, max_tokens)
   initializer = blueprint.initializer(blueprint.trainer, mesh)
   generator = Generator(
-    model, mesh, blueprint.trainer.sharding, vocabulary.vocab_size, vocabulary.eos_id
+    blueprint.trainer.model,
+    mesh,
+    blueprint.trainer.sharding,
+    num_ids=tokens.vocabulary.vocab_size,
+    context=context,
+    end_ids=tokens.end_ids,
   )
   for number in steps:
     folder = find_step_folder(workdir, number).absolute()
@@ -80,27 +89,22 @@ def generate(
     continuations = generator(
       params,
       prompts,
-      max_tokens=request.max_tokens,
+      max_tokens=max_tokens,
       sampling=request.sampling,
       seed=request.seed,
     )
     for n, ids in enumerate(continuations):
       print(f"step {number}  prompt {n + 1}  {len(prompts[n])} + {len(ids)} tokens")
-      print(f"{request.prompts[n]}{vocabulary.decode(ids)}\n", flush=True)
+      print(f"{request.prompts[n]}{tokens.vocabulary.decode(ids)}\n", flush=True)
   return 0
 
 
-def encode(prompt: str, vocabulary: Vocabulary) -> np.ndarray:
-  """The ids of a document that begins with `prompt`, int32 [tokens].
+def _context(trainer: Trainer, imported: int | None) -> int:
+  """Positions that the model knows: of its table, or, without one, that it was trained at.
 
-  Raises:
-    UserError: there are none, or the vocabulary lacks a character.
+  Rotary ones do go on: `--set=sequence_length=N` asks for positions that were never trained.
   """
-  bos = [] if vocabulary.bos_id is None else [vocabulary.bos_id]
-  ids = np.append(np.array(bos, np.int32), vocabulary.encode(prompt)).astype(np.int32)
-  if not ids.size:
-    raise UserError(
-      "the prompt is empty, and this vocabulary has no token that begins a document; give "
-      "the first characters: --prompt=TEXT"
-    )
-  return ids
+  model = trainer.model
+  if getattr(model, "learned_positions", False) and model.max_positions:
+    return model.max_positions
+  return max(trainer.sequence_length, imported or 0)

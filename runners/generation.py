@@ -5,7 +5,9 @@ All prompts but their last tokens go through the model at once and fill its cach
 prompt, the seed and how many equal prompts stand before it: not on its neighbours, the padding
 or the mesh.
 
-Letters: B rows, P tokens of the longest prompt, N tokens at most to generate, V ids.
+Prompts are padded to a power of two, so that those of about one length share a program.
+
+Letters: B rows, P tokens of a padded prompt, N tokens at most to generate, V ids.
 """
 
 import math
@@ -28,6 +30,7 @@ from layers.tokens import Tokens
 from runners.meshes import BATCH_AXES, batch_sharding, place
 
 _NONE = -1  # where a row has no token, because it ended before
+_SHORTEST = 16  # what P is at least
 
 
 class Generator:
@@ -37,13 +40,22 @@ class Generator:
     model: called as (ids, tokens).
     mesh, rules: where parameters and cache lie; `rules` are those of training.
     num_ids: only the ids below are drawn: a model may have more than its vocabulary.
-    eos_id: ends a row; None: rows end by their length alone.
+    context: positions that the model knows; None: without end.
+    end_ids: each ends a row; of none, rows end by their length alone.
   """
 
   def __init__(
-    self, model: nn.Module, mesh: Mesh, rules: Rules, num_ids: int, eos_id: int | None = None
+    self,
+    model: nn.Module,
+    mesh: Mesh,
+    rules: Rules,
+    *,
+    num_ids: int,
+    context: int | None = None,
+    end_ids: Sequence[int] = (),
   ):
-    self._model, self._mesh, self._num_ids, self._eos_id = model, mesh, num_ids, eos_id
+    self._model, self._mesh, self._num_ids = model, mesh, num_ids
+    self._context, self._end_ids = context, tuple(end_ids)
     # A new token has no length to split; the cache has.
     whole = [(name, None if name == "length" else axes) for name, axes in rules]
     self._rules = (*whole, ("cache_length", "sequence"))
@@ -59,7 +71,7 @@ class Generator:
     sampling: Sampling,
     seed: int = 0,
   ) -> list[np.ndarray]:
-    """The new ids of each prompt, at most `max_tokens`, the EOS included where there is one.
+    """The new ids of each prompt, at most `max_tokens`, the one that ends it included.
 
     Args:
       params: of the model, laid out on the mesh.
@@ -69,24 +81,29 @@ class Generator:
       seed: of the draws.
 
     Raises:
-      UserError: a prompt and its continuation are longer than the model's position table.
+      UserError: a prompt and its continuation are longer than the context.
     """
     longest = max(map(len, prompts))
-    check_positions(self._model, longest, max_tokens)
+    check_context(self._context, longest, max_tokens)
+    padded = self._within_context(max(_SHORTEST, 1 << (longest - 1).bit_length()))
     # The last token generated is not read again.
-    num_slots = _round_up(longest + max_tokens - 1, self._mesh.shape["sequence"])
-    batch = self._batch(prompts, seed)
+    num_slots = self._within_context(padded + max_tokens - 1)
+    num_slots = _round_up(num_slots, self._mesh.shape["sequence"])
+    batch = self._batch(prompts, padded, seed)
     with partitioned(self._mesh, self._rules):
       rows = self._jitted(
         params, batch, num_slots=num_slots, max_tokens=max_tokens, sampling=sampling
       )
     return [row[row != _NONE] for row in np.asarray(rows)[: len(prompts)]]
 
-  def _batch(self, prompts: Sequence[np.ndarray], seed: int) -> dict[str, Any]:
-    """Prompts filled up to the longest, and rows to what the mesh divides."""
+  def _within_context(self, size: int) -> int:
+    return size if self._context is None else min(size, self._context)
+
+  def _batch(self, prompts: Sequence[np.ndarray], length: int, seed: int) -> dict[str, Any]:
+    """Prompts filled up to `length`, and rows to what the mesh divides."""
     parts = math.prod(self._mesh.shape[axis] for axis in BATCH_AXES)
     num_rows = _round_up(len(prompts), parts)
-    ids = np.zeros((num_rows, max(map(len, prompts))), np.int32)
+    ids = np.zeros((num_rows, length), np.int32)
     lengths = np.ones(num_rows, np.int32)
     for row, prompt in enumerate(prompts):
       ids[row, : len(prompt)], lengths[row] = prompt, len(prompt)
@@ -124,8 +141,8 @@ class Generator:
         logits[:, 0, : self._num_ids], jax.vmap(jax.random.fold_in)(keys, positions)
       )
       written = written.at[:, n].set(jnp.where(ended, _NONE, drawn))
-      if self._eos_id is not None:
-        ended |= drawn == self._eos_id
+      for end_id in self._end_ids:
+        ended |= drawn == end_id
       return n + 1, variables, drawn, ended, written
 
     variables = cache.empty_cache(self._model, params, num_rows, num_slots)
@@ -142,22 +159,19 @@ class Generator:
     return state[-1]
 
 
-def check_positions(model: nn.Module, prompt_length: int, max_tokens: int) -> None:
-  """Raises UserError where a learned position table is too short; rotary ones have no end."""
-  limit = getattr(model, "max_positions", None)
-  if not getattr(model, "learned_positions", False) or limit is None:
-    return
+def check_context(context: int | None, prompt_length: int, max_tokens: int) -> None:
+  """Raises UserError where a prompt and its continuation go beyond the model's context."""
   # The last token generated is not read again, so it needs no position.
-  if prompt_length + max_tokens - 1 > limit:
-    raise UserError(
-      f"a prompt of {prompt_length} tokens and max_tokens={max_tokens} are more than the "
-      f"{limit} positions that the model has learned; "
-      + (
-        f"take max_tokens={limit + 1 - prompt_length} at most"
-        if prompt_length <= limit
-        else "shorten the prompt"
-      )
-    )
+  if context is None or prompt_length + max_tokens - 1 <= context:
+    return
+  if prompt_length <= context:
+    cure = f"take max_tokens={context + 1 - prompt_length} at most"
+  else:
+    cure = f"shorten the prompt by {prompt_length - context} or more"
+  raise UserError(
+    f"a prompt of {prompt_length} tokens and max_tokens={max_tokens} are more than the model's "
+    f"context of {context} tokens; {cure}"
+  )
 
 
 def _draws(prompts: Sequence[np.ndarray], seed: int) -> list[tuple[int, int, int]]:

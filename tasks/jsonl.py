@@ -60,6 +60,9 @@ class Jsonl(TextData):
   def vocabulary(self) -> Vocabulary:
     return _BYTES if self.tokenizer is None else load_tokenizer(self.tokenizer)
 
+  def document_start(self) -> int | None:
+    return self.vocabulary().bos_id if self.add_bos else None
+
   def name(self) -> str:
     if self.files is None:
       return self._embedded().name()

@@ -1,6 +1,7 @@
 """Tiny models to generate with, and what they generate on several meshes, as JSON."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -27,23 +28,18 @@ NUM_IDS = 48
 PROMPTS = [np.array(ids, np.int32) for ids in ([7, 1, 40, 3, 3], [9], [2, 30, 5, 11, 6, 8, 20])]
 PROMPTS.append(np.array([15, 16], np.int32))
 # Axis sizes, and the part of the cache that a device holds then: rows, slots, heads, features.
-MESHES: list[tuple[dict[str, int], list[int]]] = [
-  ({"fsdp": 2, "tensor": 2}, [2, 18, 1, 8]),
-  ({"sequence": 2, "tensor": 2}, [4, 9, 1, 8]),
-  ({"data": 4}, [1, 18, 2, 8]),
-]
+MESHES = {
+  "gpt2": ({"data": 2, "fsdp": 2, "tensor": 2}, [1, 18, 1, 8]),
+  "llama": ({"fsdp": 2, "sequence": 2, "tensor": 2}, [2, 9, 1, 8]),
+}
 NUM_NEW = 12
 
 
 def make_model(family: str) -> Decoder:
   """Two layers of 4 heads on 2 key heads; "gpt2" is unrolled, "llama" scanned."""
   is_llama = family == "llama"
-  attention = Attention(
-    4, 2, rotary=Rotary() if is_llama else None, init_stddev=0.3, residual_depth=None
-  )
-  feed_forward = (GatedFeedForward if is_llama else FeedForward)(
-    hidden_dim=64, init_stddev=0.3, residual_depth=None
-  )
+  attention = Attention(4, 2, rotary=Rotary() if is_llama else None)
+  feed_forward = (GatedFeedForward if is_llama else FeedForward)(hidden_dim=64)
   norm = RMSNorm() if is_llama else LayerNorm()
   return Decoder(
     num_layers=2,
@@ -54,16 +50,25 @@ def make_model(family: str) -> Decoder:
     max_positions=32,
     learned_positions=not is_llama,
     tied_head=not is_llama,
-    init_stddev=0.5,  # large, so that ids depend on what came before
     scan_layers=is_llama,
   )
 
 
 def model_and_params(family: str) -> tuple[Decoder, Any]:
-  model = make_model(family)
+  """A model and random parameters, drawn without compiling what would initialise them."""
+  model, generator = make_model(family), np.random.default_rng(0)
+
+  def draw(path: Any, x: Any) -> jax.Array:
+    values = generator.normal(float("scale" in jax.tree_util.keystr(path)), 0.5, x.shape)
+    return jnp.asarray(values, x.dtype)  # wide, so that ids depend on what came before
+
+  shapes = nn.unbox(boxed_params(model))
+  return model, jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def boxed_params(model: Decoder) -> Any:
   ids, tokens = jnp.zeros((1, 4), int), Tokens.unpacked(1, 4)
-  variables = jax.jit(model.init)(jax.random.key(0), ids, tokens)
-  return model, nn.unbox(variables)["params"]
+  return jax.eval_shape(lambda: model.init(jax.random.key(0), ids, tokens))["params"]
 
 
 def rules_of(model: Decoder) -> Any:
@@ -76,32 +81,29 @@ def mesh_of(**sizes: int) -> Mesh:
   return Mesh(np.array(jax.devices()[: int(np.prod(shape))]).reshape(shape), AXES)
 
 
-def generator(model: Decoder, mesh: dict[str, int], eos_id: int | None = None) -> Generator:
-  return Generator(model, mesh_of(**mesh), rules_of(model), NUM_IDS, eos_id)
+def generator(model: Decoder, mesh: dict[str, int], end_ids: Sequence[int] = ()) -> Generator:
+  return Generator(
+    model,
+    mesh_of(**mesh),
+    rules_of(model),
+    num_ids=NUM_IDS,
+    context=model.max_positions,
+    end_ids=end_ids,
+  )
 
 
-def on_meshes(family: str) -> None:
-  """Prints for one device and for each of MESHES what is generated and how the cache lies."""
+def on_a_mesh(family: str, how: Sampling) -> None:
+  """Prints what is generated on one device and on its mesh, and how the cache lies there."""
   model, params = model_and_params(family)
-  ids, tokens = jnp.zeros((1, 4), int), Tokens.unpacked(1, 4)
-  boxed = jax.eval_shape(lambda: model.init(jax.random.key(0), ids, tokens))["params"]
-  reports = []
-  for sizes, _ in [({}, None), *MESHES]:
-    shardings = nn.spmd.logical_to_mesh_sharding(
-      nn.get_partition_spec(boxed), mesh_of(**sizes), rules_of(model)
-    )
-    placed = jax.device_put(params, shardings)
-    generate = generator(model, sizes)
-    greedy = generate(placed, PROMPTS, max_tokens=NUM_NEW, sampling=Sampling(temperature=0.0))
-    sampled = generate(placed, PROMPTS, max_tokens=NUM_NEW, sampling=Sampling(top_k=9))
-    reports.append(
-      {
-        "greedy": [row.tolist() for row in greedy],
-        "sampled": [row.tolist() for row in sampled],
-        "cache": _cache_part(model, placed, mesh_of(**sizes)),
-      }
-    )
-  print(json.dumps(reports))
+  sizes, _ = MESHES[family]
+  shardings = nn.spmd.logical_to_mesh_sharding(
+    nn.get_partition_spec(boxed_params(model)), mesh_of(**sizes), rules_of(model)
+  )
+  placed = jax.device_put(params, shardings)
+  one = generator(model, {})(params, PROMPTS, max_tokens=NUM_NEW, sampling=how)
+  eight = generator(model, sizes)(placed, PROMPTS, max_tokens=NUM_NEW, sampling=how)
+  part = _cache_part(model, placed, mesh_of(**sizes))
+  print(json.dumps([[row.tolist() for row in one], [row.tolist() for row in eight], part]))
 
 
 def _cache_part(model: Decoder, params: Any, mesh: Mesh) -> list[int]:
