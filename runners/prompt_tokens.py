@@ -5,6 +5,7 @@ folder; the data of such a run are those of the experiment that it was imported 
 """
 
 import dataclasses
+import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -113,8 +114,7 @@ def _first_ids(file: Path, vocabulary: Vocabulary) -> tuple[int, ...]:
   """What the tokenizer itself puts in front of a text: BOS for LLaMA, nothing for GPT-2."""
   if file.suffix != ".json":
     return _bos(vocabulary)
-  import tokenizers  # load_tokenizer has said if it is missing
-
+  tokenizers = importlib.import_module("tokenizers")  # load_tokenizer says if it is missing
   encoding = tokenizers.Tokenizer.from_file(str(file)).encode("a")
   ordinary = encoding.special_tokens_mask.index(0) if encoding.ids else 0
   return tuple(encoding.ids[:ordinary])
