@@ -20,6 +20,7 @@ _BY_MODULE = {
   "layers.rotary": ("LinearScaling", "Llama3Scaling", "Rotary", "YarnScaling"),
   "runners.callbacks": ("EarlyStopping", "Profile", "StopOnNonFinite"),
   "runners.console": ("Console",),
+  "runners.init_from": ("InitFrom",),
   "runners.json_lines": ("JsonLines",),
   "runners.meshes": ("MeshShape",),
   "runners.optimizers": ("adamw", "decay_kernels", "lion", "sgdm"),

@@ -24,6 +24,7 @@ from runners.hugging_face_config import CONFIG, is_folder_of_theirs, their_confi
 from runners.hugging_face_import import THEIR_FILES
 from runners.hugging_face_names import Match, Place, matches
 from runners.hugging_face_reading import copied_files
+from runners.init_from import source_of
 from runners.safetensors_files import Described, dtype_of, write_tensors
 
 _BELOW = f"{PARAMS}/"
@@ -132,15 +133,16 @@ def _check_complete(found: list[Match], source: _Source) -> None:
     raise UserError(f"Hugging Face has no tensor for {', '.join(left[:5])}")
 
 
-def _known_files(workdir: Path, init_from: str | None) -> list[Path]:
+def _known_files(workdir: Path, began_with: Any) -> list[Path]:
   """Config and tokenizer that came with the parameters this run is of, or began with."""
   if (workdir / THEIR_FILES).is_dir():
     return list(copied_files(workdir / THEIR_FILES))
-  if init_from is None:
+  if began_with is None:
     return []
-  if is_folder_of_theirs(init_from):
-    return list(copied_files(Path(init_from)))
-  before = Path(init_from) / THEIR_FILES
+  source = source_of(began_with).path
+  if is_folder_of_theirs(source):
+    return list(copied_files(Path(source)))
+  before = Path(source) / THEIR_FILES
   return list(copied_files(before)) if before.is_dir() else []
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import fiddle as fdl
 import jax
 import numpy as np
+from absl import logging
 
 from input_pipelines.batches import same_content
 from input_pipelines.prefetch import Prefetch
@@ -16,17 +17,18 @@ from input_pipelines.token_store import default_cache_dir
 from layers.errors import UserError
 from runners import compilation_cache, host_allocator
 from runners.assembly import Assembly, assemble
-from runners.callbacks import Run, restore_callbacks
+from runners.callbacks import Callback, Run, restore_callbacks
 from runners.checkpoint_fallback import restore_newest
-from runners.checkpoint_listing import CHECKPOINTS, find_step_folder
-from runners.checkpoint_reading import restore_params
+from runners.checkpoint_listing import CHECKPOINTS
 from runners.checkpoints import IMPORTED, CheckpointWriter
 from runners.flops import peak_flops, train_step_flops
+from runners.init_from import check_source
 from runners.meshes import place
 from runners.signals import Interruption
 from runners.throughput import Throughput
 from runners.train_loop import TrainLoop
 from runners.train_state import TrainState, empty_metrics
+from runners.warm_start import warm_state
 from runners.workdir import Workdir
 from runners.writers import MultiWriter, open_writers
 from tasks.objective import with_rows
@@ -70,7 +72,7 @@ def train(
   interruption = Interruption()
   with contextlib.ExitStack() as stack:
     if config.init_from and not (Path(workdir) / CHECKPOINTS).is_dir():
-      find_step_folder(config.init_from)  # a run that goes on needs it no more
+      check_source(config.init_from)  # a run that goes on needs it no more
     assembly = assemble(config, cache_dir)
     folder = Workdir(workdir, config, exp, accept_changes)
     stack.callback(folder.close)
@@ -138,11 +140,24 @@ def _start(assembly: Assembly, workdir: Path, check_data: bool) -> tuple[TrainSt
     return state, run
   state = initializer.init()
   if trainer.init_from:
-    source = find_step_folder(trainer.init_from).absolute()
-    params = restore_params(source, abstract.params, unpadded.params)
-    state = state.replace(params=params)
-    print(f"init_from   parameters of {source}")
+    trees = (state, abstract, unpadded)
+    state, saved = warm_state(trainer.init_from, trainer.model, *trees)
+    if saved is not None:
+      _take_over(run, saved, trainer.callbacks)
   return state, run
+
+
+def _take_over(run: Run, saved: dict[str, Any], callbacks: Sequence[Callback]) -> None:
+  """Position and callbacks of a run that this one goes on with in a workdir of its own."""
+  run.step = saved["data"]["batch"]
+  if run.step >= run.num_steps:
+    raise UserError(
+      f"init_from: that run is at step {run.step} and this one ends at step {run.num_steps}: "
+      "raise num_steps, or take its parameters alone (everything=False)"
+    )
+  if not same_content(saved["data"]["content"], run.data_content):
+    logging.warning("init_from: other training data, from batch %d of them on.", run.step)
+  restore_callbacks(callbacks, saved["callbacks"])
 
 
 def _writers(assembly: Assembly, run: Run) -> MultiWriter:
