@@ -29,6 +29,8 @@ def define_flags() -> tuple[flags.FlagValues, list[Override]]:
     "unset": "PATH back to its default",
     "fiddler": "NAME(ARGUMENTS) applies a registered change",
     "config": "FILE of overrides (YAML or JSON), or config.json of a run",
+    "gin_file": "FILE of gin for seqio preprocessors (@RegisteredTask)",
+    "gin_bindings": "one line of it, such as trim.length=512; repeatable",
   }.items():
     flags.DEFINE_flag(_OverrideFlag(verb, text, overrides), values)
   multi("load", [], "MODULE that registers experiments, imported first", flag_values=values)

@@ -76,7 +76,7 @@ COMMANDS = {
   ),
   "show": Command(
     "inspection:show_config",
-    "the resolved config; with --sharding where its parameters lie",
+    "the resolved config; with --sharding [--devices=N] where its parameters lie",
     (*_CONFIG_FLAGS, "format", "sharding", "devices"),
   ),
   "diff": Command(

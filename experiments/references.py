@@ -37,6 +37,7 @@ _BY_MODULE = {
   "runners.trainer": ("Precision",),
   "tasks.jsonl": ("Jsonl",),
   "tasks.language_modeling": ("NextToken",),
+  "tasks.mixture": ("Mixture",),
   "tasks.python_stdlib": ("PythonStdlib",),
   "tasks.registered_task": ("RegisteredTask",),
   "tasks.text_file": ("TextFile",),

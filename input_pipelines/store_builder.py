@@ -19,7 +19,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,7 +61,10 @@ class Piece:
 
 
 class Tokenised(Protocol):
-  """A corpus as tokens: the same elements in the same order at each reading."""
+  """A corpus as tokens: the same elements in the same order at each reading.
+
+  It may have `notes` as well, a dict that is stored once all pieces are read: TokenStore.notes.
+  """
 
   num_shards: int
 
@@ -174,7 +177,7 @@ class _Build:
           committed = progress.num_tokens
       progress.shard, progress.piece = progress.shard + 1, 0
     self._commit(progress)
-    self._finish(progress, identity)
+    self._finish(progress, identity, getattr(tokenised, "notes", {}))
     _say(
       f"token store ready: {progress.num_tokens:,} tokens, {progress.num_documents:,} "
       f"documents, {time.monotonic() - start:.1f} s"
@@ -286,7 +289,9 @@ class _Build:
       _append(self._partial / WEIGHT_CHECKSUMS, checksums)
       committed += len(part)
 
-  def _finish(self, progress: _Progress, identity: dict[str, Any]) -> None:
+  def _finish(
+    self, progress: _Progress, identity: dict[str, Any], notes: Mapping[str, str]
+  ) -> None:
     self._append_documents([progress.num_tokens], progress)
     if progress.num_tokens * self._dtype.itemsize % BLOCK_BYTES:
       _append(self._partial / CHECKSUMS, np.array([progress.block_checksum], np.uint32))
@@ -308,6 +313,8 @@ class _Build:
       "identity": identity,
       "crc32": checksums,
     }
+    if notes:
+      index["notes"] = dict(notes)
     write_json(self._partial / INDEX, index)
     os.rename(self._partial, self._path)
     sync_directory(self._path.parent)

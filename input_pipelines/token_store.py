@@ -36,6 +36,7 @@ CHECKSUMS = "checksums.bin"
 WEIGHTS = "weights.bin"
 WEIGHT_CHECKSUMS = "weight_checksums.bin"
 INDEX = "index.json"
+OPERATIVE_GIN = "operative_gin"  # a note: with which values gin made the preprocessors run
 FORMAT = 1  # what the ids mean, part of the address
 
 # Up to this size an opening checks every token (0.03 s), so that damage is told at the start.
@@ -77,6 +78,11 @@ class TokenStore:
       names.append(WEIGHT_CHECKSUMS)
     checksums = "".join(f"{self.index['crc32'][name]:08x}" for name in names)
     return f"{self.path.name.rpartition('-')[2]}:{checksums}"
+
+  @property
+  def notes(self) -> dict[str, str]:
+    """What tokenising had to say that a run should keep, by a name for it."""
+    return self.index.get("notes", {})
 
   def description(self) -> dict[str, str]:
     """Its facts for people."""

@@ -15,7 +15,7 @@ from input_pipelines.batches import same_content
 from input_pipelines.prefetch import Prefetch
 from input_pipelines.token_store import default_cache_dir
 from layers.errors import UserError
-from runners import compilation_cache, host_allocator
+from runners import compilation_cache, gin_record, host_allocator
 from runners.assembly import Assembly, assemble
 from runners.callbacks import Callback, Run, restore_callbacks
 from runners.checkpoint_fallback import restore_newest
@@ -79,6 +79,7 @@ def train(
     state, run = _start(assembly, folder.path, "train_data" not in accept_changes)
     facts = _facts(assembly)
     folder.record({**facts, "overrides": list(provenance)})
+    gin_record.save(folder.path, assembly.data)
     _announce(exp, facts, run)
     _go_on(assembly, state, run, interruption)
     folder.record_end(
@@ -136,7 +137,7 @@ def _start(assembly: Assembly, workdir: Path, check_data: bool) -> tuple[TrainSt
   if restored is not None:
     state, saved = restored
     run.step = saved["data"]["batch"]
-    restore_callbacks(trainer.callbacks, saved["callbacks"])
+    restore_callbacks(assembly.callbacks, saved["callbacks"])
     return state, run
   state = initializer.init()
   if trainer.init_from:
@@ -183,7 +184,7 @@ def _loop(
     batches=prefetch,
     fetch=_fetcher(assembly),
     evaluator=assembly.evaluator(),
-    callbacks=trainer.callbacks,
+    callbacks=assembly.callbacks,
     writer=writer,
     checkpoints=checkpoints,
     throughput=Throughput(

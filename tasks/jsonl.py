@@ -106,10 +106,9 @@ class Jsonl(TextData):
 
   def _check_without_files(self) -> None:
     """What is set for files that nobody named would have no effect."""
+    others = {field.name for field in dataclasses.fields(TextData)} | {"files"}
     for field in dataclasses.fields(self):
-      if field.name not in ("split", "num_batches", "files") and (
-        getattr(self, field.name) != field.default
-      ):
+      if field.name not in others and getattr(self, field.name) != field.default:
         raise UserError(
           f"{field.name}={getattr(self, field.name)!r} is for files, and there are none: "
           "name some with --set=train_data.files='my/*.jsonl'"

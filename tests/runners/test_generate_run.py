@@ -12,6 +12,7 @@ from layers.errors import UserError
 from runners.prompt_tokens import PromptTokens, prompt_tokens
 from runners.training import train
 from tasks.jsonl import Jsonl
+from tasks.mixture import Mixture
 from tasks.registered_task import RegisteredTask
 from tests.runners.toy_run import LETTERS, ToyText, files_under, toy_config
 
@@ -91,6 +92,9 @@ def test_a_prompt_begins_as_the_documents_of_training_did(tmp_path):
   unframed = prompt_tokens(Jsonl(add_bos=False), tmp_path, None)
   np.testing.assert_array_equal(unframed.encode("a"), [ord("a") + 3])
   assert RegisteredTask().document_start() is None
+  both = {"framed": Jsonl(), "unframed": Jsonl(add_bos=False)}
+  assert Mixture(sources=both).document_start() is None
+  assert Mixture(sources={"framed": Jsonl()}).document_start() == 0
   letters = prompt_tokens(ToyText(), tmp_path, None)
   assert letters == PromptTokens(vocabulary=letters.vocabulary)
 
