@@ -33,6 +33,8 @@ CASES: Mapping[str, list[tuple[int, int, int]]] = {
   "gpt2.Small": [(1, 128, 64), (1, 512, 64), (8, 128, 64)],
 }
 
+CONTEXT = 1024
+
 
 def main() -> None:
   parser = argparse.ArgumentParser(
@@ -59,6 +61,7 @@ class Models:
 
   def __init__(self, exp: str):
     config = resolve(exp, ()).config
+    config.sequence_length = CONTEXT
     self.exp, self.mesh = exp, fdl.build(config.mesh).build()
     blueprint = draw(config, self.mesh, fdl.build(config.train_data))
     self.trainer = blueprint.trainer
@@ -70,7 +73,11 @@ class Models:
     self.params = jax.tree.map(fill, abstract)
     self.num_ids = self.trainer.model.vocab_size
     self.generator = Generator(
-      self.trainer.model, self.mesh, self.trainer.sharding, num_ids=self.num_ids
+      self.trainer.model,
+      self.mesh,
+      self.trainer.sharding,
+      num_ids=self.num_ids,
+      context=CONTEXT,
     )
 
   def with_cache(self, prompts: np.ndarray, num_new: int) -> np.ndarray:

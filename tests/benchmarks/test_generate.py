@@ -10,5 +10,5 @@ def test_the_cache_is_compared_with_none():
   (table,) = tables(run_benchmark("generate.py", "--quick"))
   row = table["gpt2.Nano"]
   assert row["same"] == "yes"
-  ratio = row["cached tok/s"] / row["uncached tok/s"]
+  ratio = float(row["cached tok/s"]) / float(row["uncached tok/s"])
   assert ratio > 0 and row["ratio"] == pytest.approx(ratio, rel=0.02)

@@ -1,5 +1,7 @@
 """Tokens one at a time with a cache have the logits that they have all at once without."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -56,13 +58,15 @@ def steps(model, params, ids, sizes, segments=None):
   """Logits of `ids`, given in parts of these sizes, and the cache after them."""
   tokens = Tokens.unpacked(*ids.shape)
   if segments is not None:
-    tokens = tokens.replace(segments=segments)
+    tokens = dataclasses.replace(tokens, segments=segments)
   variables = cache.empty_cache(model, params, ids.shape[0], NUM_SLOTS)
   apply = jax.jit(lambda *inputs: model.apply(*inputs, mutable=[cache.COLLECTION]))
   logits, start = [], 0
   for size in sizes:
     part = slice(start, start + size)
-    now = tokens.replace(positions=tokens.positions[:, part], segments=tokens.segments[:, part])
+    now = dataclasses.replace(
+      tokens, positions=tokens.positions[:, part], segments=tokens.segments[:, part]
+    )
     out, variables = apply({"params": params} | variables, ids[:, part], now)
     logits.append(out)
     start += size
