@@ -29,8 +29,8 @@ from runners.generation import Generator
 
 # Experiment -> (rows, tokens of a prompt, new tokens) of each case. The shortest comes first.
 CASES: Mapping[str, list[tuple[int, int, int]]] = {
-  "gpt2.Nano": [(1, 16, 32), (1, 64, 192), (16, 64, 192)],
-  "gpt2.Small": [(1, 64, 64), (1, 448, 64), (4, 64, 64)],
+  "gpt2.Nano": [(1, 16, 32), (1, 64, 192), (4, 64, 64)],
+  "gpt2.Small": [(1, 64, 32), (1, 224, 32)],
 }
 
 CONTEXT = 1024
