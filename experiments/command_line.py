@@ -24,8 +24,9 @@ from runners.suggestions import did_you_mean
 DEFAULT_COMMAND = "train"
 HELP = "help"
 
-_REPEATABLE = (*VERBS, "load", "accept_change", "sweep")
+_REPEATABLE = (*VERBS, "load", "accept_change", "sweep", "prompt")
 _CONFIG_FLAGS = ("exp", *VERBS, "load")
+_SAMPLING_FLAGS = ("prompt", "max_tokens", "temperature", "top_k", "top_p", "seed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,11 @@ COMMANDS = {
     "evaluates checkpoints of a run",
     (*_CONFIG_FLAGS, "workdir", "step", "cache_dir"),
   ),
+  "generate": Command(
+    "running:generate",
+    "continues --prompt=TEXT [--max_tokens --temperature --top_k --top_p --seed]",
+    (*_CONFIG_FLAGS, "workdir", "step", "cache_dir", *_SAMPLING_FLAGS),
+  ),
   "sweep": Command(
     "sweeping:sweep",
     "runs the product of --sweep; again: what is left",
@@ -70,7 +76,7 @@ COMMANDS = {
   ),
   "show": Command(
     "inspection:show_config",
-    "the resolved config; with --sharding where its parameters lie",
+    "the resolved config; with --sharding [--devices=N] where its parameters lie",
     (*_CONFIG_FLAGS, "format", "sharding", "devices"),
   ),
   "diff": Command(

@@ -5,7 +5,8 @@ runner --exp=lwm.TextLlama7B32K --set=init_from=runs/lwm.TextLlama7B --set=mesh.
 runner --exp=lwm.TextLlamaDebug --set=train_data.files='my/*.jsonl'
 
 Without files a member reads the embedded sources as bytes: ids below 259 of 32,000.
-Published: theta and length of each stage, tokens a step, steps, the constant rate, the decay.
+Published: theta and length of each stage, tokens a step and steps in the paper, the constant
+rate, its warmup and the decay in its training script.
 The members at 4K, which LWM takes from LLaMA 2, have the numbers of LLaMA's pretraining.
 """
 
@@ -22,7 +23,11 @@ TOKENS_PER_STEP = 2**22
 
 
 class TextLlama(Llama):
-  """Text at 4K: 4 M tokens a step, all devices along fsdp."""
+  """Text at 4K: 4 M tokens a step, all devices along fsdp.
+
+  The members say how many devices hold parameters and moments. Attention is dense: for its
+  scores set `microbatch_size` to the number of devices, which leaves one row on each at a time.
+  """
 
   sequence_length = 4096
   batch_size = TOKENS_PER_STEP // 4096

@@ -14,6 +14,7 @@ import jax
 
 from input_pipelines.batches import Batches, Data
 from input_pipelines.mixing import MixedBatches
+from input_pipelines.vocabularies import Vocabulary
 from layers.errors import UserError
 from runners.callbacks import Callback
 from runners.derivation import derive, derive_eval_data, derive_schedules
@@ -137,8 +138,11 @@ def draw(
   config: fdl.Config,
   mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh,
   train_data: Data,
+  vocabulary: Vocabulary | None = None,
 ) -> Blueprint:
   """The model on the mesh; nothing is allocated, and no data are read.
+
+  `vocabulary` is that of the data unless another is given.
 
   Raises:
     UserError: the mesh, the rules, the batch and the model do not fit each other.
@@ -147,7 +151,8 @@ def draw(
   for name in ("batch_size", "microbatch_size"):
     if getattr(config, name):
       check_batch(name, getattr(config, name), mesh)
-  config = derive(config, vocabulary=train_data.vocabulary(), mesh=mesh.shape)
+  vocabulary = vocabulary or train_data.vocabulary()
+  config = derive(config, vocabulary=vocabulary, mesh=mesh.shape)
   trainer: Trainer = fdl.build(derive_schedules(config, config.num_steps or 1))
   example = train_data.example(trainer.sequence_length)
   model = ModelInit(trainer.model, trainer.objective, example)

@@ -49,6 +49,11 @@ class Mixture(Data):
         )
     return vocabulary
 
+  def document_start(self) -> int | None:
+    """That of its sources where all have the same."""
+    starts = {data.document_start() for data in self._sources().values()}
+    return starts.pop() if len(starts) == 1 else None
+
   def open(
     self,
     *,

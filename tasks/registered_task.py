@@ -60,6 +60,9 @@ class RegisteredTask(TextData):
     write_json(notes, vocabulary.facts())
     return vocabulary
 
+  def document_start(self) -> None:
+    """Unknown: a Task that wants BOS adds it itself, and its vocabulary may have one unused."""
+
   def name(self) -> str:
     return re.sub(r"[^\w.]+", "_", f"task_{self.task}")
 
