@@ -70,11 +70,18 @@ def write_run(
     lock.close()
 
 
+class _Mapped(np.memmap):
+  """An array in a file that nobody changes: Orbax may save it without a copy of its own."""
+
+  def __deepcopy__(self, memo: Any) -> "_Mapped":
+    return self
+
+
 def _mapped(x: np.ndarray, scratch: Path) -> np.ndarray:
   file = tempfile.NamedTemporaryFile(dir=scratch, delete=False)
   with file:
     np.ascontiguousarray(x).reshape(-1).view(np.uint8).tofile(file)
-  return np.memmap(file.name, np.uint8, "r").view(x.dtype).reshape(x.shape)
+  return _Mapped(file.name, np.uint8, "r").view(x.dtype).reshape(x.shape)
 
 
 def _save(workdir: Path, params: Any, source: str) -> None:

@@ -185,6 +185,7 @@ def _write_file(
       x = np.asarray(make(name), tensors[name].dtype, order="C")
       assert x.shape == tensors[name].shape, (name, x.shape, tensors[name].shape)
       x.reshape(-1).view(np.uint8).tofile(stream)
+      del x  # before another takes its room
   os.replace(unfinished, file)
 
 

@@ -1,5 +1,7 @@
 """A parameter file of LWM's own code becomes a run with the same logits."""
 
+import tracemalloc
+
 import fiddle as fdl
 import flax.serialization
 import jax.numpy as jnp
@@ -192,6 +194,29 @@ def test_an_imported_model_gives_their_logits(tmp_path, capsys):
   model = fdl.build(load(tmp_path / "run").config.model)
   got = model.apply({"params": tree}, ids[None], Tokens.unpacked(1, len(ids)))[0]
   np.testing.assert_allclose(got, their_logits(params, ids), atol=1e-4, rtol=0)
+
+
+def test_no_more_than_two_arrays_are_in_memory_at_a_time(tmp_path):
+  layers, width, hidden = 8, 128, 512
+  wide = {D: width, F: hidden}
+  shapes = {n: tuple(wide.get(size, size) for size in s) for n, s in ENDS.items()}
+  for name, shape in LAYER.items():
+    inner = tuple(wide[size] for size in shape)
+    shapes[f"transformer/h/scan_decoder/{name}"] = (layers, *inner)
+  arrays = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+  file = write_stream(tmp_path / "stream", arrays)
+  fields = {"num_layers": layers, "model_dim": width, "vocab_size": V}
+  fields |= {"block.attention.num_heads": N, "block.feed_forward.hidden_dim": hidden}
+  sets = [f"--set=model.{path}={value}" for path, value in fields.items()]
+  start = ("runner", "import", f"--from={file}", SIZES[0], *sets)
+  assert main([*start, f"--workdir={tmp_path / 'first'}"]) == 0  # what is made once
+  weights = [x.nbytes for x in arrays.values()]
+  del arrays
+  tracemalloc.start()
+  assert main([*start, f"--workdir={tmp_path / 'second'}"]) == 0
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert max(weights) <= peak < 2.5 * max(weights) < sum(weights)
 
 
 def test_of_a_train_state_the_parameters_are_taken(tmp_path, capsys):
