@@ -29,6 +29,8 @@ def define_flags() -> tuple[flags.FlagValues, list[Override]]:
     "unset": "PATH back to its default",
     "fiddler": "NAME(ARGUMENTS) applies a registered change",
     "config": "FILE of overrides (YAML or JSON), or config.json of a run",
+    "gin_file": "FILE of gin for seqio preprocessors (@RegisteredTask)",
+    "gin_bindings": "one line of it, such as trim.length=512; repeatable",
   }.items():
     flags.DEFINE_flag(_OverrideFlag(verb, text, overrides), values)
   multi("load", [], "MODULE that registers experiments, imported first", flag_values=values)
@@ -42,10 +44,20 @@ def define_flags() -> tuple[flags.FlagValues, list[Override]]:
   string("sort", None, "METRIC of the table (-METRIC: largest first)", flag_values=values)
   string("step", "latest", "N, latest, best or all", flag_values=values)
   string("format", "flat", "flat, json or python", flag_values=values)
+  integer, number = flags.DEFINE_integer, flags.DEFINE_float
   flags.DEFINE_boolean("sharding", False, "where each parameter lies", flag_values=values)
-  flags.DEFINE_integer("devices", None, "how many, for --sharding", flag_values=values)
-  flags.DEFINE_integer("num_rows", 4, "how many rows", flag_values=values)
+  integer("devices", None, "how many, for --sharding", flag_values=values)
+  integer("num_rows", 4, "how many rows", flag_values=values)
   flags.DEFINE_boolean("cache", False, "only build the token store", flag_values=values)
+  multi("prompt", [], "TEXT to continue", flag_values=values)
+  integer("max_tokens", None, "how many to add at most", flag_values=values)
+  number("temperature", 0.8, "0: greedy", flag_values=values)
+  integer("top_k", None, "how many tokens to choose among", flag_values=values)
+  number("top_p", None, "the probability of those to choose among", flag_values=values)
+  integer("seed", 0, "of the draws", flag_values=values)
   string("cache_dir", None, "DIR of token stores (default: $STRATA_CACHE)", flag_values=values)
+  string("from", None, "FOLDER of Hugging Face, or FILE of LWM", flag_values=values)
+  string("to", None, "FOLDER to write", flag_values=values)
+  string("dtype", None, "float32, bfloat16 or float16; the checkpoint's", flag_values=values)
   flags.DEFINE_boolean("help", False, "this text", short_name="h", flag_values=values)
   return values, overrides

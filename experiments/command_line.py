@@ -24,8 +24,9 @@ from runners.suggestions import did_you_mean
 DEFAULT_COMMAND = "train"
 HELP = "help"
 
-_REPEATABLE = (*VERBS, "load", "accept_change", "sweep")
+_REPEATABLE = (*VERBS, "load", "accept_change", "sweep", "prompt")
 _CONFIG_FLAGS = ("exp", *VERBS, "load")
+_SAMPLING_FLAGS = ("prompt", "max_tokens", "temperature", "top_k", "top_p", "seed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,11 @@ COMMANDS = {
     "evaluates checkpoints of a run",
     (*_CONFIG_FLAGS, "workdir", "step", "cache_dir"),
   ),
+  "generate": Command(
+    "running:generate",
+    "continues --prompt=TEXT [--max_tokens --temperature --top_k --top_p --seed]",
+    (*_CONFIG_FLAGS, "workdir", "step", "cache_dir", *_SAMPLING_FLAGS),
+  ),
   "sweep": Command(
     "sweeping:sweep",
     "runs the product of --sweep; again: what is left",
@@ -70,7 +76,7 @@ COMMANDS = {
   ),
   "show": Command(
     "inspection:show_config",
-    "the resolved config; with --sharding where its parameters lie",
+    "the resolved config; with --sharding [--devices=N] where its parameters lie",
     (*_CONFIG_FLAGS, "format", "sharding", "devices"),
   ),
   "diff": Command(
@@ -89,8 +95,18 @@ COMMANDS = {
   ),
   "data": Command(
     "running:preview_data",
-    "the first packed rows, decoded",
+    "the first packed rows, decoded: --num_rows=N; --cache: only the token store",
     (*_CONFIG_FLAGS, "num_rows", "cache", "cache_dir"),
+  ),
+  "import": Command(
+    "interchange:import_model",
+    "makes a run of a Hugging Face folder or LWM file: --from=PATH --workdir=DIR",
+    (*_CONFIG_FLAGS, "from", "workdir"),
+  ),
+  "export": Command(
+    "interchange:export_model",
+    "makes such a folder of a run: --workdir=DIR --to=FOLDER [--dtype=bfloat16]",
+    ("load", "workdir", "to", "step", "dtype"),
   ),
   "ckpt": Command(
     "checkpoints:inspect_checkpoints",
@@ -134,7 +150,8 @@ def _run(argv: Sequence[str]) -> int:
   for flag in command.flags:
     if flag not in VERBS:
       value = values[flag].value
-      chosen[flag] = tuple(value) if isinstance(value, list) else value
+      field = "source" if flag == "from" else flag  # a word of Python's own
+      chosen[field] = tuple(value) if isinstance(value, list) else value
   invocation = Invocation(arguments=tuple(arguments), overrides=tuple(overrides), **chosen)
   invocation.prepare()
   code = command.run(invocation)
@@ -217,6 +234,8 @@ def _help(values: flags.FlagValues) -> str:
   lines += ["", "Flags:"]
   for name in ("exp", *VERBS, *(n for n in values if n not in ("exp", "help", "h", *VERBS))):
     users = [other for other, spec in COMMANDS.items() if name in spec.flags]
+    if len(users) == 1 and f"--{name}" in COMMANDS[users[0]].summary:
+      continue  # said there
     only = f" [{', '.join(users)}]" if len(users) < 4 else ""
     text = (values[name].help or "").partition(";\n")[0]  # what absl adds to repeatable flags
     lines.append(f"  {f'--{name}':18}{text}{only}")

@@ -30,6 +30,15 @@ class Invocation:
   num_rows: int = 4
   cache: bool = False
   cache_dir: str | None = None
+  prompt: tuple[str, ...] = ()
+  max_tokens: int | None = None
+  temperature: float = 0.8
+  top_k: int | None = None
+  top_p: float | None = None
+  seed: int = 0
+  source: str | None = None  # --from
+  to: str | None = None
+  dtype: str | None = None
 
   def prepare(self) -> None:
     """Imports what `--load` names, also out of the current folder."""

@@ -2,9 +2,11 @@
 
 runner --exp=lwm.TextLlamaDebug
 runner --exp=lwm.TextLlama7B32K --set=init_from=runs/lwm.TextLlama7B --set=mesh.fsdp=32
+runner --exp=lwm.TextLlamaDebug --set=train_data.files='my/*.jsonl'
 
-A member without data of its own reads the embedded sources as bytes: ids below 259 of 32,000.
-Published: theta and length of each stage, tokens a step, steps, the constant rate, the decay.
+Without files a member reads the embedded sources as bytes: ids below 259 of 32,000.
+Published: theta and length of each stage, tokens a step and steps in the paper, the constant
+rate, its warmup and the decay in its training script.
 The members at 4K, which LWM takes from LLaMA 2, have the numbers of LLaMA's pretraining.
 """
 
@@ -15,12 +17,17 @@ from experiments.registry import register
 from runners import optimizers, schedules
 from runners.meshes import MeshShape
 from runners.retention import Checkpoints
+from tasks.jsonl import Jsonl
 
 TOKENS_PER_STEP = 2**22
 
 
 class TextLlama(Llama):
-  """Text at 4K: 4 M tokens a step, all devices along fsdp."""
+  """Text at 4K: 4 M tokens a step, all devices along fsdp.
+
+  The members say how many devices hold parameters and moments. Attention is dense: for its
+  scores set `microbatch_size` to the number of devices, which leaves one row on each at a time.
+  """
 
   sequence_length = 4096
   batch_size = TOKENS_PER_STEP // 4096
@@ -28,6 +35,9 @@ class TextLlama(Llama):
   eval_every = 1000
   remat = "full"
   peak_learning_rate = 3e-4
+
+  def train_data(self) -> fdl.Config:
+    return fdl.Config(Jsonl, split="train")
 
   def mesh(self) -> fdl.Config:
     return fdl.Config(MeshShape, data=1, fsdp=-1)

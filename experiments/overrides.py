@@ -11,16 +11,18 @@ from typing import Any
 
 import fiddle as fdl
 
-from experiments.edits import append_value, set_value, unset
+from experiments.edits import append_value, find, set_value, unset
 from experiments.fiddlers import apply_fiddler
+from experiments.gin_flags import GIN_VERBS, bind, statements_of
 from experiments.override_files import OverrideFile, read_override_file
 from experiments.paths import parse_path, split_assignment
-from experiments.value_syntax import from_file, parse_value
+from experiments.value_syntax import from_file, parse_text, parse_value
+from experiments.values import takes_text_alone
 from layers.errors import UserError
 from runners.config_fields import REQUIRED
 from runners.config_tree import Path, copy_config, flatten, path_text, walk
 
-VERBS = ("set", "unset", "fiddler", "config")
+VERBS = ("set", "unset", "fiddler", "config", *GIN_VERBS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,9 +93,11 @@ def apply_overrides(
   """
   transaction = _Transaction(copy_config(config))
   failed: list[str] = []
-  for override in overrides:
+  for override in sorted(overrides, key=_place):
     if any(override.text.startswith((f"{path}.", f"{path}[")) for path in failed):
       continue  # it builds on one that failed, and would only fail for that reason
+    if override.verb in GIN_VERBS and transaction.errors:
+      continue  # the same
     try:
       for edit in _edits(override):
         transaction.apply(edit)
@@ -172,18 +176,26 @@ class _Transaction:
     )
 
 
+def _place(override: Override) -> int:
+  """gin goes to the data that the other overrides have chosen; its files come first."""
+  return 1 + GIN_VERBS.index(override.verb) if override.verb in GIN_VERBS else 0
+
+
 def _edits(override: Override) -> Iterator[_Edit]:
   who = str(override)
   match override.verb:
     case "set" | "sweep":  # one value of a sweep
       path, verb, text = split_assignment(override.text)
-      yield _Edit(who, _setter(path, parse_value(text), verb == "+="), appends=verb == "+=")
+      yield _Edit(who, _text_setter(path, text, verb == "+="), appends=verb == "+=")
     case "unset":
       yield _Edit(who, _unsetter(override.text))
     case "fiddler":
       yield _Edit(who, _fiddle(override.text))
     case "config":
       yield from _file_edits(read_override_file(override.text))
+    case "gin_file" | "gin_bindings":
+      statements = statements_of(override.verb, override.text)
+      yield _Edit(who, lambda config: (bind(config, statements), None), appends=True)
     case verb:
       raise ValueError(f"no verb {verb!r}")
 
@@ -207,6 +219,18 @@ def _file_edits(file: OverrideFile) -> Iterator[_Edit]:
 def _setter(path: str, value: Any, appends: bool):
   put = append_value if appends else set_value
   return lambda config: (config, put(config, parse_path(path), value))
+
+
+def _text_setter(path: str, text: str, appends: bool):
+  """As `_setter`, from the text that was typed, where text alone fits as it stands."""
+
+  def run(config: fdl.Config) -> tuple[fdl.Config, Path]:
+    where = parse_path(path)
+    is_text = not appends and takes_text_alone(find(config, where, new_key=True).annotation)
+    value = parse_text(text) if is_text else parse_value(text)
+    return _setter(path, value, appends)(config)
+
+  return run
 
 
 def _unsetter(path: str):

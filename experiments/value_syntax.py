@@ -68,6 +68,17 @@ def parse_value(text: str) -> Any:
     raise UserError(f"the value {text} cannot be read: {error}") from error
 
 
+def parse_text(text: str) -> Any:
+  """As `parse_value` where a string is wanted: `[a],b` and `{a}` are words, no list and set.
+
+  What is no bracketed or comma-separated value stays what it is, for its type to be told.
+  """
+  if text.strip()[:1] in ("[", "{", "("):
+    return Word(text.strip())
+  value = parse_value(text)
+  return Word(text.strip()) if isinstance(value, tuple) else value
+
+
 def from_file(value: Any) -> Any:
   """A value out of YAML or JSON in the same form as `parse_value` gives."""
   if isinstance(value, str):

@@ -53,6 +53,14 @@ def typed(value: Any, annotation: Any, current: Any = None) -> Any:
     raise UserError(f"expected {expected(annotation)}, got {_as_typed(value)}{hint}") from None
 
 
+def takes_text_alone(annotation: Any) -> bool:
+  """Whether a string is all that fits, or a string and None."""
+  if typing.get_origin(annotation) in _UNIONS:
+    members = set(typing.get_args(annotation)) - {types.NoneType}
+    return members == {str}
+  return annotation is str
+
+
 def expected(annotation: Any) -> str:
   """An annotation in the words of an error message."""
   origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)

@@ -52,6 +52,10 @@ class Data(abc.ABC):
   def vocabulary(self) -> Vocabulary:
     """The vocabulary, ready in a moment: nothing is tokenised to answer."""
 
+  def document_start(self) -> int | None:
+    """The id in front of each document, with which a prompt begins too; None: there is none."""
+    return self.vocabulary().bos_id
+
   def example(self, sequence_length: int) -> dict[str, np.ndarray]:
     """One row of padding: the keys, shapes and dtypes of a batch, with nothing read."""
     blank = np.zeros((1, sequence_length), np.int32)

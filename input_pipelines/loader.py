@@ -1,4 +1,4 @@
-"""Batch n from packed rows: which rows, in which order, on which host.
+"""Batch n from rows: which rows, in which order, on which host.
 
 Training lays all epochs end to end, each in its own order. The rows of global batch n are at
 positions n * B .. n * B + B - 1 of that line, so batches run across the seam between two
@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from input_pipelines.checksummed_files import DamagedFile
-from input_pipelines.packing import NO_ROW, PackedRows
+from input_pipelines.packing import NO_ROW, Rows
 from input_pipelines.permutation import permute
 from layers.errors import UserError
 
@@ -32,11 +32,11 @@ _POSITIONS_AT_ONCE = 4096
 
 
 class RowBatches:
-  """Batches of packed rows (the protocol `Batches`)."""
+  """Batches of rows (the protocol `Batches`)."""
 
   def __init__(
     self,
-    rows: PackedRows,
+    rows: Rows,
     *,
     batch_size: int,
     seed: int | None,
@@ -46,11 +46,13 @@ class RowBatches:
     num_shards: int = 1,
     content: str = "",
     description: Mapping[str, str] | None = None,
-    repair: Callable[[], PackedRows] | None = None,
+    notes: Mapping[str, Mapping[str, str]] | None = None,
+    repair: Callable[[], Rows] | None = None,
   ):
     """`seed=None` reads in order, once. `num_batches` cuts a finite stream short.
 
-    `content` names the tokens, `description` says for people where the rows come from.
+    `content` names the tokens, `description` says for people where the rows come from,
+    `notes` are those of the token stores, by the path below the data's that each is of.
     `repair` gives the same rows anew when reading some has shown that they are damaged.
     """
     if batch_size < 1 or batch_size % num_shards:
@@ -61,6 +63,7 @@ class RowBatches:
     assert 0 <= shard_index < num_shards
     self.content = content
     self.description = dict(description or {})
+    self.notes = dict(notes or {})
     self.rows_per_epoch = rows.num_rows
     self.num_batches: int | None = None
     self._rows = rows
@@ -106,10 +109,17 @@ class RowBatches:
     """The row indices of `stretch`, so many batches in a row, [batches, B / num_shards]."""
     first = stretch * self._batches_at_once
     batch = np.arange(first, first + self._batches_at_once)[:, None]
-    position = batch * self._batch_size + self._block
+    return self._rows_at(batch * self._batch_size + self._block)
+
+  def _rows_at(self, position: np.ndarray) -> np.ndarray:
+    """The rows at these positions of all epochs laid end to end; NO_ROW after the last."""
+    index = self._in_order(position)
+    if self._num_positions is not None:
+      index = np.where(position < self._num_positions, index, NO_ROW)
+    return index
+
+  def _in_order(self, position: np.ndarray) -> np.ndarray:
     epoch, index = np.divmod(position, self.rows_per_epoch)
     if self._seed is not None:
       index = permute(index, self.rows_per_epoch, self._seed, epoch)
-    if self._num_positions is not None:
-      index = np.where(position < self._num_positions, index, NO_ROW)
     return index

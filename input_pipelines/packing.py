@@ -20,10 +20,15 @@ Segments count the documents within a row, positions count within the segment: a
 continues in the next row starts again at segment 1, position 0, as it cannot see what went
 before. Padding, which only the last row has, is 0 in every field.
 
+Padded rows hold one document each, from column 0, and padding after it; one of more than T
+pairs takes several rows. With T = 6: "< c a t 0 0", "< i s _ i t".
+
 Letters: B rows asked for, T pairs of a row, D documents.
 """
 
+import abc
 from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -32,8 +37,34 @@ from input_pipelines.batches import INPUTS, POSITIONS, SEGMENTS, TARGETS, WEIGHT
 NO_ROW = -1  # the index of a row of padding alone
 
 
-class PackedRows:
-  """Row r of a corpus as a function of r, gathered straight from the stored tokens."""
+class _Pieces(NamedTuple):
+  """The runs of one document in one row, row after row, padding among them, [pieces] each."""
+
+  segment: np.ndarray  # 0: padding
+  column: np.ndarray  # the first one, counted through all rows
+  document: np.ndarray
+  token: np.ndarray  # the first one
+  length: np.ndarray
+
+
+class Rows(Protocol):
+  """Row r as a function of r."""
+
+  num_rows: int
+
+  def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+    """Rows by number under seqio's keys, [B] -> each [B, T]. NO_ROW gives a row of padding."""
+    ...
+
+  def num_tokens(self, indices: np.ndarray) -> np.ndarray:
+    """How many tokens the rows of these numbers hold, [B] -> [B]; padding is none."""
+    ...
+
+
+class DocumentRows(abc.ABC):
+  """Rows of one corpus, gathered straight from the stored tokens."""
+
+  num_rows: int
 
   def __init__(
     self,
@@ -41,9 +72,14 @@ class PackedRows:
     offsets: np.ndarray,
     sequence_length: int,
     check: Callable[[np.ndarray, np.ndarray], None] = lambda starts, ends: None,
+    weights: np.ndarray | None = None,
+    equal_documents: bool = False,
   ):
     """tokens: [num_tokens] ids, of which document d is tokens[offsets[d]:offsets[d + 1]].
 
+    `weights`, [num_tokens], is the loss weight of each token where it is the target; None: 1.
+    With `equal_documents` they are divided by their sum over the document, so that each
+    document counts as much as any other, however long it is and into how many rows it is cut.
     Documents of one token make no pair, so they drop out here. `check(starts, ends)` is
     called before tokens[starts[i]:ends[i]] are read; what it raises, `rows` raises.
     """
@@ -51,42 +87,72 @@ class PackedRows:
     has_pairs = lengths > 1
     # The last of each is where the padding starts: a document that never ends.
     self._token_starts = np.append(offsets[:-1][has_pairs], 0)
-    self._pair_starts = np.append(0, np.cumsum(lengths[has_pairs] - 1))
+    self._lengths = np.append(lengths[has_pairs] - 1, 0)  # in pairs
+    self._pair_starts = np.append(0, np.cumsum(self._lengths[:-1]))
     self._tokens = tokens
+    self._weights = weights
+    self._equal_documents = equal_documents
     self._check = check
     self.sequence_length = sequence_length
     self.num_pairs = int(self._pair_starts[-1])
-    self.num_rows = -(-self.num_pairs // sequence_length)
+
+  @abc.abstractmethod
+  def _pieces(self, indices: np.ndarray) -> _Pieces:
+    """What the rows of these numbers are made of."""
+
+  def num_tokens(self, indices: np.ndarray) -> np.ndarray:
+    T = self.sequence_length
+    pieces = self._pieces(indices)
+    counts = np.zeros(len(indices), np.int64)
+    np.add.at(counts, pieces.column // T, np.where(pieces.segment > 0, pieces.length, 0))
+    return counts
 
   def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-    """Rows by number under seqio's keys, [B] -> each [B, T]. NO_ROW gives a row of padding."""
-    segments, columns, tokens, lengths = self._pieces(indices)
-    self._check(tokens, tokens + lengths + 1)
+    pieces = self._pieces(indices)
+    lengths = pieces.length
+    self._check(pieces.token, pieces.token + lengths + 1)
     column = np.arange(lengths.sum())
-    first_column = np.repeat(columns, lengths)
+    first_column = np.repeat(pieces.column, lengths)
     # Padding is gathered from token 0 on, which a corpus of less than one row does not fill:
     # clipping keeps that in range, and what was gathered is zeroed below.
-    where = column + np.repeat(tokens - columns, lengths)
+    where = column + np.repeat(pieces.token - pieces.column, lengths)
     batch = {
       INPUTS: self._tokens.take(where, mode="clip").astype(np.int32),
       TARGETS: self._tokens.take(where + 1, mode="clip").astype(np.int32),
       POSITIONS: (column - first_column).astype(np.int32),
-      SEGMENTS: np.repeat(segments.astype(np.int32), lengths),
+      SEGMENTS: np.repeat(pieces.segment.astype(np.int32), lengths),
     }
     real = batch[SEGMENTS] > 0
-    if not segments.all():
+    if not pieces.segment.all():
       batch = {key: value * real for key, value in batch.items()}
     batch[WEIGHTS] = real.astype(np.float32)
+    if self._weights is not None:  # of the target, the token after the input
+      batch[WEIGHTS] *= self._weights.take(where + 1, mode="clip")
+    if self._equal_documents:
+      batch[WEIGHTS] *= np.repeat(self._shares(pieces.document), lengths)
     shape = (len(indices), self.sequence_length)
     return {key: value.reshape(shape) for key, value in batch.items()}
 
-  def _pieces(
-    self, indices: np.ndarray
-  ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The runs of one document in one row, row after row, padding among them, [pieces] each:
+  def _shares(self, documents: np.ndarray) -> np.ndarray:
+    """1 / the sum of the loss weights of each document, float32; 1 where nothing is learned."""
+    unique, back = np.unique(documents, return_inverse=True)
+    sums = self._lengths[unique]
+    if self._weights is not None:
+      starts = self._token_starts[unique] + 1
+      self._check(starts, starts + sums)
+      places = zip(starts, starts + sums, strict=True)
+      sums = np.array([self._weights[start:end].sum(dtype=np.int64) for start, end in places])
+    return (1 / np.maximum(sums, 1)).astype(np.float32)[back]
 
-    segment number (0: padding), first column counted through all rows, first token, length.
-    """
+
+class PackedRows(DocumentRows):
+  """Documents end to end."""
+
+  def __init__(self, *args, **kwargs):
+    super().__init__(*args, **kwargs)
+    self.num_rows = -(-self.num_pairs // self.sequence_length)
+
+  def _pieces(self, indices: np.ndarray) -> _Pieces:
     T, padding = self.sequence_length, len(self._pair_starts) - 1
     starts = np.where(indices == NO_ROW, self.num_pairs, indices * T)  # [B], in pairs
     first = np.searchsorted(self._pair_starts, starts, "right") - 1
@@ -99,7 +165,40 @@ class PackedRows:
     is_padding = document == padding
     column = row * T + start - starts[row]
     length = np.diff(column, append=len(indices) * T)
-    token = np.where(
-      is_padding, 0, self._token_starts[document] + start - self._pair_starts[document]
+    token = self._token_starts[document] + start - self._pair_starts[document]
+    return _Pieces(
+      np.where(is_padding, 0, nth + 1),
+      column,
+      document,
+      np.where(is_padding, 0, token),
+      length,
     )
-    return np.where(is_padding, 0, nth + 1), column, token, length
+
+
+class PaddedRows(DocumentRows):
+  """A row for each document, several for one that is longer than a row."""
+
+  def __init__(self, *args, **kwargs):
+    super().__init__(*args, **kwargs)
+    num_rows = -(-self._lengths // self.sequence_length)
+    self._row_starts = np.append(0, np.cumsum(num_rows[:-1]))
+    self.num_rows = int(self._row_starts[-1])
+
+  def _pieces(self, indices: np.ndarray) -> _Pieces:
+    T, padding = self.sequence_length, len(self._pair_starts) - 1
+    rows = np.where(indices == NO_ROW, self.num_rows, indices)
+    document = np.searchsorted(self._row_starts, rows, "right") - 1  # [B]
+    start = (rows - self._row_starts[document]) * T  # in pairs of the document
+    length = np.minimum(self._lengths[document] - start, T)
+    column = np.arange(len(indices)) * T
+    none = np.zeros_like(length)
+    # A piece of the document, then one of padding; either may be empty.
+    pairs = (
+      (none + 1, none),
+      (column, column + length),
+      (document, none + padding),
+      (self._token_starts[document] + start, none),
+      (length, T - length),
+    )
+    pieces = np.stack([np.stack(pair, axis=1).ravel() for pair in pairs])
+    return _Pieces(*pieces[:, pieces[-1] > 0])

@@ -7,12 +7,15 @@ A Task made here has the preprocessors `tokenize` and `frame_documents`, and the
 import difflib
 import functools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from input_pipelines import gin_bindings
 from input_pipelines.documents import DocumentSource
 from input_pipelines.store_builder import Piece
 from input_pipelines.tensorflow_import import import_seqio, import_tensorflow
+from input_pipelines.tfds_folders import check_prepared
+from input_pipelines.token_store import OPERATIVE_GIN
 from input_pipelines.vocabularies import Vocabulary
 from layers.errors import UserError
 
@@ -126,7 +129,10 @@ def register_documents(name: str, source: DocumentSource, vocabulary: Vocabulary
 def find_task(name: str, module: str):
   """The Task `name`, which `module` should have registered, if its `targets` can be stored."""
   if name in seqio.MixtureRegistry.names():
-    raise UserError(f"{name} is a seqio mixture; name one of the tasks in it")
+    raise UserError(
+      f"{name} is a seqio mixture; name one of the tasks in it, or "
+      "several as the sources of @Mixture"
+    )
   if name not in seqio.TaskRegistry.names():
     near = difflib.get_close_matches(name, seqio.TaskRegistry.names(), n=3)
     hint = f"; nearest: {', '.join(near)}" if near else ""
@@ -148,7 +154,9 @@ def find_task(name: str, module: str):
 class TokenisedTask:
   """The tokens of a Task's split, shard by shard in file order, nothing trimmed (Tokenised)."""
 
-  def __init__(self, task, split: str):
+  def __init__(self, task, split: str, gin: Sequence[str] = ()):
+    """`gin`: statements for the Task's preprocessors, see gin_bindings.py."""
+    check_prepared(task, split)  # to ask a data set for its splits is to load it
     if split not in task.splits:
       raise UserError(
         f"the task {task.name} has no split {split!r}; it has "
@@ -156,9 +164,17 @@ class TokenisedTask:
       )
     self._task = task
     self._split = split
+    self._gin = gin
     self.num_shards = max(1, len(task.source.list_shards(split)))
+    self.notes: dict[str, str] = {}
 
   def pieces(self, shard: int, first: int) -> Iterator[Piece]:
+    with gin_bindings.bound(self._gin):
+      yield from self._pieces(shard, first)
+      if self._gin:
+        self.notes[OPERATIVE_GIN] = gin_bindings.operative()
+
+  def _pieces(self, shard: int, first: int) -> Iterator[Piece]:
     dataset = self._task.get_dataset(
       sequence_length=None,
       split=self._split,

@@ -19,7 +19,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,7 +35,15 @@ from input_pipelines.checksummed_files import (
   sync_directory,
   write_json,
 )
-from input_pipelines.token_store import CHECKSUMS, DOCUMENTS, INDEX, TOKENS, TokenStore
+from input_pipelines.token_store import (
+  CHECKSUMS,
+  DOCUMENTS,
+  INDEX,
+  TOKENS,
+  WEIGHT_CHECKSUMS,
+  WEIGHTS,
+  TokenStore,
+)
 from input_pipelines.vocabularies import Vocabulary
 from layers.errors import UserError
 
@@ -49,10 +57,14 @@ class Piece:
 
   tokens: np.ndarray  # [length] ids
   starts_document: bool = True
+  weights: np.ndarray | None = None  # [length] 0 or 1, of each as a target; None: all 1
 
 
 class Tokenised(Protocol):
-  """A corpus as tokens: the same elements in the same order at each reading."""
+  """A corpus as tokens: the same elements in the same order at each reading.
+
+  It may have `notes` as well, a dict that is stored once all pieces are read: TokenStore.notes.
+  """
 
   num_shards: int
 
@@ -72,6 +84,8 @@ class _Progress:
   num_documents: int = 0
   block_checksum: int = 0  # of the unfinished block at the end of the tokens
   documents_checksum: int = 0
+  has_weights: bool = False  # whether a loss weight so far was not 1: then each token has one
+  weight_block_checksum: int = 0  # of the unfinished block at the end of the weights
 
 
 def open_or_build(
@@ -147,6 +161,7 @@ class _Build:
     self._dtype = np.dtype(np.uint16 if vocabulary.vocab_size <= 1 << 16 else np.uint32)
     self._commit_tokens = commit_tokens
     self._pending_tokens: list[np.ndarray] = []
+    self._pending_weights: list[np.ndarray] = []
     self._pending_starts: list[int] = []
 
   def run(self, tokenised: Tokenised, identity: dict[str, Any]) -> None:
@@ -162,7 +177,7 @@ class _Build:
           committed = progress.num_tokens
       progress.shard, progress.piece = progress.shard + 1, 0
     self._commit(progress)
-    self._finish(progress, identity)
+    self._finish(progress, identity, getattr(tokenised, "notes", {}))
     _say(
       f"token store ready: {progress.num_tokens:,} tokens, {progress.num_documents:,} "
       f"documents, {time.monotonic() - start:.1f} s"
@@ -184,13 +199,20 @@ class _Build:
   def _sizes(self, progress: _Progress) -> dict[str, int]:
     """How many bytes of each file count."""
     num_bytes = progress.num_tokens * self._dtype.itemsize
-    return {
+    sizes = {
       TOKENS: num_bytes,
       CHECKSUMS: num_bytes // BLOCK_BYTES * 4,
       DOCUMENTS: progress.num_documents * 8,
     }
+    if progress.has_weights:
+      sizes[WEIGHTS] = progress.num_tokens
+      sizes[WEIGHT_CHECKSUMS] = progress.num_tokens // BLOCK_BYTES * 4
+    return sizes
 
   def _cut(self, progress: _Progress) -> None:
+    if not progress.has_weights:
+      (self._partial / WEIGHTS).unlink(missing_ok=True)
+      (self._partial / WEIGHT_CHECKSUMS).unlink(missing_ok=True)
     for name, size in self._sizes(progress).items():
       path = self._partial / name
       path.touch()
@@ -202,12 +224,14 @@ class _Build:
       name: map_array(self._partial / name, np.dtype(np.uint8), size)
       for name, size in self._sizes(progress).items()
     }
-    checksums, unfinished = block_checksums(parts[TOKENS])
-    return (
-      checksums.tobytes() == parts[CHECKSUMS].tobytes()
-      and unfinished == progress.block_checksum
-      and checksum(parts[DOCUMENTS]) == progress.documents_checksum
-    )
+    blocks = [(TOKENS, CHECKSUMS, progress.block_checksum)]
+    if progress.has_weights:
+      blocks.append((WEIGHTS, WEIGHT_CHECKSUMS, progress.weight_block_checksum))
+    for name, checksums_name, noted in blocks:
+      checksums, unfinished = block_checksums(parts[name])
+      if checksums.tobytes() != parts[checksums_name].tobytes() or unfinished != noted:
+        return False
+    return checksum(parts[DOCUMENTS]) == progress.documents_checksum
 
   def _add(self, piece: Piece, progress: _Progress) -> None:
     tokens = np.asarray(piece.tokens)
@@ -222,6 +246,7 @@ class _Build:
       self._pending_starts.append(progress.num_tokens)
       progress.num_documents += 1
     self._pending_tokens.append(tokens.astype(self._dtype))
+    self._pending_weights.append(_weights(piece))
     progress.num_tokens += tokens.size
     progress.piece += 1
 
@@ -236,7 +261,8 @@ class _Build:
     _append(self._partial / TOKENS, tokens)
     _append(self._partial / CHECKSUMS, checksums)
     self._append_documents(self._pending_starts, progress)
-    self._pending_tokens, self._pending_starts = [], []
+    self._append_weights(progress, progress.num_tokens - len(tokens))
+    self._pending_tokens, self._pending_weights, self._pending_starts = [], [], []
     write_json(self._partial / _PROGRESS, dataclasses.asdict(progress))
 
   def _append_documents(self, starts: list[int], progress: _Progress) -> None:
@@ -244,22 +270,51 @@ class _Build:
     _append(self._partial / DOCUMENTS, array)
     progress.documents_checksum = checksum(array, progress.documents_checksum)
 
-  def _finish(self, progress: _Progress, identity: dict[str, Any]) -> None:
+  def _append_weights(self, progress: _Progress, committed: int) -> None:
+    """The weights of the pending tokens, once one of all so far is not 1."""
+    weights = np.concatenate([np.ones(0, np.uint8), *self._pending_weights])
+    parts = [weights] if weights.size else []
+    if not progress.has_weights:
+      if weights.all():
+        return
+      # The first that is not 1: those of the tokens that are there already come before it.
+      step = self._commit_tokens
+      ones = [np.ones(min(step, committed - i), np.uint8) for i in range(0, committed, step)]
+      parts, committed, progress.has_weights = ones + parts, 0, True
+    for part in parts:
+      checksums, progress.weight_block_checksum = block_checksums(
+        part, committed, progress.weight_block_checksum
+      )
+      _append(self._partial / WEIGHTS, part)
+      _append(self._partial / WEIGHT_CHECKSUMS, checksums)
+      committed += len(part)
+
+  def _finish(
+    self, progress: _Progress, identity: dict[str, Any], notes: Mapping[str, str]
+  ) -> None:
     self._append_documents([progress.num_tokens], progress)
     if progress.num_tokens * self._dtype.itemsize % BLOCK_BYTES:
       _append(self._partial / CHECKSUMS, np.array([progress.block_checksum], np.uint32))
-    checksums = np.fromfile(self._partial / CHECKSUMS, np.uint32)
+    checksums = {
+      DOCUMENTS: progress.documents_checksum,
+      CHECKSUMS: checksum(np.fromfile(self._partial / CHECKSUMS, np.uint32)),
+    }
+    if progress.has_weights:
+      if progress.num_tokens % BLOCK_BYTES:
+        unfinished = np.array([progress.weight_block_checksum], np.uint32)
+        _append(self._partial / WEIGHT_CHECKSUMS, unfinished)
+      of_weights = np.fromfile(self._partial / WEIGHT_CHECKSUMS, np.uint32)
+      checksums[WEIGHT_CHECKSUMS] = checksum(of_weights)
     index = {
       "num_tokens": progress.num_tokens,
       "num_documents": progress.num_documents,
       "dtype": self._dtype.name,
       "vocabulary": self._vocabulary.facts(),
       "identity": identity,
-      "crc32": {
-        DOCUMENTS: progress.documents_checksum,
-        CHECKSUMS: checksum(checksums),
-      },
+      "crc32": checksums,
     }
+    if notes:
+      index["notes"] = dict(notes)
     write_json(self._partial / INDEX, index)
     os.rename(self._partial, self._path)
     sync_directory(self._path.parent)
@@ -303,6 +358,13 @@ def _writing(path: Path) -> Iterator[None]:
       f"cannot write {path} ({error.strerror}); make it writable, make room, or set "
       "STRATA_CACHE to another directory"
     ) from None
+
+
+def _weights(piece: Piece) -> np.ndarray:
+  if piece.weights is None:
+    return np.ones(len(piece.tokens), np.uint8)
+  assert len(piece.weights) == len(piece.tokens), "a weight for each token"
+  return piece.weights.astype(np.uint8)
 
 
 def _append(path: Path, array: np.ndarray) -> None:

@@ -6,12 +6,13 @@ source -> seqio task -> token store -> packed rows -> batches
 
 import abc
 import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from input_pipelines.batches import Data
 from input_pipelines.loader import RowBatches
-from input_pipelines.packing import PackedRows
+from input_pipelines.packing import DocumentRows, PackedRows, PaddedRows
 from input_pipelines.store_builder import Tokenised, open_or_build
 from input_pipelines.token_store import TokenStore, store_path
 from layers.errors import UserError
@@ -19,10 +20,21 @@ from layers.errors import UserError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextData(Data):
-  """One split of a text corpus. A subclass says which corpus."""
+  """One split of a text corpus. A subclass says which corpus.
+
+  Attributes:
+    split: which part of it.
+    num_batches: evaluation reads this many batches; None: the whole split.
+    pack: documents end to end in each row; False: one a row, and padding after it.
+    equal_documents: each document weighs as much in the loss as any other, the mean over its
+      learned tokens, as Large World Model (https://arxiv.org/abs/2402.08268) weighs examples,
+      packed or padded. False: each learned token as much as any other.
+  """
 
   split: str = "train"
-  num_batches: int | None = None  # evaluation reads this many batches; None: the whole split
+  num_batches: int | None = None
+  pack: bool = True
+  equal_documents: bool = False
 
   @abc.abstractmethod
   def name(self) -> str:
@@ -81,6 +93,31 @@ class TextData(Data):
       "or begin another run"
     )
 
+  def open_rows(
+    self, sequence_length: int, cache_dir: str, *, is_training: bool
+  ) -> "OpenedRows":
+    """The rows of the split; UserError where there are none, or too few to train on."""
+    if sequence_length < 1:
+      raise UserError(
+        f"sequence_length={sequence_length} leaves nothing to read; set 1 or more"
+      )
+    # Training needs a whole row: a repeated padded one is hardly what somebody wants, unless
+    # all are padded.
+    needed = sequence_length + 1 if is_training and self.pack else 2
+    self.check()
+    if (known := self.num_tokens()) is not None:
+      self._check_size(known, needed)
+    store = self._store(self._path(cache_dir))
+    rows = self._rows(store, sequence_length)
+    self._check_size(rows.num_pairs + 1, needed)
+    return OpenedRows(
+      rows,
+      store.content,
+      store.description(),
+      store.notes,
+      lambda: self._rows(self._repaired(store), sequence_length),
+    )
+
   def open(
     self,
     *,
@@ -92,47 +129,59 @@ class TextData(Data):
     shard_index: int = 0,
     num_shards: int = 1,
   ) -> RowBatches:
-    counts = {
-      "sequence_length": sequence_length,
-      "num_epochs": num_epochs,
-      "num_batches": self.num_batches,
-    }
-    for name, count in counts.items():
-      if count is not None and count < 1:
-        raise UserError(f"{name}={count} leaves nothing to read; set 1 or more")
-    if seed is not None and self.num_batches is not None:
-      raise UserError(
-        f"num_batches={self.num_batches} limits evaluation data; the length of training is "
-        "set by num_steps or num_epochs"
-      )
-    needed = 2 if seed is None else sequence_length + 1
-    self.check()
-    if (known := self.num_tokens()) is not None:
-      self._check_size(known, needed)
-    store = self._store(self._path(cache_dir))
-    rows = _rows(store, sequence_length)
-    self._check_size(rows.num_pairs + 1, needed)
+    check_counts(num_epochs, self.num_batches, seed)
+    opened = self.open_rows(sequence_length, cache_dir, is_training=seed is not None)
     return RowBatches(
-      rows,
+      opened.rows,
       batch_size=batch_size,
       seed=seed,
       num_epochs=num_epochs,
       num_batches=self.num_batches,
       shard_index=shard_index,
       num_shards=num_shards,
-      content=store.content,
-      description=store.description(),
-      repair=lambda: _rows(self._repaired(store), sequence_length),
+      content=opened.content,
+      description=opened.description,
+      notes={"": opened.notes},
+      repair=opened.repair,
     )
 
   def _check_size(self, num_tokens: int, needed: int) -> None:
-    """Training needs a whole row: a repeated padded one is hardly what somebody wants."""
     if num_tokens < needed:
       raise UserError(
         f"the {self.split} split of {self.name()} has {num_tokens} tokens, and one row takes "
         f"{needed}; give it more text, or set a shorter sequence_length"
       )
 
+  def _rows(self, store: TokenStore, sequence_length: int) -> DocumentRows:
+    rows = PackedRows if self.pack else PaddedRows
+    return rows(
+      store.tokens,
+      store.offsets,
+      sequence_length,
+      store.check,
+      store.weights,
+      self.equal_documents,
+    )
 
-def _rows(store: TokenStore, sequence_length: int) -> PackedRows:
-  return PackedRows(store.tokens, store.offsets, sequence_length, store.check)
+
+@dataclasses.dataclass(frozen=True)
+class OpenedRows:
+  """What RowBatches is made of: see there."""
+
+  rows: DocumentRows
+  content: str
+  description: Mapping[str, str]
+  notes: Mapping[str, str]
+  repair: Callable[[], DocumentRows]
+
+
+def check_counts(num_epochs: int | None, num_batches: int | None, seed: int | None) -> None:
+  """UserError where the numbers that limit the reading of data leave nothing, or contradict."""
+  for name, count in {"num_epochs": num_epochs, "num_batches": num_batches}.items():
+    if count is not None and count < 1:
+      raise UserError(f"{name}={count} leaves nothing to read; set 1 or more")
+  if seed is not None and num_batches is not None:
+    raise UserError(
+      f"num_batches={num_batches} limits evaluation data; the length of training is "
+      "set by num_steps or num_epochs"
+    )

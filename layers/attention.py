@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from layers import initializers
+from layers import cache, initializers
 from layers.dropout import Drop, check_rate, drop
 from layers.dtypes import DType
 from layers.errors import UserError
@@ -124,12 +124,15 @@ class Attention(nn.Module):
     value = self._heads(x, "value", num_kv_heads, head_dim, "kv_heads")
     if self.rotary is not None:
       query, key = self.rotary(query, tokens.positions), self.rotary(key, tokens.positions)
+    key_tokens = tokens
+    if cache.in_use(self):
+      key, value, key_tokens = cache.remember(self, key, value, tokens, self.compute_dtype)
     mixed = self.core(
       query,
       key,
       value,
       tokens,
-      tokens,
+      key_tokens,
       mask=self.mask,
       compute_dtype=self.compute_dtype,
       drop_weights=self._drop_weights(tokens),

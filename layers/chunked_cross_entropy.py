@@ -61,6 +61,11 @@ class LazyLogits:
     return local(self.features, self.kernel, targets)
 
 
+def whole_logits(logits: jax.Array | LazyLogits) -> jax.Array:
+  """Of a model that may leave the making of logits to its loss."""
+  return logits.whole() if isinstance(logits, LazyLogits) else logits
+
+
 @dataclasses.dataclass(frozen=True)
 class _Head:
   """What is known of the head besides its matrix; axes: what its columns are split over."""

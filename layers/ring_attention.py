@@ -31,7 +31,6 @@ from layers.attention_layout import (
 )
 from layers.blockwise_attention import BlockwiseAttention, pairs, refuse_dropout
 from layers.dropout import Drop
-from layers.errors import UserError
 from layers.masks import Mask, causal_mask, reach
 from layers.online_softmax import Gradients, Partial
 from layers.ring import Ring
@@ -41,7 +40,9 @@ from layers.tokens import Tokens
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RingAttention:
-  """Exact attention over a row whose tokens lie along a mesh axis; without one, blockwise.
+  """Exact attention over a row whose tokens lie along a mesh axis.
+
+  Without one, or where keys are not of the queries' tokens (generation), it is blockwise.
 
   The ring is whatever the rule for "length" names, of any size. A length that does not divide
   is filled up. Within a device, blocks are those of `BlockwiseAttention`.
@@ -68,17 +69,15 @@ class RingAttention:
     """See `AttentionCore`. Tokens of a segment stand in the order of their positions.
 
     Raises:
-      UserError: dropout of the attention weights; keys of other tokens than the queries.
+      UserError: dropout of the attention weights.
     """
     refuse_dropout(drop_weights, "RingAttention")
     ring = Ring(*axis_devices("length"))
-    if ring.size == 1:
+    if ring.size == 1 or query_tokens is not key_tokens:
       alone = BlockwiseAttention(query_block=self.query_block, key_block=self.key_block)
       return alone(
         query, key, value, query_tokens, key_tokens, mask=mask, compute_dtype=compute_dtype
       )
-    if query_tokens is not key_tokens:
-      raise UserError("RingAttention: queries and keys are not the same tokens")
     length = query.shape[1]
     chunk = math.ceil(length / (2 * ring.size))
     blocks = Blocks(

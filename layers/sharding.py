@@ -6,7 +6,7 @@ experiment; layers never see the mesh. Names in use:
 
   parameters    vocab, position, embed, heads, kv_heads, head_dim, mlp, layers
   activations   batch, length, activation_embed, activation_heads, activation_kv_heads,
-                activation_mlp, activation_vocab
+                activation_mlp, activation_vocab; cache_length: slots of layers/cache.py
 """
 
 import contextlib

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from layers import cache
 from layers.rematerialization import RematPolicy, rematerialized
 from layers.tokens import Tokens
 
@@ -53,6 +54,8 @@ class Stack(nn.Module):
 
     num_layers = self.num_layers
     params = self.param("layers", init_layers)
+    if cache.in_use(self):
+      return self._with_cache(block, params, x, tokens)
     keys = self._dropout_keys()
     apply_layer = rematerialized(apply_layer, self.remat, in_scan=self.scan_layers)
     if self.scan_layers:
@@ -60,6 +63,24 @@ class Stack(nn.Module):
       return jax.lax.scan(body, x, (params, keys))[0]
     for i in range(num_layers):
       x = apply_layer(params[str(i)], x, None if keys is None else keys[i])
+    return x
+
+  def _with_cache(self, block: nn.Module, params: Any, x: jax.Array, tokens: Tokens) -> Any:
+    """x [B, T, D] through layers that each have a cache, under the key of their parameters."""
+    caches = self.get_variable(cache.COLLECTION, "layers", {})
+
+    def apply_layer(x: jax.Array, layer: tuple[Any, Any]) -> tuple[jax.Array, Any]:
+      variables = {"params": layer[0]} | ({cache.COLLECTION: layer[1]} if layer[1] else {})
+      y, updated = block.apply(variables, x, tokens, mutable=[cache.COLLECTION])
+      return cast(jax.Array, y), updated.get(cache.COLLECTION, {})
+
+    if self.scan_layers:
+      x, caches = jax.lax.scan(apply_layer, x, (params, caches))
+    else:
+      before, caches = caches, {}
+      for i in map(str, range(self.num_layers)):
+        x, caches[i] = apply_layer(x, (params[i], before.get(i, {})))
+    self.put_variable(cache.COLLECTION, "layers", caches)
     return x
 
   def _dropout_keys(self) -> jax.Array | None:

@@ -5,6 +5,7 @@ before the workdir is touched.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,10 @@ import fiddle as fdl
 import jax
 
 from input_pipelines.batches import Batches, Data
+from input_pipelines.mixing import MixedBatches
+from input_pipelines.vocabularies import Vocabulary
 from layers.errors import UserError
+from runners.callbacks import Callback
 from runners.derivation import derive, derive_eval_data, derive_schedules
 from runners.evaluation import Evaluator
 from runners.layout import (
@@ -25,6 +29,7 @@ from runners.layout import (
 )
 from runners.memory import check_memory
 from runners.meshes import batch_sharding, check_batch
+from runners.source_tokens import SourceTokens
 from runners.train_state import Initializer, ModelInit
 from runners.train_step import Step, make_eval_step, make_train_step
 from runners.trainer import Trainer
@@ -54,6 +59,18 @@ class Assembly:
   @property
   def batch_sharding(self) -> jax.sharding.NamedSharding:
     return batch_sharding(self.mesh)
+
+  @property
+  def data(self) -> dict[str, Batches]:
+    """All batches by the paths of the data in the config."""
+    evaluated = {f"eval_data['{name}']": data for name, data in self.eval_batches.items()}
+    return {"train_data": self.batches, **evaluated}
+
+  @functools.cached_property
+  def callbacks(self) -> tuple[Callback, ...]:
+    """Those of the trainer; those that count for it come first, so that all see the counts."""
+    counting = [SourceTokens(self.batches)] if isinstance(self.batches, MixedBatches) else []
+    return (*counting, *self.trainer.callbacks)
 
   @property
   def num_microbatches(self) -> int:
@@ -121,8 +138,11 @@ def draw(
   config: fdl.Config,
   mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh,
   train_data: Data,
+  vocabulary: Vocabulary | None = None,
 ) -> Blueprint:
   """The model on the mesh; nothing is allocated, and no data are read.
+
+  `vocabulary` is that of the data unless another is given.
 
   Raises:
     UserError: the mesh, the rules, the batch and the model do not fit each other.
@@ -131,7 +151,8 @@ def draw(
   for name in ("batch_size", "microbatch_size"):
     if getattr(config, name):
       check_batch(name, getattr(config, name), mesh)
-  config = derive(config, vocabulary=train_data.vocabulary(), mesh=mesh.shape)
+  vocabulary = vocabulary or train_data.vocabulary()
+  config = derive(config, vocabulary=vocabulary, mesh=mesh.shape)
   trainer: Trainer = fdl.build(derive_schedules(config, config.num_steps or 1))
   example = train_data.example(trainer.sequence_length)
   model = ModelInit(trainer.model, trainer.objective, example)

@@ -32,6 +32,7 @@ from runners.checkpoint_metadata import state_metadata
 from runners.checksums import array_checksums, json_checksum
 
 STATE, RUN, METRICS, INVENTORY = "state", "run", "metrics", "inventory"
+PARAMS = "params"  # of the state
 
 _FILES = {
   RUN: "run/metadata",
@@ -39,7 +40,6 @@ _FILES = {
   INVENTORY: "inventory/metadata",
   STATE: "state/_METADATA",
 }
-_PARAMS = "params"
 _COMMIT = "_CHECKPOINT_METADATA"
 _NAMED_AT_MOST = 5
 _LONGEST_REASON = 300
@@ -195,17 +195,48 @@ def restore(step: Step, abstract: Any, unpadded: Any = None, below: str = "") ->
   real = {name: tuple(x.shape) for name, x in named_arrays(unpadded)}  # none of None
   saved = {name: array for name, array in step.arrays.items() if name.startswith(below)}
   _check_fits(step, saved, wanted, real)
-
-  def as_saved(path: Any, x: Any) -> jax.ShapeDtypeStruct:
-    array = saved[array_name(path)]
-    sharding = x.sharding and dividing(x.sharding, array.shape)
-    return jax.ShapeDtypeStruct(array.shape, _dtype(array.dtype), sharding=sharding)
-
+  as_saved = lambda path, x: _as_saved(saved[array_name(path)], x)
   restored = _read(
     step, jax.tree_util.tree_map_with_path(as_saved, abstract), partial=bool(below)
   )
   _verify(step, dict(named_arrays(restored)))
   return jax.tree.map(fit, restored, abstract)
+
+
+def restore_some(
+  step: Step, wanted: Mapping[str, Any], unpadded: Mapping[str, Any]
+) -> dict[str, jax.Array]:
+  """Some arrays of a checkpoint by name, laid out and verified as in `restore`.
+
+  Args:
+    step: has all of them.
+    wanted: name there -> shape, dtype and sharding.
+    unpadded: name there -> shape without padding.
+
+  Raises:
+    UserError: an array has another shape.
+    DamagedCheckpoint: an array is not what was saved.
+  """
+  saved = {name: step.arrays[name] for name in wanted}
+  _check_fits(step, saved, wanted, {name: tuple(x.shape) for name, x in unpadded.items()})
+
+  def choose(path: Any, _: Any) -> Any:
+    name = array_name(path)
+    return _as_saved(saved[name], wanted[name]) if name in wanted else ocp.PLACEHOLDER
+
+  # Orbax asks for the tree that was saved, whatever there is to be read of it.
+  with _damage(step.folder):
+    target = jax.tree_util.tree_map_with_path(choose, state_metadata(step.folder))
+  arrays = dict(named_arrays(_read(step, target, partial=False)))
+  arrays = {name: arrays[name] for name in wanted}
+  _verify(step, arrays)
+  return {name: fit(arrays[name], wanted[name]) for name in wanted}
+
+
+def _as_saved(array: SavedArray, wanted: Any) -> jax.ShapeDtypeStruct:
+  """What Orbax is asked for: the shape and dtype that are there, laid out as is wanted."""
+  sharding = wanted.sharding and dividing(wanted.sharding, array.shape)
+  return jax.ShapeDtypeStruct(array.shape, _dtype(array.dtype), sharding=sharding)
 
 
 def restore_params(folder: Path, abstract: Any, unpadded: Any = None) -> Any:
@@ -215,9 +246,9 @@ def restore_params(folder: Path, abstract: Any, unpadded: Any = None) -> Any:
     UserError: they are those of another model.
     DamagedCheckpoint: they are not what was saved; the message names the folder.
   """
-  wrapped = ({_PARAMS: tree} if tree is not None else None for tree in (abstract, unpadded))
+  wrapped = ({PARAMS: tree} if tree is not None else None for tree in (abstract, unpadded))
   try:
-    return restore(open_step(folder), *wrapped, below=f"{_PARAMS}/")[_PARAMS]
+    return restore(open_step(folder), *wrapped, below=f"{PARAMS}/")[PARAMS]
   except DamagedCheckpoint as error:
     raise DamagedCheckpoint(
       f"the checkpoint {folder} is damaged: {error}; name another step"

@@ -18,10 +18,11 @@ from orbax.checkpoint import checkpoint_managers
 from layers.errors import Diverged, UserError
 from runners.checkpoint_inventory import take_inventory
 from runners.checkpoint_listing import saved_steps
-from runners.checkpoint_reading import INVENTORY, METRICS, RUN, STATE
+from runners.checkpoint_reading import INVENTORY, METRICS, PARAMS, RUN, STATE
 from runners.retention import Checkpoints
 from runners.train_state import TrainState
 
+IMPORTED = "imported"  # in the JSON beside parameters alone: where they are from
 _LONGEST_REASON = 300
 
 
@@ -83,6 +84,25 @@ class CheckpointWriter:
     if metrics is not None:
       # The manager keeps them in memory; a later start and `runner eval` need them on disk.
       documents[METRICS] = metrics
+    self._write(step, state, documents, metrics)
+
+  def save_params(self, step: int, params: Any, run: Mapping[str, Any]) -> None:
+    """Starts saving parameters alone, to be evaluated and begun from, not to go on with.
+
+    Args:
+      step: of the checkpoint.
+      params: a tree of arrays.
+      run: JSON to save beside it.
+    """
+    self._write(step, {PARAMS: params}, {RUN: dict(run)}, None)
+
+  def _write(
+    self,
+    step: int,
+    state: Any,
+    documents: dict[str, Any],
+    metrics: Mapping[str, float] | None,
+  ) -> None:
     inventory = take_inventory(state, self._unpadded, documents)
     items = {**documents, INVENTORY: inventory.to_json()}
     arguments = ocp.args.Composite(

@@ -27,7 +27,7 @@ def evaluate(
   cache_dir = cache_dir or default_cache_dir()
   if not config.eval_data:
     raise UserError("this experiment has no eval_data to evaluate on")
-  chosen = _choose(config, workdir, step)
+  chosen = chosen_steps(config, workdir, step)
   compilation_cache.enable(cache_dir)
   assembly = assemble(config, cache_dir)
   evaluator = assembly.evaluator()
@@ -50,7 +50,12 @@ def evaluate(
   return code
 
 
-def _choose(config: fdl.Config, workdir: str, step: str) -> list[int]:
+def chosen_steps(config: fdl.Config, workdir: str, step: str) -> list[int]:
+  """The checkpoints of the run in `workdir` that "latest", "best", "all" or a number names.
+
+  Raises:
+    UserError: there is none.
+  """
   known = steps(workdir)
   if not known:
     raise UserError(f"{workdir} holds no checkpoint; train first")

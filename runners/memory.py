@@ -29,7 +29,9 @@ def check_memory(state: TrainState, mesh: Mesh) -> None:
   if there is None or needed <= there:
     return
   kind = mesh.devices.flat[0].device_kind
-  devices = math.ceil(mesh.size * needed / (0.9 * there))
+  # What is split over all devices counts once, however many copies this mesh has.
+  whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((state, state.params)))
+  devices = math.ceil(whole / (0.9 * there))
   params = sum(x.size for x in jax.tree.leaves(state.params))
   raise UserError(
     f"{params:,} parameters, their moments and a gradient take {needed / _GIB:.1f} GiB on each "

@@ -2,14 +2,23 @@
 
 An optimizer is any function that returns an optax.GradientTransformation; a parameter of
 that function called `learning_rate` is logged. Moments are float32 whatever the parameters.
+
+`frozen` are regular expressions: parameters in whose name ("stack/layers/attention/out/kernel")
+one is found neither move nor decay, have no moments, and do not count where gradients are
+clipped.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from layers.errors import UserError
+from runners.checkpoint_inventory import array_name
+from runners.suggestions import did_you_mean
 
 DecayMask = Callable[[Any], Any]
 
@@ -34,10 +43,12 @@ def adamw(
   weight_decay: float = 0.1,
   clip_norm: float | None = 1.0,
   decay_mask: DecayMask = decay_kernels,
+  frozen: Sequence[str] = (),
 ) -> optax.GradientTransformation:
   """AdamW (Loshchilov & Hutter, 2019, https://arxiv.org/abs/1711.05101) after clipping."""
   return _clipped(
     clip_norm,
+    frozen,
     optax.adamw(
       learning_rate,
       b1=b1,
@@ -56,10 +67,12 @@ def sgdm(
   weight_decay: float = 0.0,
   clip_norm: float | None = None,
   decay_mask: DecayMask = decay_kernels,
+  frozen: Sequence[str] = (),
 ) -> optax.GradientTransformation:
   """SGD with momentum; the decay is part of the gradient, as in the classical form."""
   return _clipped(
     clip_norm,
+    frozen,
     optax.add_decayed_weights(weight_decay, mask=decay_mask),
     optax.sgd(
       learning_rate,
@@ -76,10 +89,12 @@ def lion(
   weight_decay: float = 1.0,
   clip_norm: float | None = 1.0,
   decay_mask: DecayMask = decay_kernels,
+  frozen: Sequence[str] = (),
 ) -> optax.GradientTransformation:
   """Lion (Chen et al., 2023, https://arxiv.org/abs/2302.06675): a tenth of AdamW's rate."""
   return _clipped(
     clip_norm,
+    frozen,
     optax.lion(
       learning_rate,
       b1=b1,
@@ -91,11 +106,39 @@ def lion(
 
 
 def _clipped(
-  clip_norm: float | None, *transformations: optax.GradientTransformation
+  clip_norm: float | None,
+  frozen: Sequence[str],
+  *transformations: optax.GradientTransformation,
 ) -> optax.GradientTransformation:
   """The chain in float32, behind a clip by global norm unless clip_norm is None."""
   clip = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
-  return _in_float32(optax.chain(*clip, *transformations))
+  return _in_float32(_freezing(frozen, optax.chain(*clip, *transformations)))
+
+
+def _freezing(
+  patterns: Sequence[str], inner: optax.GradientTransformation
+) -> optax.GradientTransformation:
+  """`inner` for parameters whose name no pattern is found in; the others stay as they are."""
+  if not patterns:
+    return inner
+
+  def label(params: Any) -> Any:
+    names: list[str] = []
+
+    def of(path: Any, _: Any) -> str:
+      names.append(array_name(path))
+      return "frozen" if any(re.search(p, names[-1]) for p in patterns) else "trained"
+
+    labels = jax.tree_util.tree_map_with_path(of, params)
+    for pattern in patterns if names else ():  # none in the blank that optax asks about
+      if not any(re.search(pattern, name) for name in names):
+        raise UserError(
+          f"optimizer.frozen: {pattern!r} is found in no parameter: "
+          f"{did_you_mean(pattern, names, 3)}"
+        )
+    return labels
+
+  return optax.partition({"trained": inner, "frozen": optax.set_to_zero()}, label)
 
 
 def _in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformation:

@@ -152,11 +152,19 @@ class Initializer:
     whole = replicated(mesh)
     opt_state = optax.tree.map_params(
       self._optimizer,
-      lambda x, param, sharding: sharding if x.shape == param.shape else whole,
+      lambda x, param, sharding: (
+        x if _is_left_out(x) else sharding if x.shape == param.shape else whole
+      ),
       state.opt_state,
       state.params,
       params,
       transform_non_params=lambda _: whole,
+      is_leaf=_is_left_out,
     )
     rest = jax.tree.map(lambda _: whole, state)
     return rest.replace(params=params, opt_state=opt_state)
+
+
+def _is_left_out(x: Any) -> bool:
+  """What stands for the moments of a parameter that a part of an optimizer leaves alone."""
+  return isinstance(x, optax.MaskedNode)

@@ -15,6 +15,7 @@ from input_pipelines.batches import Data
 from layers.dtypes import DType
 from layers.sharding import Rules
 from runners.callbacks import Callback
+from runners.init_from import InitFrom
 from runners.meshes import DEFAULT_RULES, MeshShape
 from runners.retention import Checkpoints
 from runners.writers import WriterConfig
@@ -62,7 +63,8 @@ class Trainer:
     checkpoints: when to save and what to keep.
     callbacks: called in this order after each step.
     writers: where scalars go, all at once.
-    init_from: a run or checkpoint whose parameters a fresh run begins with.
+    init_from: a run, checkpoint or Hugging Face folder whose parameters a fresh run begins
+      with; see runners/init_from.py.
   """
 
   model: nn.Module
@@ -84,4 +86,4 @@ class Trainer:
   checkpoints: Checkpoints = Checkpoints()
   callbacks: Sequence[Callback] = ()
   writers: Sequence[WriterConfig] = ()
-  init_from: str | None = None
+  init_from: str | InitFrom | None = None

@@ -9,24 +9,26 @@ from typing import Any
 import fiddle as fdl
 import jax
 import numpy as np
+from absl import logging
 
 from input_pipelines.batches import same_content
 from input_pipelines.prefetch import Prefetch
 from input_pipelines.token_store import default_cache_dir
 from layers.errors import UserError
-from runners import compilation_cache, host_allocator
+from runners import compilation_cache, gin_record, host_allocator
 from runners.assembly import Assembly, assemble
-from runners.callbacks import Run, restore_callbacks
+from runners.callbacks import Callback, Run, restore_callbacks
 from runners.checkpoint_fallback import restore_newest
-from runners.checkpoint_listing import CHECKPOINTS, find_step_folder
-from runners.checkpoint_reading import restore_params
-from runners.checkpoints import CheckpointWriter
+from runners.checkpoint_listing import CHECKPOINTS
+from runners.checkpoints import IMPORTED, CheckpointWriter
 from runners.flops import peak_flops, train_step_flops
+from runners.init_from import check_source
 from runners.meshes import place
 from runners.signals import Interruption
 from runners.throughput import Throughput
 from runners.train_loop import TrainLoop
 from runners.train_state import TrainState, empty_metrics
+from runners.warm_start import warm_state
 from runners.workdir import Workdir
 from runners.writers import MultiWriter, open_writers
 from tasks.objective import with_rows
@@ -70,13 +72,14 @@ def train(
   interruption = Interruption()
   with contextlib.ExitStack() as stack:
     if config.init_from and not (Path(workdir) / CHECKPOINTS).is_dir():
-      find_step_folder(config.init_from)  # a run that goes on needs it no more
+      check_source(config.init_from)  # a run that goes on needs it no more
     assembly = assemble(config, cache_dir)
     folder = Workdir(workdir, config, exp, accept_changes)
     stack.callback(folder.close)
     state, run = _start(assembly, folder.path, "train_data" not in accept_changes)
     facts = _facts(assembly)
     folder.record({**facts, "overrides": list(provenance)})
+    gin_record.save(folder.path, assembly.data)
     _announce(exp, facts, run)
     _go_on(assembly, state, run, interruption)
     folder.record_end(
@@ -117,6 +120,11 @@ def _start(assembly: Assembly, workdir: Path, check_data: bool) -> tuple[TrainSt
   run = Run(str(workdir), assembly.num_steps, content)
 
   def check(saved: dict[str, Any]) -> None:
+    if IMPORTED in saved:
+      raise UserError(
+        f"{workdir} holds imported parameters, no run to go on with: train in another "
+        f"--workdir with --set=init_from={workdir}"
+      )
     if check_data and not same_content(saved["data"]["content"], content):
       raise UserError(
         f"the training data of {workdir} have changed since its checkpoint; put back the text "
@@ -129,15 +137,28 @@ def _start(assembly: Assembly, workdir: Path, check_data: bool) -> tuple[TrainSt
   if restored is not None:
     state, saved = restored
     run.step = saved["data"]["batch"]
-    restore_callbacks(trainer.callbacks, saved["callbacks"])
+    restore_callbacks(assembly.callbacks, saved["callbacks"])
     return state, run
   state = initializer.init()
   if trainer.init_from:
-    source = find_step_folder(trainer.init_from).absolute()
-    params = restore_params(source, abstract.params, unpadded.params)
-    state = state.replace(params=params)
-    print(f"init_from   parameters of {source}")
+    trees = (state, abstract, unpadded)
+    state, saved = warm_state(trainer.init_from, trainer.model, *trees)
+    if saved is not None:
+      _take_over(run, saved, trainer.callbacks)
   return state, run
+
+
+def _take_over(run: Run, saved: dict[str, Any], callbacks: Sequence[Callback]) -> None:
+  """Position and callbacks of a run that this one goes on with in a workdir of its own."""
+  run.step = saved["data"]["batch"]
+  if run.step >= run.num_steps:
+    raise UserError(
+      f"init_from: that run is at step {run.step} and this one ends at step {run.num_steps}: "
+      "raise num_steps, or take its parameters alone (everything=False)"
+    )
+  if not same_content(saved["data"]["content"], run.data_content):
+    logging.warning("init_from: other training data, from batch %d of them on.", run.step)
+  restore_callbacks(callbacks, saved["callbacks"])
 
 
 def _writers(assembly: Assembly, run: Run) -> MultiWriter:
@@ -163,7 +184,7 @@ def _loop(
     batches=prefetch,
     fetch=_fetcher(assembly),
     evaluator=assembly.evaluator(),
-    callbacks=trainer.callbacks,
+    callbacks=assembly.callbacks,
     writer=writer,
     checkpoints=checkpoints,
     throughput=Throughput(

@@ -56,7 +56,8 @@ class NextToken:
     nll, log_z = token_losses(logits, targets)
     nll_sum = (weights * nll).sum()
     z_sum = (weights * jnp.square(log_z)).sum()
-    loss = (nll_sum + self.z_loss * z_sum) / jnp.maximum(totals, 1.0)
+    # Weights may well sum to less than 1: see TextData.equal_documents.
+    loss = (nll_sum + self.z_loss * z_sum) / jnp.where(totals > 0, totals, 1.0)
     return loss, collect(
       TokenMetrics,
       loss=average(nll_sum, weights.sum()),

@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import json
 import re
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,19 @@ class RegisteredTask(TextData):
   The token store is made anew when the module's source, the Task's name, seqio's version or
   `revision` change. What else the tokens come from (data files, other modules, a tokenizer
   model) cannot be seen from here: when that changes, set another `revision`.
+
+  Attributes:
+    task, module: see above.
+    revision: any text; another one, another store.
+    gin: statements for preprocessors that are gin-configurable, in place of all that the
+      modules bind themselves; --gin_file and --gin_bindings add to them. With others the token
+      store is another. What was in force, defaults included, is saved with the run.
   """
 
   task: str | None = None
   module: str | None = None
   revision: str = ""
+  gin: Sequence[str] = ()
 
   def vocabulary(self) -> Vocabulary:
     """From the notes of an earlier run; the first one has to import seqio."""
@@ -51,6 +60,9 @@ class RegisteredTask(TextData):
     write_json(notes, vocabulary.facts())
     return vocabulary
 
+  def document_start(self) -> None:
+    """Unknown: a Task that wants BOS adds it itself, and its vocabulary may have one unused."""
+
   def name(self) -> str:
     return re.sub(r"[^\w.]+", "_", f"task_{self.task}")
 
@@ -60,7 +72,7 @@ class RegisteredTask(TextData):
   def tokenise(self) -> Tokenised:
     from input_pipelines.seqio_tasks import TokenisedTask
 
-    return TokenisedTask(self.seqio_task(), self.split)
+    return TokenisedTask(self.seqio_task(), self.split, self.gin)
 
   def seqio_task(self) -> Any:
     """The Task, with `targets` that can be stored. Imports seqio and the module."""
@@ -82,6 +94,8 @@ class RegisteredTask(TextData):
 
   def _fingerprint(self) -> str:
     facts = (self.task, self.revision, metadata.version("seqio"), _source(str(self.module)))
+    if self.gin:
+      facts += (list(self.gin),)
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 

@@ -23,6 +23,7 @@ SHRUNK = (
 PRINTED = {
   "list": "gpt2.ShakespeareCharCpu",
   "eval": "eval/validation/loss=",
+  "generate": "def main(",
   "ckpt ls": " MB",
   "ckpt verify": "  intact: ",
   "show": "model.block.feed_forward.hidden_dim = None",
@@ -30,6 +31,7 @@ PRINTED = {
   "why": "optimizer.learning_rate.peak = ",
   "diff": " -> ",
   "data": "segment 1",
+  "export": "GPT2LMHeadModel",
   "sweep": "table     sweeps/",
   "train": "done: ",
 }

@@ -1,4 +1,4 @@
-"""`runner train`, `eval` and `data`: the commands that build what a config describes.
+"""`runner train`, `eval`, `generate` and `data`: what builds what a config describes.
 
 The modules they call load jax, Orbax and more; each is imported when its command runs, so that
 the other commands answer at once.
@@ -41,20 +41,29 @@ def train(invocation: Invocation) -> int:
 
 def evaluate(invocation: Invocation) -> int:
   """Evaluates checkpoints of a run with the run's own config, overrides on top of it."""
-  check_step(invocation.step)
-  stored = _stored_config(invocation)
-  overrides = (Override("config", str(stored)), *invocation.overrides)
-  resolved = dataclasses.replace(invocation, exp=None, overrides=overrides).resolve()
-  if invocation.exp not in (None, resolved.exp):
-    raise UserError(f"{stored.parent} is a run of {resolved.exp}, not of {invocation.exp}")
+  config, workdir = _run_asked_for(invocation)
   from runners.evaluate_run import evaluate as run
 
-  return run(
-    resolved.config,
-    workdir=str(stored.parent),
-    step=invocation.step,
-    cache_dir=invocation.cache_dir,
+  return run(config, workdir=workdir, step=invocation.step, cache_dir=invocation.cache_dir)
+
+
+def generate(invocation: Invocation) -> int:
+  """Continues prompts with a checkpoint of a run, its config with overrides on top."""
+  from layers.sampling import Sampling
+  from runners.generate_run import Request
+  from runners.generate_run import generate as run
+
+  sampling = Sampling(
+    temperature=invocation.temperature, top_k=invocation.top_k, top_p=invocation.top_p
   )
+  request = Request(
+    prompts=invocation.prompt,
+    max_tokens=invocation.max_tokens,
+    sampling=sampling,
+    seed=invocation.seed,
+  )
+  config, workdir = _run_asked_for(invocation)
+  return run(config, workdir, request, step=invocation.step, cache_dir=invocation.cache_dir)
 
 
 def preview_data(invocation: Invocation) -> int:
@@ -92,6 +101,17 @@ def _accepted(text: str, config: fdl.Config, workdir: pathlib.Path) -> str:
       with contextlib.suppress(UserError):
         return path_text(find(load(workdir).config, path).path)
     raise UserError(f"--accept_change={text}: {error}") from error
+
+
+def _run_asked_for(invocation: Invocation) -> tuple[fdl.Config, str]:
+  """The run's own config, overrides on top of it, and the run's folder."""
+  check_step(invocation.step)
+  stored = _stored_config(invocation)
+  overrides = (Override("config", str(stored)), *invocation.overrides)
+  resolved = dataclasses.replace(invocation, exp=None, overrides=overrides).resolve()
+  if invocation.exp not in (None, resolved.exp):
+    raise UserError(f"{stored.parent} is a run of {resolved.exp}, not of {invocation.exp}")
+  return resolved.config, str(stored.parent)
 
 
 def _stored_config(invocation: Invocation) -> pathlib.Path:

@@ -51,7 +51,7 @@ def calls(monkeypatch):
 
 def test_help_is_one_screen_that_names_every_command(run):
   code, out, _ = run("--help")
-  assert code == 0 and len(out.splitlines()) <= 35
+  assert code == 0 and len(out.splitlines()) <= 40
   assert all(f"  {name}" in out for name in COMMANDS)
   assert max(map(len, out.splitlines())) <= 96
   assert "--logtostderr" not in out
@@ -202,6 +202,16 @@ MISTAKES = {
   ("eval", "--exp=gpt2.Nano"): "there is no run in runs/gpt2.Nano",
   ("eval", "--workdir=.", "--step=lates"): "did you mean latest?",
   ("eval", "--workdir=.", "--step=foo"): "--step=foo: expected a number, latest, best or all",
+  ("generate", "--prompt=a"): "which run?",
+  ("generate", "--prompt=a", "--workdir=nowhere"): "there is no run in nowhere",
+  ("generate", "--workdir=."): "generate from what? Give --prompt=TEXT",
+  ("generate", "--prompt=a", "--temperature=-0.1"): "temperature=-0.1 must be a number from 0",
+  ("generate", "--prompt=a", "--temperature=nan"): "temperature=nan must be a number from 0",
+  ("generate", "--prompt=a", "--top_p=0"): "top_p=0.0 must be more than 0 and at most 1",
+  ("generate", "--prompt=a", "--top_p=1.5"): "top_p=1.5 must be more than 0 and at most 1",
+  ("generate", "--prompt=a", "--top_k=0"): "top_k=0 must be at least 1",
+  ("generate", "--prompt=a", "--max_tokens=0"): "max_tokens=0 must be at least 1",
+  ("generate", "--prompt=a", "--workdir=.", "--step=x"): "--step=x: expected a number",
   ("gpt2.Nano",): "there is no command 'gpt2.Nano': write --exp=gpt2.Nano",
   ("show", "gpt2.Nano"): "got gpt2.Nano; write --exp=gpt2.Nano",
   ("show", "runs/x/config.json"): "write --config=runs/x/config.json",

@@ -21,7 +21,7 @@ MODULES = sorted(
 
 @pytest.mark.parametrize("package", ["input_pipelines", "tasks"])
 def test_data_loads_neither_jax_nor_tensorflow(package):
-  modules = MODULES if package == "input_pipelines" else ["text_file", "python_stdlib"]
+  modules = MODULES if package == "input_pipelines" else ["jsonl", "text_file", "python_stdlib"]
   names = ", ".join(f"{package}.{module}" for module in modules)
   heavy = {"jax", "grain", "tensorflow", "seqio"}
   program = f"import sys; import {names}; print(sorted({heavy} & set(sys.modules)))"

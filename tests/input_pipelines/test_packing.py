@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from input_pipelines.batches import INPUTS, POSITIONS, SEGMENTS, TARGETS, WEIGHTS
-from input_pipelines.packing import NO_ROW, PackedRows
+from input_pipelines.packing import NO_ROW, PackedRows, PaddedRows
 
 BOS, EOS = ord("<"), ord(">")
 
@@ -122,3 +122,70 @@ def test_ids_beyond_16_bits_survive():
   tokens = np.array([70_000, 128_255, 1], np.uint32)
   batch = all_rows(tokens, np.array([0, 3]), 2)
   assert batch[INPUTS].tolist() == [[70_000, 128_255]]
+
+
+def padded_reference(tokens, offsets, T):
+  """Padded rows pair by pair, in plain Python."""
+  rows = []
+  for document in range(len(offsets) - 1):
+    places = range(offsets[document], offsets[document + 1] - 1)
+    for start in range(0, len(places), T):
+      row = [
+        (tokens[i], tokens[i + 1], 1, n, 1) for n, i in enumerate(places[start : start + T])
+      ]
+      rows.append(row + [(0, 0, 0, 0, 0)] * (T - len(row)))
+  return np.array(rows)  # [R, T, 5]
+
+
+@pytest.mark.parametrize("sequence_length", [1, 4, 8, 16])
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS.keys())
+def test_a_padded_row_holds_one_document_or_a_part_of_one(lengths, sequence_length):
+  tokens, offsets = corpus(lengths)
+  rows = PaddedRows(tokens, offsets, sequence_length)
+  want = padded_reference(tokens, offsets, sequence_length)
+  assert rows.num_rows == len(want)
+  indices = np.append(np.random.default_rng(0).permutation(rows.num_rows), NO_ROW)
+  want = np.append(want, np.zeros_like(want[:1]), axis=0)
+  for i, key in enumerate((INPUTS, TARGETS, SEGMENTS, POSITIONS, WEIGHTS)):
+    np.testing.assert_array_equal(rows.rows(indices)[key], want[indices, :, i], err_msg=key)
+
+
+@pytest.mark.parametrize("kind", [PackedRows, PaddedRows])
+@pytest.mark.parametrize("sequence_length", [1, 4, 16, 200])
+@pytest.mark.parametrize("masked", [False, True])
+def test_equal_documents_weigh_1_each_however_they_are_cut(kind, sequence_length, masked):
+  lengths = [40, 2, 3, 1, 17, 2, 90, 9]
+  offsets = np.append(0, np.cumsum(lengths))
+  document = np.repeat(np.arange(len(lengths)), lengths)
+  learned = np.random.default_rng(3).integers(0, 2, offsets[-1]).astype(np.uint8)
+  learned[document == 4] = 0  # nothing of it is learned
+  rows = kind(
+    document.astype(np.uint16) + 1,
+    offsets,
+    sequence_length,
+    weights=learned if masked else None,
+    equal_documents=True,
+  )
+  batch = rows.rows(np.append(np.arange(rows.num_rows), NO_ROW))
+  assert batch[WEIGHTS].dtype == np.float32
+  for i, length in enumerate(lengths):
+    weights = batch[WEIGHTS][batch[TARGETS] == i + 1]
+    sum_of_learned = learned[offsets[i] + 1 : offsets[i + 1]].sum() if masked else length - 1
+    np.testing.assert_allclose(weights.sum(), float(sum_of_learned > 0), rtol=1e-6)
+    values = set(np.unique(weights).tolist()) - {0.0}
+    assert values <= {float(np.float32(1 / max(sum_of_learned, 1)))}
+  assert not batch[WEIGHTS][batch[SEGMENTS] == 0].any()
+
+
+def test_weights_of_the_whole_document_are_checked_before_they_are_summed():
+  checked = []
+  rows = PackedRows(
+    np.arange(100, dtype=np.uint16),
+    np.array([0, 50, 100]),
+    4,
+    lambda starts, ends: checked.extend(zip(starts.tolist(), ends.tolist(), strict=True)),
+    np.ones(100, np.uint8),
+    equal_documents=True,
+  )
+  rows.rows(np.array([3]))
+  assert checked == [(12, 17), (1, 50)]

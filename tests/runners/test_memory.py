@@ -62,16 +62,26 @@ SHARDED = """
 import json
 import jax, jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from layers.errors import UserError
+from runners import memory
 from runners.memory import bytes_per_device, device_bytes
+from runners.train_state import TrainState
 mesh = Mesh(jax.devices(), ("fsdp",))
 split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("fsdp",), ()))
 tree = [jax.ShapeDtypeStruct((16, 3), d, sharding=s) for d, s in
         ((jnp.float32, split), (jnp.bfloat16, split), (jnp.int32, whole))]
-print(json.dumps([bytes_per_device(tree), device_bytes(mesh)]))
+memory.device_bytes = lambda mesh: 1000
+copied = jax.ShapeDtypeStruct((450,), jnp.float32, sharding=whole)
+try:
+  memory.check_memory(TrainState((), copied, (), (), ()), mesh)
+except UserError as error:
+  print(json.dumps([bytes_per_device(tree), device_bytes(mesh), str(error)]))
 """
 
 
-def test_a_device_holds_its_shards_and_its_part_of_the_machine(run_with_devices):
-  held, there = run_with_devices(8, SHARDED)
+def test_a_device_holds_its_shards_and_copies_need_no_devices_of_their_own(run_with_devices):
+  held, there, error = run_with_devices(8, SHARDED)
   assert held == 2 * 3 * 4 + 2 * 3 * 2 + 16 * 3 * 4
   assert there == device_bytes(MESH) * jax.local_device_count() // 8
+  # 1800 bytes and a gradient, 3600 on each of the 8: 4 devices of 1000 could share them.
+  assert "on each of 8 device(s)" in error and "over 4 such devices or more" in error

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from layers.errors import UserError
 from runners import optimizers
 
 MAKERS = [optimizers.adamw, optimizers.sgdm, optimizers.lion]
@@ -118,3 +119,29 @@ def test_a_schedule_is_a_learning_rate_too(make):
   schedule = lambda step: jnp.where(step < 1, 0.0, 0.5)
   assert not _change(make(schedule), params, gradients)["kernel"].any()
   assert _change(make(schedule), params, gradients, num_steps=2)["kernel"].all()
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_frozen_parameters_neither_move_nor_decay_nor_have_moments(make):
+  params = _params()
+  optimizer = make(0.5, weight_decay=0.1, frozen=("^embedding", "layers/out/"))
+  change = _change(optimizer, params, jax.tree.map(jnp.ones_like, params), num_steps=3)
+  for path, x in jax.tree_util.tree_leaves_with_path(change):
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    assert np.all(x == 0) == (name.startswith("embedding") or "layers/out/" in name), name
+  sizes = {x.shape for x in jax.tree.leaves(optimizer.init(params))}
+  assert not sizes & {(3, 2), (4, 2, 2)} and (2, 2) in sizes
+
+
+def test_frozen_gradients_do_not_count_where_gradients_are_clipped():
+  params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
+  gradients = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
+  optimizer = optimizers.sgdm(1.0, momentum=0.0, clip_norm=3.0, frozen=("b",))
+  change = _change(optimizer, params, gradients)
+  np.testing.assert_allclose(change["a"], -3.0, rtol=1e-6)
+
+
+def test_a_pattern_that_freezes_nothing_is_refused_with_the_nearest_name():
+  optimizer = optimizers.adamw(0.5, frozen=("embeding/table",))
+  with pytest.raises(UserError, match="'embeding/table' is found in no .*embedding/table"):
+    optimizer.init(_params())

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from input_pipelines.packing import PackedRows, PaddedRows
 from tasks.language_modeling import NextToken
 from tasks.objective import with_rows
 
@@ -110,3 +111,32 @@ def test_rows_are_numbered_within_the_global_batch(batch):
   np.testing.assert_array_equal(ids, batch["decoder_input_tokens"])
   np.testing.assert_array_equal(tokens.segments, batch["decoder_segment_ids"])
   np.testing.assert_array_equal(tokens.rows, np.arange(B))
+
+
+@pytest.mark.parametrize("kind", [PackedRows, PaddedRows])
+def test_with_equal_documents_the_loss_is_the_mean_of_the_documents_means(kind):
+  lengths = [5, 2, 9, 3]
+  tokens = np.random.default_rng(1).integers(0, V, sum(lengths)).astype(np.uint16)
+  offsets = np.append(0, np.cumsum(lengths))
+  learned = np.array([0, 0, 1, 1, 1, 0, 1] + [0, 0, 0, 1, 0, 1, 1, 1, 1] + [0, 1, 1], np.uint8)
+
+  def loss_of(kind, sequence_length, offsets, **weighting):
+    rows = kind(tokens, offsets, sequence_length, **weighting)
+    batch = with_rows(jax.tree.map(jnp.asarray, rows.rows(np.arange(rows.num_rows))))
+    apply = lambda ids, tokens: _apply(ids, tokens.replace(rows=jnp.zeros_like(tokens.rows)))
+    objective = NextToken()
+    return objective.loss(apply, batch, objective.totals(batch))[0]
+
+  means = [loss_of(PaddedRows, 9, offsets[i : i + 2], weights=learned) for i in range(4)]
+  whole = loss_of(kind, 40, offsets, weights=learned, equal_documents=True)
+  np.testing.assert_allclose(whole, np.mean(means), rtol=1e-6)
+
+
+def test_weights_that_sum_to_less_than_1_give_a_mean_still(batch):
+  objective, key = NextToken(), "decoder_loss_weights"
+  small = {**batch, key: batch[key] / 1000}
+  loss = objective.loss(_apply, batch, objective.totals(batch))[0]
+  assert objective.totals(small) < 0.1
+  np.testing.assert_allclose(
+    objective.loss(_apply, small, objective.totals(small))[0], loss, rtol=1e-6
+  )

@@ -1,0 +1,63 @@
+"""`runner import` and `runner export`: models of Hugging Face and LWM in, of the former out."""
+
+import dataclasses
+import pathlib
+
+from experiments.invocation import Invocation
+from layers.errors import UserError
+from runners.config_files import JSON_NAME
+
+# model_type of theirs -> the experiment whose data and optimizer an imported model gets when
+# none is named. Its model is made theirs.
+_FAMILIES = {"llama": "lwm.TextLlamaDebug", "gpt2": "gpt2.Nano"}
+
+
+def import_model(invocation: Invocation) -> int:
+  """Makes a run of the folder that --from names."""
+  if invocation.source is None or invocation.workdir is None:
+    raise UserError("the command is written `runner import --from=FOLDER --workdir=DIR`")
+  if pathlib.Path(invocation.source).is_file():
+    return _import_file(invocation, invocation.source, invocation.workdir)
+  from runners.hugging_face_config import read_config
+  from runners.hugging_face_import import import_folder
+
+  theirs = read_config(invocation.source)
+  named = _names_a_model(invocation)
+  exp = None if named else _FAMILIES[theirs["model_type"]]
+  resolved = dataclasses.replace(invocation, exp=invocation.exp or exp).resolve()
+  import_folder(
+    invocation.source, invocation.workdir, resolved.config, resolved.exp, adapt=not named
+  )
+  return 0
+
+
+def _import_file(invocation: Invocation, file: str, workdir: str) -> int:
+  if not _names_a_model(invocation):
+    raise UserError(
+      f"{file} is read as a streaming checkpoint of LWM, which does not say how many heads its "
+      "model has: name the experiment, like --exp=lwm.TextLlama7B"
+    )
+  from runners.lwm_import import import_stream
+
+  resolved = invocation.resolve()
+  import_stream(file, workdir, resolved.config, resolved.exp)
+  return 0
+
+
+def _names_a_model(invocation: Invocation) -> bool:
+  return invocation.exp is not None or any(o.verb == "config" for o in invocation.overrides)
+
+
+def export_model(invocation: Invocation) -> int:
+  """Writes a checkpoint of a run into the folder that --to names."""
+  if invocation.to is None or invocation.workdir is None:
+    raise UserError("the command is written `runner export --workdir=DIR --to=FOLDER`")
+  if not (pathlib.Path(invocation.workdir) / JSON_NAME).is_file():
+    raise UserError(f"there is no run in {invocation.workdir} (no {JSON_NAME})")
+  if invocation.step != "latest" and not invocation.step.isdecimal():
+    raise UserError(f"--step={invocation.step}: expected a number or latest")
+  from runners.hugging_face_export import export_folder
+
+  step = None if invocation.step == "latest" else int(invocation.step)
+  export_folder(invocation.workdir, invocation.to, step=step, dtype=invocation.dtype)
+  return 0

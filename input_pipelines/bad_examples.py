@@ -1,0 +1,46 @@
+"""Examples that cannot be read: counted by cause, told by file and line, tolerated or not."""
+
+import collections
+import sys
+
+from layers.errors import UserError
+
+_SHOWN_PLACES = 5
+
+
+class BadExamples:
+  """The tally of one reading of a corpus."""
+
+  def __init__(self, max_fraction: float):
+    """`max_fraction` of all lines may be bad; with 0 the first one is an error at once."""
+    self._max_fraction = max_fraction
+    self._kinds: collections.Counter[str] = collections.Counter()
+    self._places: list[str] = []
+    self._first = ""
+
+  def add(self, path: str, number: int, kind: str, message: str) -> None:
+    """Notes the line `number` of `path`."""
+    place = f"{path}:{number}"
+    self._first = self._first or f"{place}: {kind}: {message}"
+    if self._max_fraction <= 0:
+      raise UserError(
+        f"{self._first}; mend or remove the line, or tolerate a part of such lines with "
+        "max_bad_fraction=0.01"
+      )
+    self._kinds[kind] += 1
+    if len(self._places) < _SHOWN_PLACES:
+      self._places.append(place)
+
+  def report(self, num_lines: int) -> None:
+    """Says what was left out of `num_lines`, or raises where it is more than is tolerated."""
+    num_bad = self._kinds.total()
+    if not num_bad:
+      return
+    kinds = ", ".join(f"{kind} {count:,}" for kind, count in self._kinds.most_common())
+    places = ", ".join(self._places) + (", ..." if num_bad > len(self._places) else "")
+    if num_bad > self._max_fraction * num_lines:
+      raise UserError(
+        f"{num_bad:,} of {num_lines:,} lines are bad, more than "
+        f"max_bad_fraction={self._max_fraction} allows ({kinds}); the first is {self._first}"
+      )
+    print(f"left out {num_bad:,} of {num_lines:,} lines: {kinds}; {places}", file=sys.stderr)

@@ -1,0 +1,241 @@
+"""Files of examples, one a line: found, hashed, and read in parts from where one begins.
+
+Plain JSON lines, compressed by gzip (.gz) or zstandard (.zst), and rows of Parquet (.parquet);
+on this machine or at any URL that fsspec knows. Plain local files are read in parts of 16 MiB
+that end with a line, so that an interrupted tokenisation goes on at a part; any other file is
+one part. Lines count from 1, and blank ones at a file's end are none.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import glob
+import gzip
+import hashlib
+import importlib
+import io
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from layers.errors import UserError
+
+PART_BYTES = 16 << 20
+_CHUNK_BYTES = 1 << 20
+_COMPRESSED = (".gz", ".zst")
+_PARQUET = ".parquet"
+
+
+@dataclasses.dataclass(frozen=True)
+class ExampleFile:
+  """A file as it was when it was hashed. Part i starts at parts[i]: a byte, and lines before.
+
+  `stamp` changes with the file's content: its size and times, or what a remote system says.
+  """
+
+  path: str
+  size: int
+  stamp: str
+  sha256: str
+  parts: tuple[tuple[int, int], ...] = ((0, 0),)
+
+  def read(self, part: int) -> Iterator[tuple[int, bytes | dict[str, Any]]]:
+    """(number, line) of each line of a part; of Parquet, the rows as dicts.
+
+    UserError where the file cannot be read, or is not the one that was hashed any more.
+    """
+    with _reading(self.path):
+      if _stamp(self.path) != (self.size, self.stamp):
+        raise UserError(f"{self.path} changed while it was read; start again")
+      with _open(self.path) as file:
+        if self.path.endswith(_PARQUET):
+          yield from _parquet_rows(file)
+        else:
+          yield from self._lines(file, part)
+
+  def _lines(self, file: BinaryIO, part: int) -> Iterator[tuple[int, bytes]]:
+    start, number = self.parts[part]
+    is_last = part == len(self.parts) - 1
+    end = None if is_last else self.parts[part + 1][0]
+    if start:
+      file.seek(start)
+    blank = 0
+    for line in file:
+      number, start = number + 1, start + len(line)
+      if line.isspace():
+        blank += 1
+      else:
+        yield from ((number - i, b"") for i in range(blank, 0, -1))
+        blank = 0
+        yield number, line
+      if end is not None and start >= end:
+        yield from ((number - i, b"") for i in reversed(range(blank)))
+        return
+
+
+def content_of(line: bytes | dict[str, Any]) -> bytes:
+  """The bytes that stand for an example: equal for equal lines."""
+  if isinstance(line, bytes):
+    return line.strip()
+  return json.dumps(line, sort_keys=True, default=str).encode()
+
+
+def find_files(patterns: str | Sequence[str]) -> list[str]:
+  """The files that paths, globs (`**` too) and URLs name, each pattern's in order of names.
+
+  UserError where a pattern matches nothing, or a file is named twice.
+  """
+  patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+  found: dict[str, str] = {}
+  for pattern in patterns:
+    for path in _matches(pattern):
+      if path in found:
+        raise UserError(
+          f"{path} is named twice, by {found[path]} and by {pattern}; name each file once"
+        )
+      found[path] = pattern
+  if not found:
+    raise UserError("no files given; name some, as in files='my/*.jsonl'")
+  return list(found)
+
+
+def scan_files(paths: Sequence[str]) -> tuple[ExampleFile, ...]:
+  """Reads every file to hash it, once in a process as long as it does not change."""
+  scanned = []
+  for path in paths:
+    with _reading(path):
+      scanned.append(_scan(path, *_stamp(path)))
+  return tuple(scanned)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _scan(path: str, size: int, stamp: str) -> ExampleFile:
+  """One pass over the bytes as they are stored, compressed or not."""
+  is_divisible = not _is_remote(path) and not path.endswith((*_COMPRESSED, _PARQUET))
+  checksum = hashlib.sha256()
+  place, lines, content_end = 0, 0, 0
+  parts = [(0, 0)]
+  with _open_stored(path) as file:
+    while chunk := file.read(_CHUNK_BYTES):
+      checksum.update(chunk)
+      if is_divisible:
+        if place >= parts[-1][0] + PART_BYTES and (first := chunk.find(b"\n")) >= 0:
+          parts.append((place + first + 1, lines + 1))
+        if text := chunk.rstrip():
+          content_end = place + len(text)
+        lines += chunk.count(b"\n")
+      place += len(chunk)
+  parts = [part for part in parts if part[0] == 0 or part[0] < content_end]
+  return ExampleFile(path, size, stamp, checksum.hexdigest(), tuple(parts))
+
+
+def _matches(pattern: str) -> list[str]:
+  if not pattern:
+    raise UserError("an empty file name; name files, as in files='my/*.jsonl'")
+  if _is_remote(pattern):
+    with _reading(pattern):
+      fsspec = _import("fsspec", f"to read {pattern}")
+      system, path = fsspec.core.url_to_fs(pattern)
+      names = system.glob(path) if glob.has_magic(path) else [path]
+      names = [system.unstrip_protocol(name) for name in names]
+  else:
+    pattern = os.path.expanduser(pattern)
+    # A file may well have brackets in its name.
+    literal = os.path.exists(pattern) or not glob.has_magic(pattern)
+    names = [pattern] if literal else glob.glob(pattern, recursive=True)
+    names = [name for name in names if literal or not os.path.isdir(name)]
+  if not names:
+    where = "" if _is_remote(pattern) else f" (looked from {os.getcwd()})"
+    raise UserError(f"no file matches {pattern}{where}; check the path, or give another")
+  return sorted(names)
+
+
+def _is_remote(path: str) -> bool:
+  return "://" in path
+
+
+def _stamp(path: str) -> tuple[int, str]:
+  """The size, and what else tells that a file was written to."""
+  if _is_remote(path):
+    system, name = _import("fsspec", f"to read {path}").core.url_to_fs(path)
+    facts = {**system.info(name), "ukey": None}
+    return int(facts.get("size") or 0), json.dumps(facts, sort_keys=True, default=str)
+  status = os.stat(path)
+  if os.path.isdir(path):
+    raise UserError(f"{path} is a directory; name the files in it, as in {path}/*.jsonl")
+  return status.st_size, f"{status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+
+
+def _open_stored(path: str) -> BinaryIO:
+  if _is_remote(path):
+    return _import("fsspec", f"to read {path}").open(path, "rb").open()
+  return open(path, "rb", buffering=_CHUNK_BYTES)
+
+
+@contextlib.contextmanager
+def _open(path: str) -> Iterator[BinaryIO]:
+  """The file's content, decompressed."""
+  with _open_stored(path) as stored:
+    if path.endswith(".gz"):
+      with gzip.open(stored) as file:
+        yield file  # pyright: ignore[reportReturnType]
+    elif path.endswith(".zst"):
+      zstandard = _import("zstandard", f"to read {path}")
+      reader = zstandard.ZstdDecompressor().stream_reader(stored, read_across_frames=True)
+      with io.BufferedReader(reader, _CHUNK_BYTES) as file:
+        yield file  # pyright: ignore[reportReturnType]
+    else:
+      yield stored
+
+
+def _parquet_rows(file: BinaryIO) -> Iterator[tuple[int, dict[str, Any]]]:
+  parquet = _import("pyarrow.parquet", "to read .parquet files")
+  number = 0
+  for batch in parquet.ParquetFile(file).iter_batches():
+    for row in batch.to_pylist():
+      number += 1
+      yield number, row
+
+
+def _import(module: str, purpose: str) -> Any:
+  package = module.partition(".")[0]
+  try:
+    return importlib.import_module(module)
+  except ModuleNotFoundError:
+    raise UserError(f"{package} is needed {purpose}; pip install {package}") from None
+
+
+@contextlib.contextmanager
+def _reading(path: str) -> Iterator[None]:
+  """UserError, in one line, for whatever keeps the file from being read."""
+  try:
+    yield
+  except UserError:
+    raise
+  except FileNotFoundError:
+    where = "" if _is_remote(path) else f" (looked from {os.getcwd()})"
+    raise UserError(f"no file at {path}{where}; check the path, or give another") from None
+  except Exception as error:
+    if not (_is_remote(path) or _is_of_a_reader(error)):
+      raise
+    cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    raise UserError(
+      f"cannot read {path}: {' '.join(str(cause).split())}; put back a whole, readable file, "
+      "or give another"
+    ) from None
+
+
+def _is_of_a_reader(error: Exception) -> bool:
+  """Of the system, a decompressor or pyarrow; what reads URLs has errors of many kinds."""
+  origin = type(error).__module__.partition(".")[0]
+  is_of_package = origin in ("zstandard", "zstd", "pyarrow")
+  return is_of_package or isinstance(error, OSError | EOFError | zlib.error)
+
+
+def facts_of(files: Sequence[ExampleFile]) -> Mapping[str, Any]:
+  """What identifies the files' contents, as JSON values: names, sizes and hashes."""
+  described = "".join(f"{Path(file.path).name} {file.size} {file.sha256}\n" for file in files)
+  return {"files": len(files), "sha256": hashlib.sha256(described.encode()).hexdigest()}

@@ -1,0 +1,52 @@
+"""gin for the preprocessors of seqio Tasks, and for nothing else.
+
+gin's configuration is one for the whole process. Here it holds the bindings of one Task at a
+time, for as long as its text is read.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import gin
+
+from layers.errors import UserError
+
+_CURE = "see --gin_file and --gin_bindings"
+
+
+@contextlib.contextmanager
+def bound(statements: Sequence[str]) -> Iterator[None]:
+  """What is called within has these values; without statements gin is left as it is.
+
+  The modules that register what they name are imported already. UserError where a statement
+  names what is not there, or a value that something needs is missing.
+  """
+  with contextlib.ExitStack() as stack:
+    if statements:
+      _parse(statements)
+      stack.callback(gin.clear_config)
+    try:
+      yield
+    except RuntimeError as error:
+      if "Required bindings" not in str(error):
+        raise
+      raise UserError(f"gin: {_first_line(error)}; {_CURE}") from None
+
+
+def _parse(statements: Sequence[str]) -> None:
+  gin.clear_config()
+  try:
+    gin.parse_config("\n".join(statements))
+  except (ValueError, TypeError, SyntaxError, ImportError) as error:
+    gin.clear_config()
+    raise UserError(f"gin: {_first_line(error)}; {_CURE}") from None
+
+
+def operative() -> str:
+  """What has been called within `bound` so far, and with which values, as gin writes it."""
+  return gin.operative_config_str()
+
+
+def _first_line(error: Exception) -> str:
+  text = error.msg if isinstance(error, SyntaxError) else str(error)
+  return (text.strip().splitlines() or [type(error).__name__])[0].strip().rstrip(".")

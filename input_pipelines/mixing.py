@@ -1,0 +1,143 @@
+"""Batches of rows from several sources: at given rates, or all of each once an epoch.
+
+With rates, the rows of all batches laid end to end are cut into blocks of 10,000 positions.
+Each block holds every source's share exactly, in an order of its own, and each source goes
+through its epochs at its own pace, every one newly permuted:
+
+    rates web 3, code 1    block 0: 7500 rows of web, 2500 of code, shuffled; block 1: ...
+
+Which row is at a position is a function of the position alone, as in loader.py, so a mixture
+resumes at any step as fast as anything else, and on any number of hosts.
+
+Letters: B rows of the global batch, S sources.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from input_pipelines.loader import RowBatches
+from input_pipelines.packing import NO_ROW, Rows
+from input_pipelines.permutation import permute
+from layers.errors import UserError
+
+BLOCK = 10_000  # positions; a rate is exact to one in so many
+_COUNTED_AT_ONCE = 1 << 16  # positions
+
+
+class JoinedRows:
+  """The rows of several sources under one numbering, source after source (Rows)."""
+
+  def __init__(self, parts: Sequence[Rows]):
+    self._parts = tuple(parts)
+    self.starts = np.cumsum([0, *(part.num_rows for part in parts)])  # [S + 1]
+    self.num_rows = int(self.starts[-1])
+
+  def source_of(self, indices: np.ndarray) -> np.ndarray:
+    """The number of each row's source; of NO_ROW, the first's."""
+    return np.maximum(np.searchsorted(self.starts, indices, "right") - 1, 0)
+
+  def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+    batch: dict[str, np.ndarray] = {}
+    for places, part, within in self._by_part(indices):
+      for key, value in part.rows(within).items():
+        if key not in batch:
+          batch[key] = np.zeros((len(indices), *value.shape[1:]), value.dtype)
+        batch[key][places] = value
+    return batch
+
+  def num_tokens(self, indices: np.ndarray) -> np.ndarray:
+    counts = np.zeros(len(indices), np.int64)
+    for places, part, within in self._by_part(indices):
+      counts[places] = part.num_tokens(within)
+    return counts
+
+  def _by_part(self, indices: np.ndarray):
+    """(which of `indices` are its, the part, their numbers within it) for each with any."""
+    source = self.source_of(indices)
+    for s in np.unique(source):
+      places = np.flatnonzero(source == s)
+      rows = indices[places]
+      yield places, self._parts[s], np.where(rows == NO_ROW, NO_ROW, rows - self.starts[s])
+
+
+class MixedBatches(RowBatches):
+  """Batches of the rows of several sources (the protocol `Batches`)."""
+
+  def __init__(
+    self,
+    rows: JoinedRows,
+    *,
+    sources: Sequence[str],
+    shares: Sequence[int] | None = None,
+    **order: Any,
+  ):
+    """`sources` names the parts of `rows`. `order` is what RowBatches takes.
+
+    `shares` are the positions that each source has in a block: see below. Without them the
+    mixture is one corpus, of which an epoch has every row once. With them it has no epochs,
+    and a seed is needed.
+    """
+    super().__init__(rows, **order)
+    self.sources = tuple(sources)
+    self._joined = rows
+    self._shares = shares
+    if shares is not None:
+      assert self._seed is not None and self.num_batches is None
+      assert sum(shares) == BLOCK
+      self._share_starts = np.cumsum([0, *shares])
+      self._seeds = [_seed(self._seed, name) for name in sources]
+
+  def _in_order(self, position: np.ndarray) -> np.ndarray:
+    if self._shares is None:
+      return super()._in_order(position)
+    assert self._seed is not None
+    block, place = np.divmod(position, BLOCK)
+    place = permute(place, BLOCK, _seed(self._seed, ""), block)
+    source = np.searchsorted(self._share_starts, place, "right") - 1
+    index = np.zeros_like(position)
+    for s, share in enumerate(self._shares):
+      mine = source == s
+      nth = block[mine] * share + place[mine] - self._share_starts[s]
+      start, end = self._joined.starts[s : s + 2]
+      epoch, row = np.divmod(nth, end - start)
+      index[mine] = start + permute(row, int(end - start), self._seeds[s], epoch)
+    return index
+
+  def tokens_by_source(self, first: int, end: int) -> dict[str, int]:
+    """How many tokens of each source global batches first .. end - 1 hold, on all hosts."""
+    counts = np.zeros(len(self.sources), np.int64)
+    start, stop = first * self._batch_size, end * self._batch_size
+    for low in range(start, stop, _COUNTED_AT_ONCE):
+      indices = self._rows_at(np.arange(low, min(low + _COUNTED_AT_ONCE, stop)))
+      source = self._joined.source_of(indices)
+      np.add.at(counts, source, self._joined.num_tokens(indices))
+    return dict(zip(self.sources, counts.tolist(), strict=True))
+
+
+def shares(rates: Mapping[str, float]) -> list[int]:
+  """How many positions of a block each source has: in proportion to its rate, BLOCK in all.
+
+  The largest remainders get what rounding leaves. UserError for rates that cannot be.
+  """
+  for name, rate in rates.items():
+    if not 0 < rate < np.inf:
+      raise UserError(f"the rate of {name!r} is {rate}; give a number above 0, or leave it out")
+  exact = {name: BLOCK * rate / sum(rates.values()) for name, rate in rates.items()}
+  floors = {name: int(share) for name, share in exact.items()}
+  by_remainder = sorted(rates, key=lambda name: floors[name] - exact[name])
+  for name in by_remainder[: BLOCK - sum(floors.values())]:
+    floors[name] += 1
+  for name, share in floors.items():
+    if share < 1:
+      raise UserError(
+        f"the rate of {name!r} is less than 1 in {BLOCK:,} of all; raise it, or leave it out"
+      )
+  return list(floors.values())
+
+
+def _seed(seed: int, name: str) -> int:
+  """A seed of its own for each source, which the other sources have no part in."""
+  return int.from_bytes(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest())

@@ -1,0 +1,94 @@
+"""Keys and values of earlier tokens, kept so that generation computes each once.
+
+The slot of a token is its position: a row's cache has a slot for each position from 0 on. A
+query at position p sees the slots 0 .. p alone (masks.causal_mask), and all of these are filled
+when tokens come in order. So which slots are filled need not be stored, rows of different
+lengths do not disturb each other, and what padding there is leaves no trace.
+
+A model applied with `mutable=["cache"]` uses the cache that it is given, and returns it with
+the new tokens in it. Rows hold one segment each, numbered 1, and the mask has to be causal.
+
+Letters: B batch, T new tokens, S slots, K key/value heads, H head dimension.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from layers import dtypes
+from layers.errors import UserError
+from layers.sharding import constrain
+from layers.tokens import Tokens
+
+COLLECTION = "cache"
+
+
+def in_use(module: nn.Module) -> bool:
+  """Whether `module` is applied with a cache. Training never is."""
+  return module.is_mutable_collection(COLLECTION) and not module.is_initializing()
+
+
+def empty_cache(model: nn.Module, params: Any, num_rows: int, num_slots: int) -> Any:
+  """The variables to pass beside the parameters at first: {"cache": zeros}.
+
+  Args:
+    model: called as (ids, tokens).
+    params: its parameters, or their shapes.
+    num_rows, num_slots: B, and S: the positions that will be used.
+
+  Raises:
+    UserError: no layer of the model keeps keys and values.
+  """
+  ids = jnp.zeros((num_rows, 1), jnp.int32)
+
+  def one_slot(params: Any) -> Any:
+    tokens = Tokens.unpacked(num_rows, 1)
+    return model.apply({"params": params}, ids, tokens, mutable=[COLLECTION])[1]
+
+  shapes = jax.eval_shape(one_slot, params)
+  if not jax.tree.leaves(shapes):
+    raise UserError(
+      "no layer of this model keeps a cache; its attention has to use layers.cache"
+    )
+  # [..., B, S, K, H], also where layers are stacked.
+  grown = lambda x: jnp.zeros((*x.shape[:-3], num_slots, *x.shape[-2:]), x.dtype)
+  return jax.tree.map(grown, shapes)
+
+
+def remember(
+  module: nn.Module, key: jax.Array, value: jax.Array, tokens: Tokens, dtype: str
+) -> tuple[jax.Array, jax.Array, Tokens]:
+  """Puts new keys and values into the module's cache; returns all of it, to be attended to.
+
+  Without a cache the new ones become it, a slot for each token: that is how it gets its shape.
+
+  Args:
+    module: an attention, within its call.
+    key, value: [B, T, K, H].
+    tokens: of the T tokens; padding is not kept.
+    dtype: to keep them in; that of the products they go into loses nothing.
+
+  Returns:
+    Keys and values [B, S, K, H] and the coordinates of their slots.
+  """
+  new = {"key": key, "value": value}
+  kept = {name: x.astype(dtypes.resolve(dtype)) for name, x in new.items()}
+  if module.has_variable(COLLECTION, "key"):
+    cache = {name: module.get_variable(COLLECTION, name) for name in kept}
+    num_slots = cache["key"].shape[1]
+    slots = jnp.where(tokens.segments > 0, tokens.positions, num_slots)
+    kept = {name: _write(cache[name], slots, x) for name, x in kept.items()}
+  for name, x in kept.items():
+    module.put_variable(COLLECTION, name, x)
+  num_rows, num_slots = kept["key"].shape[:2]
+  return kept["key"], kept["value"], Tokens.unpacked(num_rows, num_slots)
+
+
+def _write(cache: jax.Array, slots: jax.Array, new: jax.Array) -> jax.Array:
+  """cache [B, S, K, H] with new [B, T, K, H] in slots [B, T]; slot S is nowhere."""
+  write = lambda row, slots, new: row.at[slots].set(new, mode="drop")
+  return constrain(
+    jax.vmap(write)(cache, slots, new), "batch", "cache_length", "activation_kv_heads", None
+  )

@@ -1,0 +1,24 @@
+"""operative_config.gin: with which values gin made a run's preprocessors work."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from input_pipelines.batches import Batches
+from input_pipelines.token_store import OPERATIVE_GIN
+
+FILE_NAME = "operative_config.gin"
+
+
+def save(workdir: Path, data: Mapping[str, Batches]) -> None:
+  """Writes the file, a part for each of `data` (path -> batches) that gin had a say in."""
+  parts = [
+    f"# {path}{below}\n\n{notes[OPERATIVE_GIN].strip()}\n"
+    for path, batches in data.items()
+    for below, notes in getattr(batches, "notes", {}).items()
+    if OPERATIVE_GIN in notes
+  ]
+  if parts:
+    unfinished = workdir / f".{FILE_NAME}.{os.getpid()}"
+    unfinished.write_text("\n\n".join(parts))
+    os.replace(unfinished, workdir / FILE_NAME)

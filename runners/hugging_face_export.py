@@ -1,0 +1,156 @@
+"""`runner export`: a checkpoint of a run becomes a Hugging Face folder, tensor by tensor."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import fiddle as fdl
+import numpy as np
+
+from layers.errors import UserError
+from runners import config_files
+from runners.checkpoint_listing import find_step_folder
+from runners.checkpoint_reading import (
+  PARAMS,
+  DamagedCheckpoint,
+  Step,
+  changed_arrays,
+  open_step,
+  read_arrays,
+)
+from runners.hugging_face_config import CONFIG, is_folder_of_theirs, their_config
+from runners.hugging_face_import import THEIR_FILES
+from runners.hugging_face_names import Match, Place, matches
+from runners.hugging_face_reading import copied_files
+from runners.init_from import source_of
+from runners.safetensors_files import Described, dtype_of, write_tensors
+
+_BELOW = f"{PARAMS}/"
+
+
+def export_folder(
+  workdir: str, to: str, *, step: int | None = None, dtype: str | None = None
+) -> None:
+  """Writes config.json, safetensors and, where they are known, the tokenizer's files.
+
+  Args:
+    workdir: of the run.
+    to: a folder without a config.json; made if it is not there.
+    step: of the checkpoint; None: the newest.
+    dtype: of all tensors; None: those that the checkpoint has.
+
+  Raises:
+    UserError: neither family of theirs can be this model, or `to` holds a model.
+    DamagedCheckpoint: an array is not what was saved; what was written has no config.json.
+  """
+  chosen = None if dtype is None else dtype_of(dtype)
+  config = config_files.load(workdir).config
+  folder = find_step_folder(workdir, step).absolute()
+  source = _Source(_open(folder))
+  theirs = _their_config(config, source)
+  found = matches(theirs["model_type"], source.shapes, config.model.num_layers)
+  _check_complete(found, source)
+  target = Path(to)
+  if (target / CONFIG).exists():
+    raise UserError(f"{to} holds a model already: choose another --to")
+  target.mkdir(parents=True, exist_ok=True)
+  tensors = {match.name: source.described(match, chosen) for match in found}
+  by_name = {match.name: match for match in found}
+  write_tensors(target, tensors, lambda name: source.read(by_name[name]))
+  known = _known_files(Path(workdir), config.init_from)
+  for file in known:
+    if file.name != CONFIG:
+      shutil.copyfile(file, target / file.name)
+  names = {tensor.dtype.name for tensor in tensors.values()}
+  text = {**_stored(known, theirs), **theirs, "dtype": sorted(names)[0]}
+  (target / CONFIG).write_text(json.dumps(text, indent=2, sort_keys=True) + "\n")
+  print(f"exported    {len(tensors)} tensors in {', '.join(sorted(names))}, of {folder}")
+  print(f"to          {to}: {theirs['architectures'][0]}")
+
+
+class _Source:
+  """The parameters of a checkpoint: what is known of them, and one at a time."""
+
+  def __init__(self, step: Step):
+    self._step = step
+    arrays = {n.removeprefix(_BELOW): x for n, x in step.arrays.items() if n.startswith(_BELOW)}
+    self.shapes = {name: x.unpadded or x.shape for name, x in arrays.items()}
+    self._dtypes = {name: x.dtype for name, x in arrays.items()}
+    self._last: tuple[str, np.ndarray] | None = None
+
+  def described(self, match: Match, dtype: np.dtype | None) -> Described:
+    shapes = [self._shape(place) for place in match.places]
+    own = dtype_of(self._dtypes[match.places[0].array])
+    return Described(match.tensor.shape(shapes), own if dtype is None else dtype)
+
+  def read(self, match: Match) -> np.ndarray:
+    """Theirs, made of ours."""
+    return match.tensor.join([self._part(place) for place in match.places])
+
+  def _shape(self, place: Place) -> tuple[int, ...]:
+    shape = self.shapes[place.array]
+    return shape if place.layer is None else shape[1:]
+
+  def _part(self, place: Place) -> np.ndarray:
+    x = self._array(place.array)
+    return x if place.layer is None else x[place.layer]
+
+  def _array(self, name: str) -> np.ndarray:
+    """Verified and without padding; the last one is kept, for the next of its layers."""
+    if self._last is None or self._last[0] != name:
+      self._last = None  # let go before another takes its room
+      array = read_arrays(self._step, [_BELOW + name])
+      if changed_arrays(self._step, array):
+        raise DamagedCheckpoint(f"{self._step.folder}: {_BELOW + name} is not what was saved")
+      whole = array[_BELOW + name]
+      self._last = name, whole[tuple(slice(size) for size in self.shapes[name])]
+    return self._last[1]
+
+
+def _open(folder: Path) -> Step:
+  try:
+    return open_step(folder)
+  except DamagedCheckpoint as error:
+    raise DamagedCheckpoint(f"the checkpoint {folder} is damaged: {error}") from error
+
+
+def _their_config(config: fdl.Config, source: _Source) -> dict[str, Any]:
+  """From the config of the run, and what only its checkpoint knows."""
+  shapes = source.shapes
+  if "embedding/table" not in shapes:
+    raise UserError("the checkpoint has no embedding/table: only Decoder models are exported")
+  positions = shapes.get("positions/table", (config.sequence_length,))[0]
+  model = fdl.build(config.model)
+  return their_config(model, shapes["embedding/table"][0], positions)
+
+
+def _check_complete(found: list[Match], source: _Source) -> None:
+  covered = {place.array for match in found for place in match.places}
+  left = sorted(source.shapes.keys() - covered)
+  if left:
+    raise UserError(f"Hugging Face has no tensor for {', '.join(left[:5])}")
+
+
+def _known_files(workdir: Path, began_with: Any) -> list[Path]:
+  """Config and tokenizer that came with the parameters this run is of, or began with."""
+  if (workdir / THEIR_FILES).is_dir():
+    return list(copied_files(workdir / THEIR_FILES))
+  if began_with is None:
+    return []
+  source = source_of(began_with).path
+  if is_folder_of_theirs(source):
+    return list(copied_files(Path(source)))
+  before = Path(source) / THEIR_FILES
+  return list(copied_files(before)) if before.is_dir() else []
+
+
+def _stored(known: list[Path], theirs: Mapping[str, Any]) -> dict[str, Any]:
+  """What their config said that is nothing of ours, such as the ids of special tokens."""
+  file = next((file for file in known if file.name == CONFIG), None)
+  stored = json.loads(file.read_text()) if file else {}
+  if stored.get("model_type") != theirs["model_type"]:
+    return {}
+  # Said anew, in the form that all releases read; the dtype of what is written now.
+  return {k: v for k, v in stored.items() if k not in ("rope_parameters", "torch_dtype")}

@@ -1,0 +1,95 @@
+"""A run made of parameters that come from elsewhere: a config and a checkpoint of step 0."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fiddle as fdl
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from layers.errors import UserError
+from layers.tokens import Tokens
+from runners import config_files
+from runners.checkpoint_inventory import array_name
+from runners.checkpoint_listing import CHECKPOINTS
+from runners.checkpoints import IMPORTED, CheckpointWriter
+from runners.folder_lock import hold
+from runners.retention import Checkpoints
+
+
+def check_free(workdir: str | Path) -> None:
+  """Raises UserError where there is a run already."""
+  path = Path(workdir)
+  if (path / config_files.JSON_NAME).exists() or (path / CHECKPOINTS).exists():
+    raise UserError(f"{workdir} holds a run already: choose another --workdir")
+
+
+def param_shapes(model: Any) -> Any:
+  """The tree of a built model's parameters as shapes, unboxed; nothing is allocated."""
+  blank = jnp.zeros((1, 1), jnp.int32)
+
+  def init() -> Any:
+    return model.init(jax.random.key(0), blank, Tokens(blank, blank + 1, blank[:, 0]))
+
+  return nn.unbox(jax.eval_shape(init)["params"])
+
+
+def write_run(
+  workdir: Path,
+  config: fdl.Config,
+  exp: str,
+  shapes: Any,
+  read: Callable[[str], np.ndarray],
+  *,
+  source: str,
+  finish: Callable[[], None] = lambda: None,
+) -> None:
+  """Writes the run; what has a config.json is whole.
+
+  Args:
+    workdir: without a run in it.
+    config, exp: of the run.
+    shapes: the tree of its parameters.
+    read: gives an array by its name, once for each; no two are held at a time.
+    source: where they come from, for the record.
+    finish: whatever else is to be written first.
+  """
+  lock = hold(workdir)
+  try:
+    # As files mapped into memory, arrays wait for the checkpoint without filling it.
+    with tempfile.TemporaryDirectory(dir=workdir, prefix=".import-") as scratch:
+      mapped = lambda at, _: _mapped(read(array_name(at)), Path(scratch))
+      _save(workdir, jax.tree_util.tree_map_with_path(mapped, shapes), source)
+    finish()
+    config_files.save(config, exp, workdir)
+  finally:
+    lock.close()
+
+
+class _Mapped(np.memmap):
+  """An array in a file that nobody changes: Orbax may save it without a copy of its own."""
+
+  def __deepcopy__(self, memo: Any) -> "_Mapped":
+    return self
+
+
+def _mapped(x: np.ndarray, scratch: Path) -> np.ndarray:
+  file = tempfile.NamedTemporaryFile(dir=scratch, delete=False)
+  with file:
+    np.ascontiguousarray(x).reshape(-1).view(np.uint8).tofile(file)
+  return _Mapped(file.name, np.uint8, "r").view(x.dtype).reshape(x.shape)
+
+
+def _save(workdir: Path, params: Any, source: str) -> None:
+  directory = workdir / CHECKPOINTS
+  directory.mkdir()
+  writer = CheckpointWriter(directory, Checkpoints())
+  try:
+    writer.save_params(0, params, {IMPORTED: str(Path(source).absolute())})
+    writer.wait()
+  finally:
+    writer.close()

@@ -1,0 +1,103 @@
+"""`runner import` of a parameter file of Large World Model's own code.
+
+Its file says nothing of the number of heads nor of theta: they are the experiment's. Layers may
+be scanned along either axis, or not, there and here.
+"""
+
+from pathlib import Path
+
+import fiddle as fdl
+import jax
+import numpy as np
+
+from layers.errors import UserError
+from runners.checkpoint_inventory import named_arrays
+from runners.hugging_face_names import LWM
+from runners.hugging_face_reading import ParamsReader
+from runners.imported_run import check_free, param_shapes, write_run
+from runners.safetensors_files import Described
+from runners.streamed_arrays import Stream
+
+_ROOTS = ("transformer", "lm_head", "vision_head")  # of a model
+_SCANNED = "transformer/h/scan_decoder/"
+
+
+def import_stream(file: str, workdir: str, config: fdl.Config, exp: str) -> None:
+  """Writes a run of a file called streaming_params or streaming_train_state.
+
+  Args:
+    file: theirs. Of a train state, the parameters are taken.
+    workdir: without a run in it.
+    config: of a Trainer whose model theirs is.
+    exp: the name of the experiment that `config` is of.
+
+  Raises:
+    UserError: the file cannot be read, its model is another one, or `workdir` has a run.
+  """
+  check_free(workdir)
+  shapes = param_shapes(fdl.build(config.model))
+  num_layers = config.model.num_layers
+  tensors = LayerTensors(file, num_layers)
+  names = {name: tuple(x.shape) for name, x in named_arrays(shapes)}
+  theirs = {"model_type": LWM, "num_hidden_layers": num_layers}
+  reader = ParamsReader(tensors, theirs, names)
+  write_run(Path(workdir), config, exp, shapes, reader.read, source=file)
+  num_params = sum(x.size for x in jax.tree.leaves(shapes))
+  heads, width = next(x for n, x in names.items() if n.endswith("/query/kernel"))[-2:]
+  print(f"imported    {num_params:,} parameters of {file}")
+  print(f"            as {heads} heads of {width}, which that file does not say")
+  print(f"workdir     {workdir}: a checkpoint of step 0, as a model of {exp}")
+
+
+class LayerTensors:
+  """The parameters in a file, each layer's apart, as `ParamsReader` reads them.
+
+  Attributes:
+    tensors: name -> what is known of it.
+  """
+
+  def __init__(self, file: str, num_layers: int):
+    self._stream = Stream(file)
+    self.tensors: dict[str, Described] = {}
+    self._places: dict[str, tuple[str, int | None, int]] = {}  # in the file: name, layer, axis
+    known = {_below_params(name): name for name in self._stream.arrays}
+    known = {name: at for name, at in known.items() if name.split("/")[0] in _ROOTS}
+    if not known:
+      raise UserError(f"{file} holds no parameters of a language model")
+    for name, at in known.items():
+      array = self._stream.arrays[at]
+      if not name.startswith(_SCANNED):
+        self._add(name, array.shape, array.dtype, (at, None, 0))
+        continue
+      axis = 1 if array.shape[0] != num_layers and num_layers in array.shape[1:2] else 0
+      shape = array.shape[:axis] + array.shape[axis + 1 :]
+      for layer in range(array.shape[axis]):
+        numbered = f"transformer/h/{layer}/{name.removeprefix(_SCANNED)}"
+        self._add(numbered, shape, array.dtype, (at, layer, axis))
+
+  def _add(
+    self,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    place: tuple[str, int | None, int],
+  ) -> None:
+    self.tensors[name] = Described(shape, dtype)
+    self._places[name] = place
+
+  def read(self, name: str) -> np.ndarray:
+    """A tensor of one layer, perhaps a view of the file."""
+    at, layer, axis = self._places[name]
+    shape = self._stream.arrays[at].shape
+    if layer is None:
+      return self._stream.read(at).reshape(shape)
+    if axis == 1:
+      return self._stream.read(at).reshape(shape)[:, layer]
+    size = int(np.prod(shape[1:], dtype=np.int64))
+    return self._stream.read(at, layer * size, (layer + 1) * size).reshape(shape[1:])
+
+
+def _below_params(name: str) -> str:
+  while name.startswith("params/"):
+    name = name.removeprefix("params/")
+  return name

@@ -1,0 +1,204 @@
+"""Safetensors: read tensor by tensor, and written tensor by tensor, whatever all of them weigh.
+
+A file is the length of a header (8 bytes, little-endian), the header as JSON (name -> dtype,
+shape, first and last byte) and the bytes of the tensors. Where one file would be too large,
+there are several, and an index that says which tensor is in which.
+
+The package `safetensors` reads them. It writes only what is all in memory at once, which a
+model need not be: the writer is here.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from layers.errors import UserError
+from runners.suggestions import did_you_mean
+
+_SINGLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_DTYPES = {
+  "float32": "F32",
+  "float16": "F16",
+  "bfloat16": "BF16",
+  "float64": "F64",
+}
+_NAMES = {code: name for name, code in _DTYPES.items()}
+
+
+class Described(NamedTuple):
+  """What is known of a tensor without reading it."""
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+
+
+class TensorFolder:
+  """The tensors of a folder: one file, or several with an index.
+
+  Raises:
+    UserError: there are none, a file is missing or damaged, or a dtype is no float.
+  """
+
+  def __init__(self, folder: str | Path):
+    self._folder = Path(folder)
+    self._stack = contextlib.ExitStack()
+    self._files: dict[str, Any] = {}
+    self.tensors: dict[str, Described] = {}
+    try:
+      for file, names in self._layout().items():
+        self._open(file, names)
+    except BaseException:
+      self.close()
+      raise
+
+  def __enter__(self) -> "TensorFolder":
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self.close()
+
+  def close(self) -> None:
+    self._files.clear()
+    self._stack.close()
+
+  def read(self, name: str) -> np.ndarray:
+    """A tensor in this process's memory."""
+    return self._files[name].get_tensor(name)
+
+  def _layout(self) -> dict[str, list[str] | None]:
+    """File -> the tensors that the index looks for in it; None: all that it has."""
+    index = self._folder / _INDEX
+    if (self._folder / _SINGLE).is_file():
+      return {_SINGLE: None}
+    if not index.is_file():
+      raise UserError(
+        f"{self._folder} has no {_SINGLE} and no {_INDEX}: only safetensors are read"
+      )
+    try:
+      files: dict[str, list[str] | None] = {}
+      for name, file in json.loads(index.read_text())["weight_map"].items():
+        names = files.setdefault(file, [])
+        assert names is not None
+        names.append(name)
+      return files
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+      raise UserError(f"{index} is damaged: fetch it again") from error
+
+  def _open(self, file: str, names: Sequence[str] | None) -> None:
+    try:
+      import safetensors  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+      raise UserError(
+        "reading safetensors needs a package that is not installed: pip install 'strata[hf]'"
+      ) from error
+    try:
+      opened = self._stack.enter_context(safetensors.safe_open(self._folder / file, "np"))
+    except (OSError, safetensors.SafetensorError) as error:
+      raise UserError(f"{self._folder / file} cannot be read: {error}") from error
+    found = list(opened.keys())
+    for name in found if names is None else names:
+      if name not in found:
+        raise UserError(f"{self._folder / file} has no {name}: {did_you_mean(name, found)}")
+      part = opened.get_slice(name)
+      code = part.get_dtype()
+      if code not in _NAMES:
+        known = ", ".join(_NAMES.values())
+        raise UserError(f"{name} in {self._folder / file} is {code}; known are {known}")
+      self._files[name] = opened
+      self.tensors[name] = Described(tuple(part.get_shape()), jnp.dtype(_NAMES[code]))
+
+
+def write_tensors(
+  folder: Path,
+  tensors: Mapping[str, Described],
+  make: Callable[[str], np.ndarray],
+  max_bytes: int = 5 * 10**9,
+) -> list[str]:
+  """Writes tensors into a folder, in files of at most `max_bytes` unless one alone is more.
+
+  Args:
+    folder: is there.
+    tensors: what will be written.
+    make: gives a tensor by its name, once for each; it is let go before the next.
+    max_bytes: of tensors in a file.
+
+  Returns:
+    The names of the files.
+  """
+  shards = _shards(tensors, max_bytes)
+  if len(shards) == 1:
+    files = [_SINGLE]
+  else:
+    files = [f"model-{n:05}-of-{len(shards):05}.safetensors" for n in range(1, len(shards) + 1)]
+  for file, names in zip(files, shards, strict=True):
+    _write_file(folder / file, {name: tensors[name] for name in names}, make)
+  if len(shards) > 1:
+    total = sum(map(_size, tensors.values()))
+    pairs = zip(files, shards, strict=True)
+    weight_map = {name: file for file, names in pairs for name in names}
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    files.append(_INDEX)
+  return files
+
+
+def dtype_of(name: str) -> np.dtype:
+  """The dtype called `name`; UserError for one that files cannot have."""
+  if name not in _DTYPES:
+    raise UserError(f"--dtype={name}: {did_you_mean(name, _DTYPES)}")
+  return jnp.dtype(name)
+
+
+def _size(tensor: Described) -> int:
+  return int(np.prod(tensor.shape, dtype=np.int64)) * tensor.dtype.itemsize
+
+
+def _shards(tensors: Mapping[str, Described], max_bytes: int) -> list[list[str]]:
+  shards: list[list[str]] = [[]]
+  weight = 0
+  for name, tensor in tensors.items():
+    if shards[-1] and weight + _size(tensor) > max_bytes:
+      shards.append([])
+      weight = 0
+    shards[-1].append(name)
+    weight += _size(tensor)
+  return shards
+
+
+def _write_file(
+  file: Path, tensors: Mapping[str, Described], make: Callable[[str], np.ndarray]
+) -> None:
+  """A crash leaves no file of this name, or the whole of it."""
+  # Wide elements first, then by name: the order of the package, in which all lie aligned.
+  order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+  unfinished = file.with_suffix(".tmp")
+  with unfinished.open("wb") as stream:
+    stream.write(_header([(name, tensors[name]) for name in order]))
+    for name in order:
+      x = np.asarray(make(name), tensors[name].dtype, order="C")
+      assert x.shape == tensors[name].shape, (name, x.shape, tensors[name].shape)
+      x.reshape(-1).view(np.uint8).tofile(stream)
+      del x  # before another takes its room
+  os.replace(unfinished, file)
+
+
+def _header(tensors: Sequence[tuple[str, Described]]) -> bytes:
+  entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers insists on it
+  end = 0
+  for name, tensor in tensors:
+    start, end = end, end + _size(tensor)
+    entries[name] = {
+      "dtype": _DTYPES[tensor.dtype.name],
+      "shape": list(tensor.shape),
+      "data_offsets": [start, end],
+    }
+  text = json.dumps(entries, separators=(",", ":")).encode()
+  text += b" " * (-len(text) % 8)
+  return len(text).to_bytes(8, "little") + text

@@ -1,0 +1,53 @@
+"""What data made of examples with fields have in common: recipe, tokenizer, tolerance."""
+
+import dataclasses
+
+from input_pipelines.field_grammar import Recipes
+from input_pipelines.text_data import TextData
+from input_pipelines.tokenizer_files import load_tokenizer
+from input_pipelines.vocabularies import ByteVocabulary, Vocabulary
+from layers.errors import UserError
+
+# Counts the ways in which examples have been turned into tokens: part of a store's identity.
+PREPROCESSING = 1
+_BYTES = ByteVocabulary()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExampleText(TextData):
+  """Text of examples that have fields, by the grammar of input_pipelines/field_grammar.py.
+
+  Attributes:
+    fields: the recipe, such as '[question],answer'.
+    fields_from_example: the field in which each example brings its own recipe, or several.
+    prepend_text: goes before the text of the first field.
+    subfield_separator: what `a+b` puts between two texts.
+    add_bos: BOS in front of each example, where the vocabulary has one.
+    add_eos: EOS at its end, learned, where the vocabulary has one.
+    tokenizer: a SentencePiece .model, a tokenizer.json or BPE ranks (.tiktoken); None: bytes.
+    max_bad_fraction: of the examples may be unreadable and are left out; 0: the first stops.
+    seed: picks among the recipes that an example brings.
+  """
+
+  fields: str = "text"
+  fields_from_example: str | None = None
+  prepend_text: str = ""
+  subfield_separator: str = " "
+  add_bos: bool = True
+  add_eos: bool = True
+  tokenizer: str | None = None
+  max_bad_fraction: float = 0.0
+  seed: int = 0
+
+  def vocabulary(self) -> Vocabulary:
+    return _BYTES if self.tokenizer is None else load_tokenizer(self.tokenizer)
+
+  def recipes(self) -> Recipes:
+    names = [field.name for field in dataclasses.fields(Recipes)]
+    return Recipes(**{name: getattr(self, name) for name in names})
+
+  def check_fractions(self, **fractions: float) -> None:
+    """UserError where one of these, or max_bad_fraction, is not from 0 to 1."""
+    for name, value in {**fractions, "max_bad_fraction": self.max_bad_fraction}.items():
+      if not 0 <= value <= 1:
+        raise UserError(f"{name}={value} is not a fraction; give 0 to 1")

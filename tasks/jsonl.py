@@ -1,0 +1,94 @@
+"""Examples in JSON lines or Parquet as language-modelling data, without a line of Python.
+
+    --set=train_data=@Jsonl(files='my/*.jsonl')
+    --set=train_data.fields='[question],answer'
+
+input_pipelines/field_grammar.py says which fields become tokens, and which of them are learned.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from input_pipelines.example_files import ExampleFile, facts_of, find_files, scan_files
+from input_pipelines.jsonl_tokens import SPLITS, Corpus, TokenisedExamples
+from input_pipelines.store_builder import Tokenised
+from input_pipelines.text_data import TextData
+from layers.errors import UserError
+from tasks.example_text import PREPROCESSING, ExampleText
+from tasks.python_stdlib import PythonStdlib
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Jsonl(ExampleText):
+  """One example a line, in one or many files; without files, the embedded sources as bytes.
+
+  Attributes:
+    files: paths, globs and URLs; plain, .gz, .zst or .parquet.
+    validation_fraction: of the lines, by a hash of each. With 1 all of them are validation.
+    The others are those of ExampleText.
+  """
+
+  files: str | Sequence[str] | None = None
+  validation_fraction: float = 0.01
+
+  def document_start(self) -> int | None:
+    return self.vocabulary().bos_id if self.add_bos else None
+
+  def name(self) -> str:
+    if self.files is None:
+      return self._embedded().name()
+    names = find_files(self.files)
+    stem = re.sub(r"\W+", "_", Path(names[0]).name.partition(".")[0])
+    return f"jsonl-{stem}" + (f"-and-{len(names) - 1}" if len(names) > 1 else "")
+
+  def identity(self) -> dict[str, Any]:
+    if self.files is None:
+      return self._embedded().identity()
+    return {
+      "source": "jsonl",
+      "preprocessing": PREPROCESSING,
+      **facts_of(self._scanned()),
+      "recipes": dataclasses.asdict(self.recipes()),
+      "validation_fraction": self.validation_fraction,
+      # Of lines that are tolerated by one and not by another, the other is to hear.
+      "max_bad_fraction": self.max_bad_fraction,
+    }
+
+  def tokenise(self) -> Tokenised:
+    if self.files is None:
+      return self._embedded().tokenise()
+    corpus = Corpus(
+      self._scanned(), self.recipes(), self.vocabulary(), float(self.validation_fraction)
+    )
+    return TokenisedExamples(corpus, self.split, self.max_bad_fraction)
+
+  def check(self) -> None:
+    if self.split not in SPLITS:
+      raise UserError(f"no split {self.split!r}; JSON lines have 'train' and 'validation'")
+    self.check_fractions(validation_fraction=self.validation_fraction)
+    if self.files is None:
+      self._check_without_files()
+      self._embedded().check()
+    else:
+      self.recipes().check(self.vocabulary())
+      find_files(self.files)
+
+  def _check_without_files(self) -> None:
+    """What is set for files that nobody named would have no effect."""
+    others = {field.name for field in dataclasses.fields(TextData)} | {"files"}
+    for field in dataclasses.fields(self):
+      if field.name not in others and getattr(self, field.name) != field.default:
+        raise UserError(
+          f"{field.name}={getattr(self, field.name)!r} is for files, and there are none: "
+          "name some with --set=train_data.files='my/*.jsonl'"
+        )
+
+  def _embedded(self) -> PythonStdlib:
+    return PythonStdlib(split=self.split, num_batches=self.num_batches)
+
+  def _scanned(self) -> tuple[ExampleFile, ...]:
+    assert self.files is not None
+    return scan_files(find_files(self.files))
