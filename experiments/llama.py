@@ -6,6 +6,7 @@ import fiddle as fdl
 
 from experiments.language_model import LanguageModel
 from layers.attention import Attention
+from layers.auto_attention import auto_attention
 from layers.block import Block
 from layers.decoder import Decoder
 from layers.feed_forward import GatedFeedForward
@@ -118,6 +119,7 @@ class Llama(LanguageModel):
     attention = fdl.Config(
       Attention,
       num_heads=size.num_heads,
+      core=auto_attention,
       rotary=rotary,
       use_bias=False,
       residual_depth=None,  # all weights begin with the same standard deviation
@@ -141,6 +143,7 @@ class Llama(LanguageModel):
       vocab_size=size.vocab_size,
       learned_positions=False,
       tied_head=False,
+      loss_chunk=1024,
       scan_layers=self.scan_layers,
       remat=self.remat,
     )

@@ -13,10 +13,13 @@ from runners.suggestions import did_you_mean
 
 _BY_MODULE = {
   "layers.attention": ("Attention", "dense_attention"),
+  "layers.auto_attention": ("auto_attention",),
+  "layers.blockwise_attention": ("BlockwiseAttention",),
   "layers.decoder": ("Decoder",),
   "layers.feed_forward": ("FeedForward", "GatedFeedForward", "gelu_exact", "gelu_tanh"),
-  "layers.masks": ("causal_mask", "full_mask"),
+  "layers.masks": ("BlockCausal", "SlidingWindow", "causal_mask", "full_mask"),
   "layers.normalization": ("LayerNorm", "RMSNorm"),
+  "layers.ring_attention": ("RingAttention",),
   "layers.rotary": ("LinearScaling", "Llama3Scaling", "Rotary", "YarnScaling"),
   "runners.callbacks": ("EarlyStopping", "Profile", "StopOnNonFinite"),
   "runners.console": ("Console",),

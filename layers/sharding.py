@@ -102,7 +102,7 @@ def per_device(function: Callable, inputs: tuple[Any, ...], output: Any) -> Call
 def axis_devices(name: str) -> tuple[tuple[str, ...], int]:
   """The mesh axes that a logical axis is split over, and how many devices lie along them."""
   mesh = _MESH.get()
-  if mesh is None:
+  if mesh is None or mesh.size == 1:
     return (), 1
   axes = _mesh_axes(name)
   return axes, math.prod(mesh.shape[axis] for axis in axes)
