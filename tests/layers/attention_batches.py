@@ -1,5 +1,6 @@
 """Batches on which every attention core is held against the dense reference."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,8 @@ import numpy as np
 from layers.attention import dense_attention
 from layers.masks import BlockCausal, Mask, SlidingWindow, causal_mask, full_mask
 from layers.tokens import Tokens
+
+NAMES = ("out", "dquery", "dkey", "dvalue")
 
 # Each program runs once: what would make it faster costs more than it saves.
 _COMPILED_ONCE = {
@@ -67,22 +70,34 @@ def batch(layout: str, length: int, *, num_heads=4, num_kv_heads=2, num_rows=2) 
   return Batch(query, key, value, tokens(layout, num_rows, length), gradient)
 
 
-def results(core: Any, batch: Batch, mask: Mask, **keywords: Any) -> list[jax.Array]:
+def results(core: Any, batch: Batch, mask: Mask) -> list[jax.Array]:
   """Output and the gradients of query, key and value."""
+  return _results(core, mask, *batch)
 
-  def attend(query, key, value):
-    return core(query, key, value, batch.tokens, batch.tokens, mask=mask, **keywords)
 
-  def both(*operands):
-    out, pullback = jax.vjp(attend, *operands)
-    return [out, *pullback(batch.gradient)]
-
-  return jax.jit(both, compiler_options=_COMPILED_ONCE)(*batch[:3])
+@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=_COMPILED_ONCE)
+def _results(core, mask, query, key, value, tokens, gradient):
+  attend = lambda *heads: core(*heads, tokens, tokens, mask=mask)
+  out, pullback = jax.vjp(attend, query, key, value)
+  return [out, *pullback(gradient)]
 
 
 def assert_like_dense(core: Any, batch: Batch, mask: Mask, tolerance: float = 1e-5) -> None:
   """Forward and backward, in float32."""
   found, wanted = results(core, batch, mask), results(dense_attention, batch, mask)
-  for name, got, want in zip(("out", "dquery", "dkey", "dvalue"), found, wanted, strict=True):
+  for name, got, want in zip(NAMES, found, wanted, strict=True):
     scale = max(1.0, np.abs(want).max())
     np.testing.assert_allclose(got / scale, want / scale, atol=tolerance, err_msg=name)
+
+
+def assert_documents_apart(core: Any, batch: Batch, mask: Mask) -> None:
+  """Law 4: another first document changes nothing of the others, to the bit."""
+  first = (batch.tokens.segments == 1)[:, :, None, None]
+  changed = [jnp.where(first, x + 1, x) for x in batch[:3]]
+  before = results(core, batch, mask)
+  after = results(
+    core, batch._replace(query=changed[0], key=changed[1], value=changed[2]), mask
+  )
+  for name, x, y in zip(NAMES, before, after, strict=True):
+    np.testing.assert_array_equal(*(np.where(first, 0, z) for z in (x, y)), err_msg=name)
+    assert not np.array_equal(x, y), name

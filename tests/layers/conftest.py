@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from layers.attention import Attention
+from layers.attention import Attention, dense_attention
 from layers.block import Block
 from layers.decoder import Decoder
 from layers.feed_forward import FeedForward
@@ -17,8 +17,10 @@ from layers.tokens import Tokens
 def make_decoder():
   """Builds a decoder of 3 layers, width 32, 67 ids; keywords override its fields."""
 
-  def make(*, num_kv_heads=2, dropout_rate=0.0, **fields):
-    attention = Attention(4, num_kv_heads, residual_depth=3, dropout_rate=dropout_rate)
+  def make(*, num_kv_heads=2, dropout_rate=0.0, core=dense_attention, **fields):
+    attention = Attention(
+      4, num_kv_heads, core=core, residual_depth=3, dropout_rate=dropout_rate
+    )
     block = Block(attention, FeedForward(residual_depth=3), LayerNorm(), dropout_rate)
     defaults = {"num_layers": 3, "model_dim": 32, "vocab_size": 67, "max_positions": 16}
     return Decoder(

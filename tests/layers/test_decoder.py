@@ -6,13 +6,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from layers.attention import dense_attention
+from layers.blockwise_attention import BlockwiseAttention
 from layers.errors import UserError
 from layers.tokens import Tokens
 
 
-@pytest.fixture
-def model_and_params(make_decoder, packed):
-  model = make_decoder()
+@pytest.fixture(
+  params=[dense_attention, BlockwiseAttention(query_block=4, key_block=5)],
+  ids=["dense", "blockwise"],
+)
+def model_and_params(request, make_decoder, packed):
+  """With every attention core that needs no mesh."""
+  model = make_decoder(core=request.param)
   return model, nn.unbox(model.init(jax.random.key(0), *packed))
 
 

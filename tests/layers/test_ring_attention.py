@@ -13,13 +13,14 @@ from jax.sharding import Mesh
 from layers.ring_attention import RingAttention
 from layers.sharding import partitioned
 from runners.meshes import DEFAULT_RULES
-from tests.layers.attention_batches import CASES, MASKS, assert_like_dense, batch
+from tests.layers.attention_batches import *
 shape, cases, length = {shape}, {cases}, {length}
 mesh = Mesh(np.array(jax.devices()).reshape(shape), ("data", "fsdp", "sequence", "tensor"))
 with partitioned(mesh, DEFAULT_RULES):
   core = RingAttention(query_block=4, key_block=3)
   for layout, mask in cases:
     assert_like_dense(core, batch(layout, length), MASKS[mask])
+    assert_documents_apart(core, batch(layout, length), MASKS[mask])
 print(json.dumps("equal"))
 """
 
