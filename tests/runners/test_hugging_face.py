@@ -90,7 +90,10 @@ def assert_same(got, want):
     assert got[name].tobytes() == x.tobytes(), name
 
 
-@pytest.mark.parametrize("tensor", {t for family in TENSORS.values() for t in family}, ids=str)
+EVERY_TENSOR = {tensor.name: tensor for family in TENSORS.values() for tensor in family}
+
+
+@pytest.mark.parametrize("tensor", EVERY_TENSOR.values(), ids=EVERY_TENSOR)
 def test_splitting_is_the_inverse_of_joining(tensor: Tensor):
   shape = {0: (4, 2), 1: (6, 4, 2), 2: (4, 2, 6)}[tensor.inputs]
   parts = [np.random.default_rng(n).normal(size=shape) for n in range(len(tensor.parts))]
