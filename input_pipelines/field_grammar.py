@@ -182,11 +182,12 @@ class _Field:
     if is_first:
       text = recipes.prepend_text + text
     try:
-      return encode(text)
+      text.encode()  # tokenizers fail in ways of their own, or put U+FFFD there
     except UnicodeEncodeError:
       raise BadExample(
         "invalid UTF-8", f"field {self.form!r} has half of a surrogate pair, which is no text"
       ) from None
+    return encode(text)
 
   def _special_id(self, vocabulary: Vocabulary) -> int:
     known = {"bos": vocabulary.bos_id, "eos": vocabulary.eos_id}

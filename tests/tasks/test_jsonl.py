@@ -259,6 +259,46 @@ def test_bad_lines_that_are_tolerated_are_counted_by_cause_and_left_out(
   assert f"{path}:86, {path}:87" in err and err.count("left out") == 1
 
 
+@pytest.mark.parametrize("kind", ["tiktoken", "tokenizers", "sentencepiece"])
+def test_what_no_tokenizer_takes_is_left_out_whatever_the_tokenizer_makes_of_it(
+  tmp_path, cache, kind
+):
+  pytest.importorskip(kind)
+  path = write(tmp_path / "a.jsonl", GOOD + '{"text": "a\\ud800b"}\n' + GOOD)
+  data = Jsonl(
+    files=path, tokenizer=saved_tokenizer(tmp_path, kind), max_bad_fraction=0.5, **ALL
+  )
+  tokenised = data.tokenise()
+  whole = [piece.tokens.tolist() for piece in tokenised.pieces(0, 0)]
+  assert len(whole) == 2
+  for first in (1, 2):  # where a build goes on
+    assert [p.tokens.tolist() for p in tokenised.pieces(0, first)] == whole[first:]
+
+
+def saved_tokenizer(folder, kind):
+  """The path of a small tokenizer of the library `kind`."""
+  if kind == "tiktoken":
+    ranks = (f"{base64.b64encode(bytes([i])).decode()} {i}\n" for i in range(256))
+    return write(folder / "t.tiktoken", "".join(ranks))
+  if kind == "tokenizers":
+    from tokenizers import Tokenizer, models
+
+    vocab = {piece: i for i, piece in enumerate("adgo�")}
+    model = models.BPE(vocab=vocab, merges=[], unk_token="�")
+    Tokenizer(model).save(str(folder / "tokenizer.json"))
+    return str(folder / "tokenizer.json")
+  import sentencepiece
+
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(["good", "a", "b"]),
+    model_prefix=str(folder / "t"),
+    vocab_size=300,
+    byte_fallback=True,
+    hard_vocab_limit=False,
+  )
+  return str(folder / "t.model")
+
+
 def test_more_bad_lines_than_are_tolerated_stop_the_run(tmp_path, cache):
   path = write(tmp_path / "a.jsonl", (GOOD * 3 + "{\n") * 10)
   message = r"10 of 40 lines are bad, more than max_bad_fraction=0.2 .*first is .*a.jsonl:4: "
