@@ -70,6 +70,11 @@ def test_a_saved_data_set_is_read_from_its_folder(tmp_path, cache):
   assert texts(store) == [row["answer"] for row in rows_of(20)]
 
 
+def test_a_document_starts_with_bos_where_the_examples_do():
+  assert HuggingFace(path="c4").document_start() == BYTES.bos_id
+  assert HuggingFace(path="c4", add_bos=False).document_start() is None
+
+
 def test_a_build_goes_on_at_any_row(tmp_path, cache):
   path = write(tmp_path / "a.jsonl", rows_of(20))
   for streaming in (False, True):
