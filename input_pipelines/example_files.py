@@ -8,6 +8,8 @@ one part. Lines count from 1, and blank ones at a file's end are none.
 
 import contextlib
 import dataclasses
+import datetime
+import decimal
 import functools
 import glob
 import gzip
@@ -80,7 +82,16 @@ def content_of(line: bytes | dict[str, Any]) -> bytes:
   """The bytes that stand for an example: equal for equal lines."""
   if isinstance(line, bytes):
     return line.strip()
-  return json.dumps(line, sort_keys=True, default=str).encode()
+  return json.dumps(line, sort_keys=True, default=_as_json).encode()
+
+
+def _as_json(value: Any) -> str:
+  """What stands for a value that JSON has not, always the same.
+
+  The text of an object such as a decoded image may have its address in memory.
+  """
+  is_plain = isinstance(value, bytes | datetime.date | datetime.time | datetime.timedelta)
+  return str(value) if is_plain or isinstance(value, decimal.Decimal) else type(value).__name__
 
 
 def find_files(patterns: str | Sequence[str]) -> list[str]:

@@ -103,6 +103,23 @@ def test_rows_are_held_out_by_their_hash_where_the_data_set_has_no_split_for_it(
   assert 8 < len(parts[1]) < 35
 
 
+def test_rows_with_objects_in_them_are_in_one_split_at_every_reading(tmp_path, cache):
+  image = pytest.importorskip("PIL.Image")
+  import datasets
+
+  rows = [{"text": f"{i}", "image": image.new("L", (2, 2))} for i in range(60)]
+  datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
+  parts = [
+    texts(
+      HuggingFace(path=str(tmp_path / "saved"), split=split, validation_fraction=0.5).store(
+        cache
+      )
+    )
+    for split in ("train", "validation")
+  ]
+  assert sorted(parts[0] + parts[1]) == sorted(row["text"] for row in rows)
+
+
 def test_other_rows_and_other_recipes_are_another_identity(tmp_path, cache):
   path = write(tmp_path / "a.jsonl", rows_of(5))
   data = HuggingFace(path="json", data_files=path, fields="answer")
