@@ -50,13 +50,17 @@ class ExampleFile:
     UserError where the file cannot be read, or is not the one that was hashed any more.
     """
     with _reading(self.path):
-      if _stamp(self.path) != (self.size, self.stamp):
-        raise UserError(f"{self.path} changed while it was read; start again")
+      self._check_unchanged()
       with _open(self.path) as file:
         if self.path.endswith(_PARQUET):
           yield from _parquet_rows(file)
         else:
           yield from self._lines(file, part)
+      self._check_unchanged()  # a part may take minutes, and a file may grow
+
+  def _check_unchanged(self) -> None:
+    if _stamp(self.path) != (self.size, self.stamp):
+      raise UserError(f"{self.path} changed while it was read; start again")
 
   def _lines(self, file: BinaryIO, part: int) -> Iterator[tuple[int, bytes]]:
     start, number = self.parts[part]

@@ -385,6 +385,16 @@ def test_a_file_that_changes_while_it_is_tokenised_is_the_users_error(tmp_path):
     list(tokenised.pieces(0, 0))
 
 
+def test_lines_that_come_while_a_file_is_tokenised_are_not_taken_for_its_own(tmp_path):
+  path = write(tmp_path / "a.jsonl", GOOD * 100_000)
+  pieces = Jsonl(files=path, **ALL).tokenise().pieces(0, 0)
+  next(iter(pieces))
+  with open(path, "a") as file:
+    file.write(GOOD)
+  with pytest.raises(UserError, match="changed while it was read; start again"):
+    list(pieces)
+
+
 def test_a_glob_character_in_the_name_of_a_file_is_a_character(tmp_path, cache):
   path = write(tmp_path / "a[1].jsonl", GOOD)
   assert Jsonl(files=path, **ALL).store(cache).num_documents == 1
