@@ -104,17 +104,20 @@ def find_files(patterns: str | Sequence[str]) -> list[str]:
   UserError where a pattern matches nothing, or a file is named twice.
   """
   patterns = [patterns] if isinstance(patterns, str) else list(patterns)
-  found: dict[str, str] = {}
+  found: dict[str, str] = {}  # by the file, however it is spelled
+  paths = []
   for pattern in patterns:
     for path in _matches(pattern):
-      if path in found:
+      file = path if _is_remote(path) else os.path.abspath(path)
+      if file in found:
         raise UserError(
-          f"{path} is named twice, by {found[path]} and by {pattern}; name each file once"
+          f"{path} is named twice, by {found[file]} and by {pattern}; name each file once"
         )
-      found[path] = pattern
-  if not found:
+      found[file] = pattern
+      paths.append(path)
+  if not paths:
     raise UserError("no files given; name some, as in files='my/*.jsonl'")
-  return list(found)
+  return paths
 
 
 def scan_files(paths: Sequence[str]) -> tuple[ExampleFile, ...]:

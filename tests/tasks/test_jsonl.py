@@ -341,6 +341,10 @@ FILES = {
   "nothing": (lambda folder: [], {}, "no files given"),
   "an empty name": (lambda folder: "", {}, "an empty file name"),
   "twice": (lambda folder: [good(folder), f"{folder}/*"], {}, "good.jsonl is named twice"),
+  "twice, otherwise": (
+    lambda folder: [good(folder), f"{folder}/../files/good.jsonl"], {},
+    "good.jsonl is named twice",
+  ),
   "an unknown protocol": (lambda folder: "nope://x/y", {}, "cannot read nope://x/y: "),
   "no lines": (empty_file, {}, "of 0 examples none falls to the train split"),
   "a gzip cut off": (cut_gzip, {}, "cannot read .*cut.jsonl.gz: Compressed file ended"),
