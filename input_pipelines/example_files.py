@@ -27,6 +27,7 @@ from layers.errors import UserError
 
 PART_BYTES = 16 << 20
 _CHUNK_BYTES = 1 << 20
+_ZSTD_BYTES = 1 << 16  # which may become a thousand times as many
 _COMPRESSED = (".gz", ".zst")
 _PARQUET = ".parquet"
 
@@ -202,11 +203,45 @@ def _open(path: str) -> Iterator[BinaryIO]:
         yield file  # pyright: ignore[reportReturnType]
     elif path.endswith(".zst"):
       zstandard = _import("zstandard", f"to read {path}")
-      reader = zstandard.ZstdDecompressor().stream_reader(stored, read_across_frames=True)
-      with io.BufferedReader(reader, _CHUNK_BYTES) as file:
+      with io.BufferedReader(_ZstdReader(stored, zstandard), _CHUNK_BYTES) as file:
         yield file  # pyright: ignore[reportReturnType]
     else:
       yield stored
+
+
+class _ZstdReader(io.RawIOBase):
+  """The frames of a stream, one after another. EOFError where the last one is not whole.
+
+  zstandard's own stream_reader takes a file that was cut off for one that ends there.
+  """
+
+  def __init__(self, stored: BinaryIO, zstandard: Any):
+    self._stored = stored
+    self._decompressor = zstandard.ZstdDecompressor()
+    self._frame: Any = None  # the one that has begun
+    self._compressed = b""
+    self._content = memoryview(b"")
+
+  def readable(self) -> bool:
+    return True
+
+  def readinto(self, buffer: Any) -> int:
+    while not self._content:
+      if not self._compressed:
+        self._compressed = self._stored.read(_ZSTD_BYTES)
+      if not self._compressed:
+        if self._frame is not None:
+          raise EOFError("Compressed file ended in the middle of a frame")
+        return 0
+      self._frame = self._frame or self._decompressor.decompressobj()
+      self._content = memoryview(self._frame.decompress(self._compressed))
+      self._compressed = self._frame.unused_data if self._frame.eof else b""
+      if self._frame.eof:
+        self._frame = None
+    count = min(len(buffer), len(self._content))
+    buffer[:count] = self._content[:count]
+    self._content = self._content[count:]
+    return count
 
 
 def _parquet_rows(file: BinaryIO) -> Iterator[tuple[int, dict[str, Any]]]:

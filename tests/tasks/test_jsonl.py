@@ -95,6 +95,19 @@ def test_zstandard_files_are_read_or_the_package_that_is_missing_is_named(tmp_pa
   assert Jsonl(files=path, **ALL).store(cache).num_documents == 40
 
 
+def test_a_zstandard_file_that_was_cut_off_is_not_taken_for_a_whole_one(tmp_path, cache):
+  zstandard = pytest.importorskip("zstandard")
+  flush = zstandard.COMPRESSOBJ_FLUSH_BLOCK
+  compressor = zstandard.ZstdCompressor().compressobj()
+  whole = zstandard.ZstdCompressor().compress(GOOD.encode() * 3)
+  # At the end of a line, where nothing else shows it.
+  begun = compressor.compress(GOOD.encode() * 100) + compressor.flush(flush)
+  for content in (begun, whole + begun, whole[:-1], whole[:3]):
+    path = write(tmp_path / "a.jsonl.zst", content)
+    with pytest.raises(UserError, match="cannot read .*a.jsonl.zst: Compressed file ended"):
+      Jsonl(files=path, max_bad_fraction=1.0, **ALL).store(cache)
+
+
 def test_files_at_a_url_are_read(cache):
   fsspec = pytest.importorskip("fsspec")
   for name, start in (("a", 0), ("b", 5)):
