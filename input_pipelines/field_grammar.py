@@ -76,6 +76,11 @@ class Recipes:
   def check(self, vocabulary: Vocabulary) -> None:
     """UserError where `fields` is no recipe, has no effect or names ids that are not there."""
     if self.fields_from_example is not None:
+      if self.fields != Recipes.fields:
+        raise UserError(
+          f"fields={self.fields!r} has no effect, as each example brings its own recipe under "
+          f"fields_from_example={self.fields_from_example!r}; leave out one of the two"
+        )
       return
     try:
       fields = _parse(self.fields)
