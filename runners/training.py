@@ -143,7 +143,7 @@ def _start(assembly: Assembly, workdir: Path, check_data: bool) -> tuple[TrainSt
     return initializer.init(), run
   state, saved = warm_state(trainer.init_from, trainer.model, initializer)
   if saved is not None:
-    _take_over(run, saved, trainer.callbacks)
+    _take_over(run, saved, assembly.callbacks)
   return state, run
 
 
