@@ -50,8 +50,8 @@ def bind(config: fdl.Config, statements: str) -> fdl.Config:
       "tasks: --set=train_data=@RegisteredTask(task='NAME', module='PACKAGE.MODULE')"
     )
   for node in found:
-    if statements not in node.gin:
-      node.gin = (*node.gin, statements)
+    # Not twice: the config may be that of a run that had them.
+    node.gin = (*(earlier for earlier in node.gin if earlier != statements), statements)
   return config
 
 

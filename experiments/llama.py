@@ -14,6 +14,7 @@ from layers.normalization import RMSNorm
 from layers.rematerialization import RematPolicy
 from layers.rotary import Llama3Scaling, Rotary
 from layers.sharding import Rules
+from runners.meshes import DEFAULT_RULES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,24 +82,12 @@ SIZES = {
 SIZES["llama3.1-8b"] = dataclasses.replace(SIZES["llama3-8b"], scaling=Llama3Scaling)
 SIZES["llama3.1-70b"] = dataclasses.replace(SIZES["llama3-70b"], scaling=Llama3Scaling)
 
-# Weights over fsdp and sequence (no device holds a whole one because it splits rows by length)
-# and over tensor; activations over data and fsdp, sequence, tensor. As in LWM, but for the
-# scales of norms, which are split here too.
-RULES = (
-  ("batch", ("data", "fsdp")),
-  ("length", "sequence"),
-  ("activation_heads", "tensor"),
-  ("activation_kv_heads", "tensor"),
-  ("activation_mlp", "tensor"),
-  ("activation_vocab", "tensor"),
-  ("activation_embed", None),
-  ("vocab", "tensor"),
-  ("heads", "tensor"),
-  ("kv_heads", "tensor"),
-  ("mlp", "tensor"),
-  ("embed", ("fsdp", "sequence")),
-  ("head_dim", None),
-  ("layers", None),
+# The default rules, with weights over fsdp and sequence: no device holds a whole one because it
+# splits rows by length. As in LWM, but for the scales of norms, which are split here too.
+RULES: Rules = tuple(
+  (name, ("fsdp", "sequence") if name == "embed" else axes)
+  for name, axes in DEFAULT_RULES
+  if name != "position"  # there is no table of positions
 )
 
 

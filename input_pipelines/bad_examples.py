@@ -41,6 +41,7 @@ class BadExamples:
     if num_bad > self._max_fraction * num_lines:
       raise UserError(
         f"{num_bad:,} of {num_lines:,} lines are bad, more than "
-        f"max_bad_fraction={self._max_fraction} allows ({kinds}); the first is {self._first}"
+        f"max_bad_fraction={self._max_fraction} allows ({kinds}); mend or remove "
+        f"them, or tolerate more; the first is {self._first}"
       )
     print(f"left out {num_bad:,} of {num_lines:,} lines: {kinds}; {places}", file=sys.stderr)

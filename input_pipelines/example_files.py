@@ -8,6 +8,8 @@ one part. Lines count from 1, and blank ones at a file's end are none.
 
 import contextlib
 import dataclasses
+import datetime
+import decimal
 import functools
 import glob
 import gzip
@@ -25,6 +27,7 @@ from layers.errors import UserError
 
 PART_BYTES = 16 << 20
 _CHUNK_BYTES = 1 << 20
+_ZSTD_BYTES = 1 << 16  # which may become a thousand times as many
 _COMPRESSED = (".gz", ".zst")
 _PARQUET = ".parquet"
 
@@ -48,13 +51,17 @@ class ExampleFile:
     UserError where the file cannot be read, or is not the one that was hashed any more.
     """
     with _reading(self.path):
-      if _stamp(self.path) != (self.size, self.stamp):
-        raise UserError(f"{self.path} changed while it was read; start again")
+      self._check_unchanged()
       with _open(self.path) as file:
         if self.path.endswith(_PARQUET):
           yield from _parquet_rows(file)
         else:
           yield from self._lines(file, part)
+      self._check_unchanged()  # a part may take minutes, and a file may grow
+
+  def _check_unchanged(self) -> None:
+    if _stamp(self.path) != (self.size, self.stamp):
+      raise UserError(f"{self.path} changed while it was read; start again")
 
   def _lines(self, file: BinaryIO, part: int) -> Iterator[tuple[int, bytes]]:
     start, number = self.parts[part]
@@ -80,7 +87,16 @@ def content_of(line: bytes | dict[str, Any]) -> bytes:
   """The bytes that stand for an example: equal for equal lines."""
   if isinstance(line, bytes):
     return line.strip()
-  return json.dumps(line, sort_keys=True, default=str).encode()
+  return json.dumps(line, sort_keys=True, default=_as_json).encode()
+
+
+def _as_json(value: Any) -> str:
+  """What stands for a value that JSON has not, always the same.
+
+  The text of an object such as a decoded image may have its address in memory.
+  """
+  is_plain = isinstance(value, bytes | datetime.date | datetime.time | datetime.timedelta)
+  return str(value) if is_plain or isinstance(value, decimal.Decimal) else type(value).__name__
 
 
 def find_files(patterns: str | Sequence[str]) -> list[str]:
@@ -89,17 +105,20 @@ def find_files(patterns: str | Sequence[str]) -> list[str]:
   UserError where a pattern matches nothing, or a file is named twice.
   """
   patterns = [patterns] if isinstance(patterns, str) else list(patterns)
-  found: dict[str, str] = {}
+  found: dict[str, str] = {}  # by the file, however it is spelled
+  paths = []
   for pattern in patterns:
     for path in _matches(pattern):
-      if path in found:
+      file = path if _is_remote(path) else os.path.abspath(path)
+      if file in found:
         raise UserError(
-          f"{path} is named twice, by {found[path]} and by {pattern}; name each file once"
+          f"{path} is named twice, by {found[file]} and by {pattern}; name each file once"
         )
-      found[path] = pattern
-  if not found:
+      found[file] = pattern
+      paths.append(path)
+  if not paths:
     raise UserError("no files given; name some, as in files='my/*.jsonl'")
-  return list(found)
+  return paths
 
 
 def scan_files(paths: Sequence[str]) -> tuple[ExampleFile, ...]:
@@ -184,11 +203,45 @@ def _open(path: str) -> Iterator[BinaryIO]:
         yield file  # pyright: ignore[reportReturnType]
     elif path.endswith(".zst"):
       zstandard = _import("zstandard", f"to read {path}")
-      reader = zstandard.ZstdDecompressor().stream_reader(stored, read_across_frames=True)
-      with io.BufferedReader(reader, _CHUNK_BYTES) as file:
+      with io.BufferedReader(_ZstdReader(stored, zstandard), _CHUNK_BYTES) as file:
         yield file  # pyright: ignore[reportReturnType]
     else:
       yield stored
+
+
+class _ZstdReader(io.RawIOBase):
+  """The frames of a stream, one after another. EOFError where the last one is not whole.
+
+  zstandard's own stream_reader takes a file that was cut off for one that ends there.
+  """
+
+  def __init__(self, stored: BinaryIO, zstandard: Any):
+    self._stored = stored
+    self._decompressor = zstandard.ZstdDecompressor()
+    self._frame: Any = None  # the one that has begun
+    self._compressed = b""
+    self._content = memoryview(b"")
+
+  def readable(self) -> bool:
+    return True
+
+  def readinto(self, buffer: Any) -> int:
+    while not self._content:
+      if not self._compressed:
+        self._compressed = self._stored.read(_ZSTD_BYTES)
+      if not self._compressed:
+        if self._frame is not None:
+          raise EOFError("Compressed file ended in the middle of a frame")
+        return 0
+      self._frame = self._frame or self._decompressor.decompressobj()
+      self._content = memoryview(self._frame.decompress(self._compressed))
+      self._compressed = self._frame.unused_data if self._frame.eof else b""
+      if self._frame.eof:
+        self._frame = None
+    count = min(len(buffer), len(self._content))
+    buffer[:count] = self._content[:count]
+    self._content = self._content[count:]
+    return count
 
 
 def _parquet_rows(file: BinaryIO) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -76,6 +76,11 @@ class Recipes:
   def check(self, vocabulary: Vocabulary) -> None:
     """UserError where `fields` is no recipe, has no effect or names ids that are not there."""
     if self.fields_from_example is not None:
+      if self.fields != Recipes.fields:
+        raise UserError(
+          f"fields={self.fields!r} has no effect, as each example brings its own recipe under "
+          f"fields_from_example={self.fields_from_example!r}; leave out one of the two"
+        )
       return
     try:
       fields = _parse(self.fields)
@@ -182,11 +187,12 @@ class _Field:
     if is_first:
       text = recipes.prepend_text + text
     try:
-      return encode(text)
+      text.encode()  # tokenizers fail in ways of their own, or put U+FFFD there
     except UnicodeEncodeError:
       raise BadExample(
         "invalid UTF-8", f"field {self.form!r} has half of a surrogate pair, which is no text"
       ) from None
+    return encode(text)
 
   def _special_id(self, vocabulary: Vocabulary) -> int:
     known = {"bos": vocabulary.bos_id, "eos": vocabulary.eos_id}

@@ -1,7 +1,8 @@
 """gin for the preprocessors of seqio Tasks, and for nothing else.
 
 gin's configuration is one for the whole process. Here it holds the bindings of one Task at a
-time, for as long as its text is read.
+time, for as long as its text is read, and then what it held before: what modules bind when they
+are imported is in force for Tasks without statements, whichever is read first.
 """
 
 import contextlib
@@ -23,8 +24,8 @@ def bound(statements: Sequence[str]) -> Iterator[None]:
   """
   with contextlib.ExitStack() as stack:
     if statements:
+      stack.callback(_replace_config, gin.config_str())
       _parse(statements)
-      stack.callback(gin.clear_config)
     try:
       yield
     except RuntimeError as error:
@@ -34,12 +35,15 @@ def bound(statements: Sequence[str]) -> Iterator[None]:
 
 
 def _parse(statements: Sequence[str]) -> None:
-  gin.clear_config()
   try:
-    gin.parse_config("\n".join(statements))
+    _replace_config("\n".join(statements))
   except (ValueError, TypeError, SyntaxError, ImportError) as error:
-    gin.clear_config()
     raise UserError(f"gin: {_first_line(error)}; {_CURE}") from None
+
+
+def _replace_config(statements: str) -> None:
+  gin.clear_config()
+  gin.parse_config(statements)
 
 
 def operative() -> str:

@@ -1,6 +1,6 @@
 """Rows of Hugging Face data sets: on the hub, in local files, or saved by `save_to_disk`.
 
-Loaded ones are memory-mapped and read in parts; streamed ones are read once, from the start.
+Loaded ones are memory-mapped and read in parts; streamed ones as one part, from the start.
 """
 
 import contextlib

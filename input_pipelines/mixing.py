@@ -2,7 +2,7 @@
 
 With rates, the rows of all batches laid end to end are cut into blocks of 10,000 positions.
 Each block holds every source's share exactly, in an order of its own, and each source goes
-through its epochs at its own pace, every one newly permuted:
+through its epochs at its own pace, one after another, every one newly permuted:
 
     rates web 3, code 1    block 0: 7500 rows of web, 2500 of code, shuffled; block 1: ...
 
@@ -12,6 +12,7 @@ resumes at any step as fast as anything else, and on any number of hosts.
 Letters: B rows of the global batch, S sources.
 """
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -89,22 +90,33 @@ class MixedBatches(RowBatches):
       assert sum(shares) == BLOCK
       self._share_starts = np.cumsum([0, *shares])
       self._seeds = [_seed(self._seed, name) for name in sources]
+      self._block_order = functools.lru_cache(maxsize=4)(self._order_of_block)
 
   def _in_order(self, position: np.ndarray) -> np.ndarray:
     if self._shares is None:
       return super()._in_order(position)
-    assert self._seed is not None
     block, place = np.divmod(position, BLOCK)
-    place = permute(place, BLOCK, _seed(self._seed, ""), block)
-    source = np.searchsorted(self._share_starts, place, "right") - 1
+    source, nth = np.zeros_like(position), np.zeros_like(position)
+    for b in np.unique(block).tolist():
+      here = block == b
+      source[here], nth[here] = self._block_order(b)[:, place[here]]
     index = np.zeros_like(position)
     for s, share in enumerate(self._shares):
       mine = source == s
-      nth = block[mine] * share + place[mine] - self._share_starts[s]
       start, end = self._joined.starts[s : s + 2]
-      epoch, row = np.divmod(nth, end - start)
+      epoch, row = np.divmod(block[mine] * share + nth[mine], end - start)
       index[mine] = start + permute(row, int(end - start), self._seeds[s], epoch)
     return index
+
+  def _order_of_block(self, block: int) -> np.ndarray:
+    """The source at each place of a block, and how many of its rows come before, [2, BLOCK]."""
+    assert self._seed is not None
+    place = permute(np.arange(BLOCK), BLOCK, _seed(self._seed, ""), block)
+    source = np.searchsorted(self._share_starts, place, "right") - 1
+    by_source = np.argsort(source, kind="stable")
+    nth = np.zeros_like(source)
+    nth[by_source] = np.arange(BLOCK) - self._share_starts[source[by_source]]
+    return np.stack([source, nth])
 
   def tokens_by_source(self, first: int, end: int) -> dict[str, int]:
     """How many tokens of each source global batches first .. end - 1 hold, on all hosts."""

@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -27,27 +28,40 @@ _USUAL_BOS = ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>")
 _USUAL_EOS = ("</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>")
 
 _GPT2_WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_GPT4_WORDS = (
+_GPT4_WORDS = (  # unlike LLaMA 3, a text's last white space is one word
+  r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"
+  r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
+)
+_LLAMA3_WORDS = (
   r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
   r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_GPT4O_WORDS = (
+  r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+  r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+  r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
 class _Specials(NamedTuple):
   """What a file of ranks leaves out: how text is split into words, and the ids after them."""
 
-  words: str = _GPT4_WORDS
+  words: str
   bos_id: int | None = None
   eos_id: int | None = None
   vocab_size: int = 0
 
 
-# By the number of ranks. A file of another number has no BOS and no EOS.
+# By the number of ranks. A file of another number has no BOS and no EOS, which is said.
 _SPECIALS = {
   50_256: _Specials(_GPT2_WORDS, None, 50_256, 50_257),  # GPT-2
   100_256: _Specials(_GPT4_WORDS, None, 100_257, 100_277),  # GPT-4
-  128_000: _Specials(_GPT4_WORDS, 128_000, 128_001, 128_256),  # LLaMA 3
+  128_000: _Specials(_LLAMA3_WORDS, 128_000, 128_001, 128_256),  # LLaMA 3
+  199_998: _Specials(_GPT4O_WORDS, None, 199_999, 200_019),  # GPT-4o
 }
+_OTHER = _Specials(_LLAMA3_WORDS)
 
 
 class FileVocabulary(PieceVocabulary):
@@ -216,7 +230,13 @@ def _byte_pairs(path: str, content: bytes, sha256: str) -> Vocabulary:
   missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
   if missing or sorted(ranks.values()) != list(range(len(ranks))):
     raise UserError(f"{path} is no file of BPE ranks: bytes or ranks are missing or double")
-  specials = _SPECIALS.get(len(ranks), _Specials())
+  specials = _SPECIALS.get(len(ranks), _OTHER)
+  if specials is _OTHER:
+    print(
+      f"the tokenizer {path}: {len(ranks):,} BPE ranks are of none that is known here; text is "
+      "split into words as for LLaMA 3, and there is no BOS and no EOS",
+      file=sys.stderr,
+    )
   encoding = tiktoken.Encoding(
     Path(path).name, pat_str=specials.words, mergeable_ranks=ranks, special_tokens={}
   )

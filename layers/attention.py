@@ -16,7 +16,7 @@ from layers.dropout import Drop, check_rate, drop
 from layers.dtypes import DType
 from layers.errors import UserError
 from layers.masked_softmax import attend
-from layers.masks import Mask, causal_mask
+from layers.masks import Mask, causal_mask, full_mask
 from layers.projection import Projection
 from layers.sharding import constrain
 from layers.tokens import Tokens
@@ -126,6 +126,11 @@ class Attention(nn.Module):
       query, key = self.rotary(query, tokens.positions), self.rotary(key, tokens.positions)
     key_tokens = tokens
     if cache.in_use(self):
+      if self.mask is full_mask:
+        raise UserError(
+          "attention.mask=full_mask sees tokens to come, which are not there while text is "
+          "generated: that takes causal_mask"
+        )
       key, value, key_tokens = cache.remember(self, key, value, tokens, self.compute_dtype)
     mixed = self.core(
       query,

@@ -48,30 +48,8 @@ class GatedFeedForward(nn.Module):
   def __call__(self, x: jax.Array, tokens: Tokens) -> jax.Array:
     """x [B, T, D] gives [B, T, D]; `tokens` is for kinds that route by segment."""
     del tokens
-    hidden = self.activation(self._widen(x, "gate")) * self._widen(x, "up")
-    hidden = constrain(hidden, "batch", "length", "activation_mlp")
-    return Projection(
-      features=x.shape[-1:],
-      input_axes=("mlp",),
-      output_axes=("embed",),
-      init=initializers.residual(self.init_stddev, self.residual_depth),
-      use_bias=self.use_bias,
-      compute_dtype=self.compute_dtype,
-      param_dtype=self.param_dtype,
-      name="down",
-    )(hidden)
-
-  def _widen(self, x: jax.Array, name: str) -> jax.Array:
-    return Projection(
-      features=(self.hidden_dim,),
-      input_axes=("embed",),
-      output_axes=("mlp",),
-      init=initializers.normal(self.init_stddev),
-      use_bias=self.use_bias,
-      compute_dtype=self.compute_dtype,
-      param_dtype=self.param_dtype,
-      name=name,
-    )(x)
+    gate, up = (_widen(self, x, self.hidden_dim, name) for name in ("gate", "up"))
+    return _narrow(self, self.activation(gate) * up, x.shape[-1])
 
 
 class FeedForward(nn.Module):
@@ -97,24 +75,37 @@ class FeedForward(nn.Module):
   def __call__(self, x: jax.Array, tokens: Tokens) -> jax.Array:
     """x [B, T, D] gives [B, T, D]; `tokens` is for kinds that route by segment."""
     del tokens
-    hidden = Projection(
-      features=(self.hidden_dim or 4 * x.shape[-1],),
-      input_axes=("embed",),
-      output_axes=("mlp",),
-      init=initializers.normal(self.init_stddev),
-      use_bias=self.use_bias,
-      compute_dtype=self.compute_dtype,
-      param_dtype=self.param_dtype,
-      name="up",
-    )(x)
-    hidden = constrain(self.activation(hidden), "batch", "length", "activation_mlp")
-    return Projection(
-      features=x.shape[-1:],
-      input_axes=("mlp",),
-      output_axes=("embed",),
-      init=initializers.residual(self.init_stddev, self.residual_depth),
-      use_bias=self.use_bias,
-      compute_dtype=self.compute_dtype,
-      param_dtype=self.param_dtype,
-      name="down",
-    )(hidden)
+    up = _widen(self, x, self.hidden_dim or 4 * x.shape[-1], "up")
+    return _narrow(self, self.activation(up), x.shape[-1])
+
+
+def _widen(
+  layer: FeedForward | GatedFeedForward, x: jax.Array, hidden_dim: int, name: str
+) -> jax.Array:
+  """x [B, T, D] gives [B, T, F]."""
+  return Projection(
+    features=(hidden_dim,),
+    input_axes=("embed",),
+    output_axes=("mlp",),
+    init=initializers.normal(layer.init_stddev),
+    use_bias=layer.use_bias,
+    compute_dtype=layer.compute_dtype,
+    param_dtype=layer.param_dtype,
+    name=name,
+  )(x)
+
+
+def _narrow(
+  layer: FeedForward | GatedFeedForward, hidden: jax.Array, model_dim: int
+) -> jax.Array:
+  """hidden [B, T, F] gives [B, T, D]."""
+  return Projection(
+    features=(model_dim,),
+    input_axes=("mlp",),
+    output_axes=("embed",),
+    init=initializers.residual(layer.init_stddev, layer.residual_depth),
+    use_bias=layer.use_bias,
+    compute_dtype=layer.compute_dtype,
+    param_dtype=layer.param_dtype,
+    name="down",
+  )(constrain(hidden, "batch", "length", "activation_mlp"))

@@ -13,8 +13,10 @@ import fiddle as fdl
 import flax.linen as nn
 
 from layers.attention import Attention
+from layers.block import Block
 from layers.errors import UserError
 from layers.feed_forward import FeedForward, GatedFeedForward, gelu_exact, gelu_tanh
+from layers.masks import causal_mask
 from layers.normalization import LayerNorm, RMSNorm
 from layers.rotary import LinearScaling, Llama3Scaling, Rotary, YarnScaling
 from runners.config_fields import as_node
@@ -36,6 +38,7 @@ _ACTIVATIONS: Mapping[str, Callable] = {
 _PARTS: Mapping[str, Mapping[str, type]] = {
   "llama": {
     "norm": RMSNorm,
+    "block": Block,
     "block.norm": RMSNorm,
     "block.attention": Attention,
     "block.attention.rotary": Rotary,
@@ -43,6 +46,7 @@ _PARTS: Mapping[str, Mapping[str, type]] = {
   },
   "gpt2": {
     "norm": LayerNorm,
+    "block": Block,
     "block.norm": LayerNorm,
     "block.attention": Attention,
     "block.attention.rotary": type(None),
@@ -51,7 +55,11 @@ _PARTS: Mapping[str, Mapping[str, type]] = {
 }
 
 # A later stage of training may change these: they are of no array's shape.
-MAY_CHANGE = ("block.attention.rotary.theta", "block.attention.rotary.scaling")
+MAY_CHANGE = (
+  "block.attention.mask",
+  "block.attention.rotary.theta",
+  "block.attention.rotary.scaling",
+)
 
 _ABSENT = "<no such field>"
 
@@ -98,8 +106,9 @@ def fields(theirs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _llama_fields(theirs: Mapping[str, Any]) -> dict[str, Any]:
-  _refuse(theirs, {"pretraining_tp": 1, "partial_rotary_factor": 1.0})
-  heads, epsilon = theirs["num_attention_heads"], theirs["rms_norm_eps"]
+  # pretraining_tp, of old releases, says in how many parts products are added up: rounding.
+  _refuse(theirs, {"partial_rotary_factor": 1.0})
+  heads, epsilon = theirs["num_attention_heads"], theirs.get("rms_norm_eps", 1e-6)
   theta, scaling = _rotary(theirs)
   return {
     "num_layers": theirs["num_hidden_layers"],
@@ -113,6 +122,7 @@ def _llama_fields(theirs: Mapping[str, Any]) -> dict[str, Any]:
     "block.attention.num_kv_heads": theirs.get("num_key_value_heads") or heads,
     "block.attention.head_dim": theirs.get("head_dim") or theirs["hidden_size"] // heads,
     "block.attention.use_bias": theirs.get("attention_bias", False),
+    "block.attention.mask": causal_mask,
     "block.attention.rotary.theta": theta,
     "block.attention.rotary.scaling": scaling,
     "block.feed_forward.hidden_dim": theirs["intermediate_size"],
@@ -147,6 +157,7 @@ def _gpt2_fields(theirs: Mapping[str, Any]) -> dict[str, Any]:
     "block.attention.num_kv_heads": heads,
     "block.attention.head_dim": width // heads,
     "block.attention.use_bias": True,
+    "block.attention.mask": causal_mask,
     "block.feed_forward.hidden_dim": theirs.get("n_inner") or 4 * width,
     "block.feed_forward.activation": _activation(theirs.get("activation_function", "gelu_new")),
     "block.feed_forward.use_bias": True,
@@ -170,6 +181,7 @@ def _rotary(theirs: Mapping[str, Any]) -> tuple[float, Any]:
   rope = {**(theirs.get("rope_scaling") or {}), **(theirs.get("rope_parameters") or {})}
   theta = float(rope.get("rope_theta") or theirs.get("rope_theta") or 10_000.0)
   kind = rope.get("rope_type") or rope.get("type") or "default"
+  _refuse(rope, {"partial_rotary_factor": 1.0})
   if kind == "default":
     return theta, None
   _refuse(rope, {"truncate": True, "mscale": None, "mscale_all_dim": None})

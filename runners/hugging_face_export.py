@@ -1,5 +1,7 @@
 """`runner export`: a checkpoint of a run becomes a Hugging Face folder, tensor by tensor."""
 
+import functools
+import itertools
 import json
 import shutil
 from collections.abc import Mapping
@@ -7,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import fiddle as fdl
+import jax.numpy as jnp
 import numpy as np
 
 from layers.errors import UserError
@@ -14,12 +17,14 @@ from runners import config_files
 from runners.checkpoint_listing import find_step_folder
 from runners.checkpoint_reading import (
   PARAMS,
+  RUN,
   DamagedCheckpoint,
   Step,
   changed_arrays,
   open_step,
   read_arrays,
 )
+from runners.checkpoints import IMPORTED
 from runners.hugging_face_config import CONFIG, is_folder_of_theirs, their_config
 from runners.hugging_face_import import THEIR_FILES
 from runners.hugging_face_names import Match, Place, matches
@@ -28,6 +33,7 @@ from runners.init_from import source_of
 from runners.safetensors_files import Described, dtype_of, write_tensors
 
 _BELOW = f"{PARAMS}/"
+_WRITTEN = (CONFIG, "model*.safetensors", "model*.safetensors.index.json", "model*.tmp")
 
 
 def export_folder(
@@ -37,36 +43,46 @@ def export_folder(
 
   Args:
     workdir: of the run.
-    to: a folder without a config.json; made if it is not there.
+    to: a folder without a config.json or weights; made if it is not there.
     step: of the checkpoint; None: the newest.
     dtype: of all tensors; None: those that the checkpoint has.
 
   Raises:
     UserError: neither family of theirs can be this model, or `to` holds a model.
-    DamagedCheckpoint: an array is not what was saved; what was written has no config.json.
+    DamagedCheckpoint: an array is not what was saved; nothing of the model is left.
   """
   chosen = None if dtype is None else dtype_of(dtype)
   config = config_files.load(workdir).config
   folder = find_step_folder(workdir, step).absolute()
   source = _Source(_open(folder))
-  theirs = _their_config(config, source)
+  known = _known_files(Path(workdir), config.init_from)
+  stored = _stored(known)
+  theirs = _their_config(config, source, stored)
   found = matches(theirs["model_type"], source.shapes, config.model.num_layers)
   _check_complete(found, source)
   target = Path(to)
-  if (target / CONFIG).exists():
+  if (target / CONFIG).exists() or any(target.glob("*.safetensors")):
     raise UserError(f"{to} holds a model already: choose another --to")
   target.mkdir(parents=True, exist_ok=True)
   tensors = {match.name: source.described(match, chosen) for match in found}
   by_name = {match.name: match for match in found}
-  write_tensors(target, tensors, lambda name: source.read(by_name[name]))
-  known = _known_files(Path(workdir), config.init_from)
-  for file in known:
-    if file.name != CONFIG:
-      shutil.copyfile(file, target / file.name)
-  names = {tensor.dtype.name for tensor in tensors.values()}
-  text = {**_stored(known, theirs), **theirs, "dtype": sorted(names)[0]}
-  (target / CONFIG).write_text(json.dumps(text, indent=2, sort_keys=True) + "\n")
-  print(f"exported    {len(tensors)} tensors in {', '.join(sorted(names))}, of {folder}")
+  try:
+    write_tensors(target, tensors, lambda name: source.read(by_name[name]))
+    for file in known:
+      if file.name != CONFIG:
+        shutil.copyfile(file, target / file.name)
+    # What all are read as: of several, one that none of them loses anything in.
+    dtypes = [tensor.dtype for tensor in tensors.values()]
+    theirs["dtype"] = functools.reduce(jnp.promote_types, dtypes).name
+    same_family = stored.get("model_type") == theirs["model_type"]
+    text = {**(stored if same_family else _token_ids(config, source)), **theirs}
+    (target / CONFIG).write_text(json.dumps(text, indent=2, sort_keys=True) + "\n")
+  except BaseException:
+    for file in itertools.chain.from_iterable(map(target.glob, _WRITTEN)):
+      file.unlink()
+    raise
+  names = sorted({tensor.dtype.name for tensor in tensors.values()})
+  print(f"exported    {len(tensors)} tensors in {', '.join(names)}, of {folder}")
   print(f"to          {to}: {theirs['architectures'][0]}")
 
 
@@ -75,10 +91,11 @@ class _Source:
 
   def __init__(self, step: Step):
     self._step = step
+    self.is_imported = IMPORTED in step.documents[RUN]
     arrays = {n.removeprefix(_BELOW): x for n, x in step.arrays.items() if n.startswith(_BELOW)}
     self.shapes = {name: x.unpadded or x.shape for name, x in arrays.items()}
     self._dtypes = {name: x.dtype for name, x in arrays.items()}
-    self._last: tuple[str, np.ndarray] | None = None
+    self._kept: dict[str, np.ndarray] = {}
 
   def described(self, match: Match, dtype: np.dtype | None) -> Described:
     shapes = [self._shape(place) for place in match.places]
@@ -86,7 +103,10 @@ class _Source:
     return Described(match.tensor.shape(shapes), own if dtype is None else dtype)
 
   def read(self, match: Match) -> np.ndarray:
-    """Theirs, made of ours."""
+    """Theirs, made of ours, which are kept for the next of their layers."""
+    names = [place.array for place in match.places]
+    # Others are let go before these take their room.
+    self._kept = {name: x for name, x in self._kept.items() if name in names}
     return match.tensor.join([self._part(place) for place in match.places])
 
   def _shape(self, place: Place) -> tuple[int, ...]:
@@ -98,15 +118,14 @@ class _Source:
     return x if place.layer is None else x[place.layer]
 
   def _array(self, name: str) -> np.ndarray:
-    """Verified and without padding; the last one is kept, for the next of its layers."""
-    if self._last is None or self._last[0] != name:
-      self._last = None  # let go before another takes its room
+    """Verified and without padding."""
+    if name not in self._kept:
       array = read_arrays(self._step, [_BELOW + name])
       if changed_arrays(self._step, array):
         raise DamagedCheckpoint(f"{self._step.folder}: {_BELOW + name} is not what was saved")
       whole = array[_BELOW + name]
-      self._last = name, whole[tuple(slice(size) for size in self.shapes[name])]
-    return self._last[1]
+      self._kept[name] = whole[tuple(slice(size) for size in self.shapes[name])]
+    return self._kept[name]
 
 
 def _open(folder: Path) -> Step:
@@ -116,12 +135,17 @@ def _open(folder: Path) -> Step:
     raise DamagedCheckpoint(f"the checkpoint {folder} is damaged: {error}") from error
 
 
-def _their_config(config: fdl.Config, source: _Source) -> dict[str, Any]:
-  """From the config of the run, and what only its checkpoint knows."""
+def _their_config(
+  config: fdl.Config, source: _Source, stored: Mapping[str, Any]
+) -> dict[str, Any]:
+  """From the config of the run, what only its checkpoint knows, and that it began with."""
   shapes = source.shapes
   if "embedding/table" not in shapes:
     raise UserError("the checkpoint has no embedding/table: only Decoder models are exported")
-  positions = shapes.get("positions/table", (config.sequence_length,))[0]
+  if "positions/table" in shapes:
+    positions = shapes["positions/table"][0]
+  else:  # rotary: what it was trained at, here or before
+    positions = max(config.sequence_length, stored.get("max_position_embeddings") or 0)
   model = fdl.build(config.model)
   return their_config(model, shapes["embedding/table"][0], positions)
 
@@ -146,11 +170,24 @@ def _known_files(workdir: Path, began_with: Any) -> list[Path]:
   return list(copied_files(before)) if before.is_dir() else []
 
 
-def _stored(known: list[Path], theirs: Mapping[str, Any]) -> dict[str, Any]:
+def _stored(known: list[Path]) -> dict[str, Any]:
   """What their config said that is nothing of ours, such as the ids of special tokens."""
   file = next((file for file in known if file.name == CONFIG), None)
   stored = json.loads(file.read_text()) if file else {}
-  if stored.get("model_type") != theirs["model_type"]:
-    return {}
   # Said anew, in the form that all releases read; the dtype of what is written now.
   return {k: v for k, v in stored.items() if k not in ("rope_parameters", "torch_dtype")}
+
+
+def _token_ids(config: fdl.Config, source: _Source) -> dict[str, Any]:
+  """What begins and ends a text. Unsaid, transformers takes the ids of GPT-2 and of LLaMA.
+
+  Those of an imported file are not known, nor are those of a tokenizer that is gone.
+  """
+  first = last = None
+  if not source.is_imported:
+    try:
+      data: Any = fdl.build(config.train_data)
+      first, last = data.document_start(), data.vocabulary().eos_id
+    except UserError as error:
+      print(f"token ids   none in config.json, for {error}")
+  return {"bos_token_id": first, "eos_token_id": last}

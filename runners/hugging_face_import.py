@@ -69,6 +69,6 @@ def _fill(config: fdl.Config, theirs: Mapping[str, Any], folder: str, *, adapt: 
 
 
 def _copy_files(folder: Path, target: Path) -> None:
-  target.mkdir()
+  target.mkdir(exist_ok=True)
   for file in copied_files(folder):
     shutil.copyfile(file, target / file.name)

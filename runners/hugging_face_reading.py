@@ -13,7 +13,7 @@ from runners.checkpoint_inventory import array_name, named_arrays
 from runners.checkpoint_reading import listed
 from runners.hugging_face_config import MAY_CHANGE, differences, read_config
 from runners.hugging_face_names import BUFFERS, TIED_HEAD, Match, Place, matches
-from runners.safetensors_files import Described, TensorFolder
+from runners.safetensors_files import FLOATS, Described, TensorFolder
 from runners.suggestions import did_you_mean
 
 _PREFIXES = ("transformer.", "model.")  # a headless model's files lack it
@@ -38,7 +38,7 @@ class ParamsReader:
     shapes: name -> shape of every array of ours, without padding of the vocabulary.
 
   Raises:
-    UserError: a tensor is missing, has another shape or is not used.
+    UserError: a tensor is missing, has another shape, is no float or is not used.
   """
 
   def __init__(
@@ -99,6 +99,8 @@ class ParamsReader:
       shape = match.tensor.shape([self._shape(place) for place in match.places])
       if name not in there:
         problems.append(f"{name} is missing there: {did_you_mean(name, unused or there, 2)}")
+      elif there[name].dtype.name not in FLOATS:
+        problems.append(f"{name}: {there[name].dtype} there; known are {', '.join(FLOATS)}")
       elif there[name].shape != shape:
         problems.append(f"{name}: {there[name].shape} there, {shape} here")
     problems += [f"{name} {there[name].shape} is not used here" for name in unused]

@@ -1,5 +1,6 @@
 """A run made of parameters that come from elsewhere: a config and a checkpoint of step 0."""
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +25,13 @@ from runners.retention import Checkpoints
 def check_free(workdir: str | Path) -> None:
   """Raises UserError where there is a run already."""
   path = Path(workdir)
-  if (path / config_files.JSON_NAME).exists() or (path / CHECKPOINTS).exists():
+  if (path / config_files.JSON_NAME).exists():
     raise UserError(f"{workdir} holds a run already: choose another --workdir")
+  if (path / CHECKPOINTS).exists():
+    raise UserError(
+      f"{workdir} holds checkpoints without a {config_files.JSON_NAME}, as an import that was "
+      "killed leaves them: remove that folder, or choose another --workdir"
+    )
 
 
 def param_shapes(model: Any) -> Any:
@@ -48,7 +54,7 @@ def write_run(
   source: str,
   finish: Callable[[], None] = lambda: None,
 ) -> None:
-  """Writes the run; what has a config.json is whole.
+  """Writes the run; what has a config.json is whole. An error leaves no part of it.
 
   Args:
     workdir: without a run in it.
@@ -66,6 +72,9 @@ def write_run(
       _save(workdir, jax.tree_util.tree_map_with_path(mapped, shapes), source)
     finish()
     config_files.save(config, exp, workdir)
+  except BaseException:
+    shutil.rmtree(workdir / CHECKPOINTS, ignore_errors=True)
+    raise
   finally:
     lock.close()
 

@@ -121,6 +121,14 @@ def _freezing(
   """`inner` for parameters whose name no pattern is found in; the others stay as they are."""
   if not patterns:
     return inner
+  if isinstance(patterns, str):  # its characters are in every name
+    raise UserError(f"optimizer.frozen={patterns!r}: write a list, [{patterns!r}]")
+  for pattern in patterns:
+    try:
+      re.compile(pattern)
+    except re.error as error:
+      message = f"optimizer.frozen: {pattern!r} is no regular expression: {error}"
+      raise UserError(message) from error
 
   def label(params: Any) -> Any:
     names: list[str] = []

@@ -9,6 +9,7 @@ model need not be: the writer is here.
 """
 
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +30,19 @@ _DTYPES = {
   "bfloat16": "BF16",
   "float64": "F64",
 }
-_NAMES = {code: name for name, code in _DTYPES.items()}
+# Those that a file may have besides: of buffers, or of weights that are quantised.
+_OTHERS = {
+  "BOOL": "bool",
+  "F8_E4M3": "float8_e4m3fn",
+  "F8_E5M2": "float8_e5m2",
+  **{
+    f"{kind[0].upper()}{bits}": f"{kind}{bits}"
+    for kind in ("int", "uint")
+    for bits in (8, 16, 32, 64)
+  },
+}
+_NAMES = {**{code: name for name, code in _DTYPES.items()}, **_OTHERS}
+FLOATS = tuple(_DTYPES)  # what parameters may be of
 
 
 class Described(NamedTuple):
@@ -43,7 +56,7 @@ class TensorFolder:
   """The tensors of a folder: one file, or several with an index.
 
   Raises:
-    UserError: there are none, a file is missing or damaged, or a dtype is no float.
+    UserError: there are none, a file is missing or damaged, or a dtype is not known.
   """
 
   def __init__(self, folder: str | Path):
@@ -79,7 +92,8 @@ class TensorFolder:
       return {_SINGLE: None}
     if not index.is_file():
       raise UserError(
-        f"{self._folder} has no {_SINGLE} and no {_INDEX}: only safetensors are read"
+        f"{self._folder} has no {_SINGLE} and no {_INDEX}: only safetensors are read, which "
+        "save_pretrained of transformers writes of any other kind of file"
       )
     try:
       files: dict[str, list[str] | None] = {}
@@ -109,8 +123,9 @@ class TensorFolder:
       part = opened.get_slice(name)
       code = part.get_dtype()
       if code not in _NAMES:
-        known = ", ".join(_NAMES.values())
-        raise UserError(f"{name} in {self._folder / file} is {code}; known are {known}")
+        raise UserError(
+          f"{name} in {self._folder / file} is {code}; known are {', '.join(_NAMES)}"
+        )
       self._files[name] = opened
       self.tensors[name] = Described(tuple(part.get_shape()), jnp.dtype(_NAMES[code]))
 
@@ -126,7 +141,8 @@ def write_tensors(
   Args:
     folder: is there.
     tensors: what will be written.
-    make: gives a tensor by its name, once for each; it is let go before the next.
+    make: gives a tensor by its name, once for each, within a file in the order of `tensors`;
+      it is let go before the next.
     max_bytes: of tensors in a file.
 
   Returns:
@@ -181,7 +197,10 @@ def _write_file(
   unfinished = file.with_suffix(".tmp")
   with unfinished.open("wb") as stream:
     stream.write(_header([(name, tensors[name]) for name in order]))
-    for name in order:
+    sizes = [_size(tensors[name]) for name in order]
+    starts = dict(zip(order, itertools.accumulate(sizes, initial=stream.tell()), strict=False))
+    for name in tensors:
+      stream.seek(starts[name])
       x = np.asarray(make(name), tensors[name].dtype, order="C")
       assert x.shape == tensors[name].shape, (name, x.shape, tensors[name].shape)
       x.reshape(-1).view(np.uint8).tofile(stream)

@@ -119,6 +119,14 @@ class Initializer:
     # so on the mesh, where each device computes its part alone: compute whole, then cut.
     return jax.device_put(self._jitted(), self.shardings)
 
+  def init_around(self, params: Any) -> TrainState:
+    """A fresh state with these parameters; what an optimizer keeps of them, it has of these."""
+    rest = jax.jit(
+      lambda params: self._state(params, self._keys()[1]).replace(params=None),
+      out_shardings=self.shardings.replace(params=None),
+    )(params)
+    return rest.replace(params=params)
+
   def unpadded(self) -> TrainState:
     """Shapes of the state as it would be on a mesh for which no vocabulary is padded."""
     return jax.eval_shape(self._state, self._model.unpadded(), jax.random.key(0))
@@ -127,8 +135,12 @@ class Initializer:
     return sum(x.size for x in jax.tree.leaves(self.abstract.params))
 
   def _init(self) -> TrainState:
-    params_key, step_key = jax.random.split(jax.random.key(self._seed))
+    params_key, step_key = self._keys()
     return self._state(nn.unbox(self._model.params(params_key)), step_key)
+
+  def _keys(self) -> jax.Array:
+    """Of the parameters, and of the steps."""
+    return jax.random.split(jax.random.key(self._seed))
 
   def _state(self, params: Any, step_key: jax.Array) -> TrainState:
     return TrainState(

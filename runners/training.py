@@ -139,12 +139,11 @@ def _start(assembly: Assembly, workdir: Path, check_data: bool) -> tuple[TrainSt
     run.step = saved["data"]["batch"]
     restore_callbacks(assembly.callbacks, saved["callbacks"])
     return state, run
-  state = initializer.init()
-  if trainer.init_from:
-    trees = (state, abstract, unpadded)
-    state, saved = warm_state(trainer.init_from, trainer.model, *trees)
-    if saved is not None:
-      _take_over(run, saved, trainer.callbacks)
+  if not trainer.init_from:
+    return initializer.init(), run
+  state, saved = warm_state(trainer.init_from, trainer.model, initializer)
+  if saved is not None:
+    _take_over(run, saved, assembly.callbacks)
   return state, run
 
 

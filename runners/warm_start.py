@@ -27,23 +27,23 @@ from runners.hugging_face_config import is_folder_of_theirs
 from runners.hugging_face_reading import read_params
 from runners.init_from import InitFrom, check_source, source_of
 from runners.suggestions import nearest
-from runners.train_state import TrainState
+from runners.train_state import Initializer, TrainState
 
 _BELOW = f"{PARAMS}/"
 _LISTED = 24
 
 
 def warm_state(
-  value: Any, model: Any, fresh: TrainState, abstract: TrainState, unpadded: TrainState
+  value: Any, model: Any, initializer: Initializer
 ) -> tuple[TrainState, dict[str, Any] | None]:
   """The state that a fresh run begins with; prints what of it was loaded.
+
+  Nothing is held twice: what is loaded is not initialised before.
 
   Args:
     value: the field init_from.
     model: of the run, built.
-    fresh: the state as it begins without it, for what is missing there.
-    abstract: what is wanted: shapes, dtypes, shardings.
-    unpadded: shapes without padding of the vocabulary.
+    initializer: of the run's state, for its shapes and for what is missing there.
 
   Returns:
     The state, and the JSON that was saved beside it where everything is taken, else None.
@@ -55,15 +55,16 @@ def warm_state(
   source = source_of(value)
   check_source(source)
   if is_folder_of_theirs(source.path):
-    params = read_params(source.path, model, abstract.params, unpadded.params)
+    wanted = initializer.abstract.params, initializer.unpadded().params
+    params = read_params(source.path, model, *wanted)
     _print_lists(Path(source.path).absolute(), _shapes(params), {}, {})
-    return fresh.replace(params=params), None
+    return initializer.init_around(params), None
   folder = find_step_folder(source.path).absolute()
   try:
     step = open_step(folder)
     if source.everything and IMPORTED in step.documents[RUN]:
       raise UserError(f"init_from: {source.path} holds parameters alone, not everything")
-    state = _from_checkpoint(source, step, fresh, abstract, unpadded)
+    state = _from_checkpoint(source, step, initializer)
   except DamagedCheckpoint as error:
     raise DamagedCheckpoint(
       f"the checkpoint {folder} is damaged: {error}; name another step"
@@ -71,12 +72,11 @@ def warm_state(
   return state, step.documents[RUN] if source.everything else None
 
 
-def _from_checkpoint(
-  source: InitFrom, step: Step, fresh: TrainState, abstract: TrainState, unpadded: TrainState
-) -> TrainState:
+def _from_checkpoint(source: InitFrom, step: Step, initializer: Initializer) -> TrainState:
+  abstract = initializer.abstract
   asked = lambda name: source.everything or name.startswith(_BELOW)
   wanted = {name: x for name, x in named_arrays(abstract) if asked(name)}
-  real = dict(named_arrays(unpadded))
+  real = dict(named_arrays(initializer.unpadded()))
   there = {here: at for here, at in _renamed(step, source.rules).items() if asked(here)}
   loaded = {here: at for here, at in there.items() if here in wanted}
   missing = {here: tuple(x.shape) for here, x in wanted.items() if here not in there}
@@ -87,15 +87,20 @@ def _from_checkpoint(
   }
   if source.strict and (missing or unused):
     raise UserError(_unfitting(step, missing, unused))
+  fresh = dict(named_arrays(initializer.init())) if missing else {}
+  fresh = {name: fresh[name] for name in missing}
   at_names = lambda leaves: {at: leaves[here] for here, at in loaded.items()}
   arrays = restore_some(step, at_names(wanted), at_names(real)) if loaded else {}
   _print_lists(step.folder, {here: wanted[here].shape for here in loaded}, missing, unused)
 
-  def choose(path: Any, first: Any) -> Any:
+  def choose(path: Any, _: Any) -> Any:
     name = array_name(path)
-    return arrays[loaded[name]] if name in loaded else first
+    return arrays[loaded[name]] if name in loaded else fresh[name]
 
-  return jax.tree_util.tree_map_with_path(choose, fresh)
+  if source.everything:
+    return jax.tree_util.tree_map_with_path(choose, abstract)
+  params = jax.tree_util.tree_map_with_path(choose, {PARAMS: abstract.params})[PARAMS]
+  return initializer.init_around(params)
 
 
 def _renamed(step: Step, rules: Sequence[tuple[str, str]]) -> dict[str, str]:

@@ -42,6 +42,9 @@ class ExampleText(TextData):
   def vocabulary(self) -> Vocabulary:
     return _BYTES if self.tokenizer is None else load_tokenizer(self.tokenizer)
 
+  def document_start(self) -> int | None:
+    return self.vocabulary().bos_id if self.add_bos else None
+
   def recipes(self) -> Recipes:
     names = [field.name for field in dataclasses.fields(Recipes)]
     return Recipes(**{name: getattr(self, name) for name in names})

@@ -25,7 +25,8 @@ class HuggingFace(ExampleText):
     subset: of the data set, where it has several.
     data_files: paths, globs or URLs, for a kind of file.
     revision: of the data set on the hub.
-    streaming: read over the network, once, without a copy of the data set on this machine.
+    streaming: read over the network, without a copy of the data set on this machine: once for
+      each split, and once before to count bad rows where they are tolerated.
     num_examples: the first so many rows of the split; None: all.
     validation_fraction: of the rows of 'train' are the validation split, by a hash of each.
       None: the data set has its own splits.

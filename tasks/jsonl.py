@@ -34,9 +34,6 @@ class Jsonl(ExampleText):
   files: str | Sequence[str] | None = None
   validation_fraction: float = 0.01
 
-  def document_start(self) -> int | None:
-    return self.vocabulary().bos_id if self.add_bos else None
-
   def name(self) -> str:
     if self.files is None:
       return self._embedded().name()

@@ -88,7 +88,7 @@ class Mixture(Data):
       shard_index=shard_index,
       num_shards=num_shards,
       content=_content(opened),
-      description=self._description(opened),
+      description=_description(opened, parts),
       notes={f".sources['{name}']": source.notes for name, source in opened.items()},
       repair=lambda: JoinedRows([source.repair() for source in opened.values()]),
     )
@@ -132,14 +132,17 @@ class Mixture(Data):
         )
       self._shares()
 
-  def _description(self, opened: Mapping[str, OpenedRows]) -> dict[str, str]:
-    described = {}
-    parts = self._shares()
-    for name, source in opened.items():
-      facts = source.description
-      share = "" if parts is None else f"{parts[name] / BLOCK:.2%} of the rows, "
-      described[name] = f"{share}{facts['tokens']} tokens, {facts['store']}"
-    return described
+
+def _description(
+  opened: Mapping[str, OpenedRows], parts: Mapping[str, int] | None
+) -> dict[str, str]:
+  """Of each source; `parts` are the rows of each in a block, where there are rates."""
+  described = {}
+  for name, source in opened.items():
+    facts = source.description
+    share = "" if parts is None else f"{parts[name] / BLOCK:.2%} of the rows, "
+    described[name] = f"{share}{facts['tokens']} tokens, {facts['store']}"
+  return described
 
 
 def _content(opened: Mapping[str, OpenedRows]) -> str:

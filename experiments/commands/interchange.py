@@ -2,8 +2,13 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import fiddle as fdl
 
 from experiments.invocation import Invocation
+from experiments.resolution import Resolved
 from layers.errors import UserError
 from runners.config_files import JSON_NAME
 
@@ -25,10 +30,27 @@ def import_model(invocation: Invocation) -> int:
   named = _names_a_model(invocation)
   exp = None if named else _FAMILIES[theirs["model_type"]]
   resolved = dataclasses.replace(invocation, exp=invocation.exp or exp).resolve()
+  if not named:
+    _check_unset(resolved, theirs)
   import_folder(
     invocation.source, invocation.workdir, resolved.config, resolved.exp, adapt=not named
   )
   return 0
+
+
+def _check_unset(resolved: Resolved, theirs: Mapping[str, Any]) -> None:
+  """Raises UserError where an override and their config give a field different values."""
+  from runners.hugging_face_config import differences
+
+  changed = [f"{change.path}." for change in resolved.changes]
+  lines = differences(fdl.build(resolved.config.model), theirs)
+  of_field = lambda line: line.partition(":")[0] + "."
+  wrong = [line for line in lines if any(path.startswith(of_field(line)) for path in changed)]
+  if wrong:
+    raise UserError(
+      f"the model is made theirs, which an override contradicts: {'; '.join(wrong)}; leave it "
+      "out here, and give it where the imported run is used"
+    )
 
 
 def _import_file(invocation: Invocation, file: str, workdir: str) -> int:

@@ -48,6 +48,13 @@ def test_all_data_that_take_gin_get_it_once():
   assert mixture.sources["a"].gin == ("f.x = 1",)  # the config that was given is untouched
 
 
+def test_the_last_binding_wins_also_where_an_earlier_one_was_the_same():
+  config = apply(trainer(task(gin=("f.x = 1", "f.x = 2"))), "--gin_bindings=f.x = 1")
+  assert config.train_data.gin == ("f.x = 2", "f.x = 1")
+  again = ("--gin_bindings=f.x = 2", "--gin_bindings=f.x = 1")
+  assert apply(config, *again).train_data.gin == ("f.x = 2", "f.x = 1")
+
+
 def test_evaluation_data_that_take_it_from_the_training_data_still_do():
   config = trainer(task(gin=("f.x = 1",)), like=task(), own=task(gin=("f.x = 3",)))
   config = apply(config, "--gin_bindings=f.x = 2")

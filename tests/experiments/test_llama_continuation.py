@@ -3,7 +3,6 @@
 Its weights are split over fsdp, sequence and tensor at once, and its vocabulary is odd.
 """
 
-import numpy as np
 import pytest
 
 from experiments.llama import RULES
@@ -38,10 +37,4 @@ def test_law_2_a_llama_goes_on_on_any_layout_with_the_same_batches(tmp_path, run
     code = CODE.format(workdir=str(moved), num_steps=last, mesh=mesh, microbatch_size=size)
     run_with_devices(num_devices, code)
 
-  want, got = continued_run.losses(unbroken), continued_run.losses(moved)
-  assert list(got) == list(want) == list(range(1, num_steps + 1))
-  np.testing.assert_allclose(list(got.values()), list(want.values()), rtol=1e-5)
-
-  read, read_moved = continued_run.batches(unbroken), continued_run.batches(moved)
-  for n in range(num_steps):
-    assert len(read[n]) == 1 and read_moved[n] == read[n], n
+  continued_run.assert_same(moved, unbroken, num_steps)

@@ -139,6 +139,7 @@ def test_a_recipe_that_an_example_brings_may_be_bad_too(recipe, message):
     ("<|259|>,a", {}, "outside the vocabulary of 259"),
     ("[a],[b]", {"add_eos": False}, "masks the loss of everything"),
     ("<|bos|>,a", {"prepend_text": "x"}, "prepend_text goes before the text"),
+    ("[a],b", {"fields_from_example": "r"}, r"fields='\[a\],b' has no effect, as each"),
   ],
 )
 def test_a_wrong_recipe_is_the_users_error_before_anything_is_read(fields, changes, message):

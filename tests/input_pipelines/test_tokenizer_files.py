@@ -124,6 +124,34 @@ def test_ranks_of_a_known_number_have_the_specials_that_belong_to_them(tmp_path)
   assert vocabulary.vocab_size == 50_257 and vocabulary.decode([97, 50_256]) == "a"
 
 
+@pytest.mark.parametrize(
+  "name, num_ranks", [("r50k_base", 50_256), ("cl100k_base", 100_256), ("o200k_base", 199_998)]
+)
+def test_ranks_of_a_known_number_split_text_as_their_own_library(
+  tmp_path, monkeypatch, name, num_ranks
+):
+  tiktoken = pytest.importorskip("tiktoken")
+  known = pytest.importorskip("tiktoken_ext.openai_public")
+  joined = sorted({a + b for a in " \n\t'.1aS" for b in " \n\t'.1aS"})
+  pairs = [text.encode() for text in [*joined, "123", "1234", "aS'S", "\n \t"]]
+  pairs += [b"\xff" + i.to_bytes(4, "big") for i in range(num_ranks - 256 - len(pairs))]
+  path = save_ranks(tmp_path / "t.tiktoken", pairs)
+  ranks = {token: i for i, token in enumerate([*(bytes([i]) for i in range(256)), *pairs])}
+  monkeypatch.setattr(known, "load_tiktoken_bpe", lambda *_, **__: ranks)
+  reference = tiktoken.Encoding(**getattr(known, name)())
+  vocabulary = load_tokenizer(path)
+  for text in (TEXT, "a1234's \n\t", "aS'S a\n\n a", " \n \t\n ", "It's 12345. \t\n \t"):
+    assert vocabulary.encode(text).tolist() == reference.encode_ordinary(text)
+  assert vocabulary.eos_id == reference.eot_token
+  assert vocabulary.vocab_size == reference.n_vocab
+
+
+def test_ranks_of_an_unknown_number_are_said_to_be(tmp_path, capsys):
+  pytest.importorskip("tiktoken")
+  load_tokenizer(save_ranks(tmp_path / "t.tiktoken"))
+  assert "259 BPE ranks are of none that is known here; " in capsys.readouterr().err
+
+
 def test_other_files_are_other_vocabularies(tmp_path, sentencepiece_model):
   before = load_tokenizer(sentencepiece_model)
   assert load_tokenizer(sentencepiece_model).fingerprint() == before.fingerprint()

@@ -14,6 +14,7 @@ from layers.block import Block
 from layers.decoder import Decoder
 from layers.errors import UserError
 from layers.feed_forward import GatedFeedForward
+from layers.masks import full_mask
 from layers.normalization import RMSNorm
 from layers.rotary import Rotary
 from layers.tokens import Tokens
@@ -119,4 +120,10 @@ def test_a_model_whose_layers_keep_no_cache_is_refused():
 
   model = make_llama().clone(block=Blind())
   with pytest.raises(UserError, match="no layer of this model keeps a cache"):
+    cache.empty_cache(model, params_of(model), 1, NUM_SLOTS)
+
+
+def test_a_mask_that_sees_what_is_not_there_yet_is_refused():
+  model = make_llama(mask=full_mask)
+  with pytest.raises(UserError, match="takes causal_mask"):
     cache.empty_cache(model, params_of(model), 1, NUM_SLOTS)

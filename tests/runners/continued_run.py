@@ -86,3 +86,14 @@ def batches(workdir: Path) -> dict[int, set[str]]:
     n, content = json.loads(line)
     met.setdefault(n, set()).add(content)
   return met
+
+
+def assert_same(moved: Path, unbroken: Path, num_steps: int) -> None:
+  """Both logged every step once, with the same losses, and read the same batches."""
+  want, got = losses(unbroken), losses(moved)
+  assert list(got) == list(want) == list(range(1, num_steps + 1))
+  np.testing.assert_allclose(list(got.values()), list(want.values()), rtol=1e-5)
+
+  read, read_moved = batches(unbroken), batches(moved)
+  for n in range(num_steps):
+    assert len(read[n]) == 1 and read_moved[n] == read[n], n

@@ -4,7 +4,6 @@ Nothing has to be accepted for it. The 19 letters of the toy are no multiple of 
 vocabulary that is saved has a row of padding on some of the meshes and none on others.
 """
 
-import numpy as np
 import pytest
 
 from tests.runners import continued_run
@@ -35,13 +34,7 @@ def test_law_2_a_run_goes_on_on_any_mesh_with_the_same_batches(tmp_path, run_wit
     code = CODE.format(workdir=str(moved), num_steps=last, mesh=mesh, microbatch_size=size)
     said.append(run_with_devices(num_devices, code))
 
-  want, got = continued_run.losses(unbroken), continued_run.losses(moved)
-  assert list(got) == list(want) == list(range(1, num_steps + 1))
-  np.testing.assert_allclose(list(got.values()), list(want.values()), rtol=1e-5)
-
-  read, read_moved = continued_run.batches(unbroken), continued_run.batches(moved)
-  for n in range(num_steps):
-    assert len(read[n]) == 1 and read_moved[n] == read[n], n
+  continued_run.assert_same(moved, unbroken, num_steps)
 
   changes = [[line for line in lines if "goes on" in line] for lines in said]
   assert [len(lines) for lines in changes] == [0, 2, 2, 1, 1]

@@ -6,91 +6,38 @@ import importlib.util
 import json
 import sys
 
-import ml_dtypes
 import numpy as np
 import pytest
 
-from experiments.command_line import main
 from runners.checkpoint_listing import find_step_folder
 from runners.checkpoint_reading import open_step, read_arrays
+from runners.config_files import load
 from runners.hugging_face_names import TENSORS, Tensor
-from runners.safetensors_files import Described, write_tensors
+from tests.runners.their_folder import (
+  LLAMA,
+  SHAPES,
+  D,
+  F,
+  H,
+  K,
+  L,
+  N,
+  V,
+  assert_same,
+  read_all,
+  runner,
+  write_folder,
+)
 
 needs_safetensors = pytest.mark.skipif(
   importlib.util.find_spec("safetensors") is None,
   reason="safetensors is not installed: pip install 'strata[hf]'",
 )
 
-V, D, F, N, K, H, L = 260, 8, 12, 4, 2, 2, 2
-LLAMA = {
-  "architectures": ["LlamaForCausalLM"],
-  "model_type": "llama",
-  "vocab_size": V,
-  "hidden_size": D,
-  "intermediate_size": F,
-  "num_hidden_layers": L,
-  "num_attention_heads": N,
-  "num_key_value_heads": K,
-  "rms_norm_eps": 1e-6,
-  "rope_theta": 10000.0,
-  "eos_token_id": 2,
-}
-SHAPES = {
-  "model.embed_tokens.weight": (V, D),
-  "model.norm.weight": (D,),
-  "lm_head.weight": (V, D),
-}
-for layer in range(L):
-  SHAPES |= {
-    f"model.layers.{layer}.{name}.weight": shape
-    for name, shape in {
-      "input_layernorm": (D,),
-      "post_attention_layernorm": (D,),
-      "self_attn.q_proj": (N * H, D),
-      "self_attn.k_proj": (K * H, D),
-      "self_attn.v_proj": (K * H, D),
-      "self_attn.o_proj": (D, N * H),
-      "mlp.gate_proj": (F, D),
-      "mlp.up_proj": (F, D),
-      "mlp.down_proj": (D, F),
-    }.items()
-  }
+EVERY_TENSOR = {tensor.name: tensor for family in TENSORS.values() for tensor in family}
 
 
-def write_folder(folder, shapes=SHAPES, dtype="float32", max_bytes=10**9, **config):
-  """Their folder with random tensors, which are returned."""
-  folder.mkdir()
-  generator = np.random.default_rng(0)
-  dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
-  tensors = {name: generator.normal(size=shape).astype(dtype) for name, shape in shapes.items()}
-  described = {name: Described(x.shape, x.dtype) for name, x in tensors.items()}
-  write_tensors(folder, described, tensors.__getitem__, max_bytes)
-  (folder / "config.json").write_text(json.dumps({**LLAMA, **config}))
-  (folder / "tokenizer.json").write_text("{}")
-  return tensors
-
-
-def runner(*arguments, capsys=None):
-  """The exit code, and what went to stderr where that is captured."""
-  code = main(["runner", *map(str, arguments)])
-  return (code, capsys.readouterr().err) if capsys else code
-
-
-def read_all(folder):
-  from runners.safetensors_files import TensorFolder
-
-  with TensorFolder(folder) as tensors:
-    return {name: tensors.read(name) for name in tensors.tensors}
-
-
-def assert_same(got, want):
-  assert got.keys() == want.keys()
-  for name, x in want.items():
-    assert (got[name].dtype, got[name].shape) == (x.dtype, x.shape), name
-    assert got[name].tobytes() == x.tobytes(), name
-
-
-@pytest.mark.parametrize("tensor", {t for family in TENSORS.values() for t in family}, ids=str)
+@pytest.mark.parametrize("tensor", EVERY_TENSOR.values(), ids=EVERY_TENSOR)
 def test_splitting_is_the_inverse_of_joining(tensor: Tensor):
   shape = {0: (4, 2), 1: (6, 4, 2), 2: (4, 2, 6)}[tensor.inputs]
   parts = [np.random.default_rng(n).normal(size=shape) for n in range(len(tensor.parts))]
@@ -129,15 +76,6 @@ def test_a_folder_comes_back_as_it_was(scanned, tmp_path):
   config = json.loads((again / "config.json").read_text())
   assert {name: config[name] for name in LLAMA} == LLAMA and config["dtype"] == "bfloat16"
   assert (again / "tokenizer.json").is_file()
-
-
-@needs_safetensors
-def test_a_dtype_may_be_asked_for(tmp_path):
-  theirs, run, again = (tmp_path / name for name in ("theirs", "run", "again"))
-  tensors = write_folder(theirs)
-  assert runner("import", f"--from={theirs}", f"--workdir={run}") == 0
-  assert runner("export", f"--workdir={run}", f"--to={again}", "--dtype=bfloat16") == 0
-  assert_same(read_all(again), {n: x.astype(ml_dtypes.bfloat16) for n, x in tensors.items()})
 
 
 @needs_safetensors
@@ -183,7 +121,8 @@ def test_tensors_have_to_be_those_of_the_model(change, message, tmp_path, capsys
     ({"model_type": "bert"}, "model_type 'bert' is not known"),
     ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "rope_type 'dynamic'"),
     ({"hidden_act": "relu6"}, "activation 'relu6'"),
-    ({"rms_norm_eps": 1e-6, "pretraining_tp": 2}, "pretraining_tp=2"),
+    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
+    ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5"),
   ],
 )
 def test_what_a_model_here_cannot_be_is_refused(config, message, tmp_path, capsys):
@@ -191,6 +130,43 @@ def test_what_a_model_here_cannot_be_is_refused(config, message, tmp_path, capsy
   arguments = (f"--from={tmp_path / 'theirs'}", f"--workdir={tmp_path / 'run'}")
   code, err = runner("import", *arguments, capsys=capsys)
   assert code == 2 and message in err and len(err.splitlines()) == 1
+
+
+@needs_safetensors
+def test_what_old_files_and_configs_have_or_lack_changes_nothing(tmp_path):
+  from safetensors.numpy import save_file
+
+  theirs, run = tmp_path / "theirs", tmp_path / "run"
+  tensors = write_folder(theirs, pretraining_tp=2)
+  buffers = {"h.0.attn.bias": np.ones((1, 4), bool), "h.0.attn.masked_bias": np.zeros(1, "u1")}
+  save_file(tensors | buffers, theirs / "model.safetensors")
+  config = json.loads((theirs / "config.json").read_text())
+  del config["rms_norm_eps"]
+  (theirs / "config.json").write_text(json.dumps(config))
+  assert runner("import", f"--from={theirs}", f"--workdir={run}") == 0
+  assert load(run).config.model.norm.epsilon == 1e-6
+
+
+@needs_safetensors
+def test_an_override_that_theirs_contradicts_is_refused_and_not_swallowed(tmp_path, capsys):
+  write_folder(tmp_path / "theirs")
+  arguments = ("import", f"--from={tmp_path / 'theirs'}", f"--workdir={tmp_path / 'run'}")
+  more = ("--set=model.block.attention.rotary.theta=1e6", f"--set=model.num_layers={L}")
+  code, err = runner(*arguments, *more, capsys=capsys)
+  assert code == 2 and err.count("there") == 1
+  assert "rotary.theta: 10000.0 there, 1000000.0 here; leave it out here" in err
+
+
+@needs_safetensors
+def test_weights_that_are_no_floats_are_refused(tmp_path, capsys):
+  from safetensors.numpy import save_file
+
+  tensors = write_folder(tmp_path / "theirs")
+  tensors["model.norm.weight"] = np.ones(D, np.uint8)
+  save_file(tensors, tmp_path / "theirs" / "model.safetensors")
+  arguments = (f"--from={tmp_path / 'theirs'}", f"--workdir={tmp_path / 'run'}")
+  code, err = runner("import", *arguments, capsys=capsys)
+  assert code == 2 and "model.norm.weight: uint8 there; known are float32" in err
 
 
 @needs_safetensors

@@ -145,3 +145,12 @@ def test_a_pattern_that_freezes_nothing_is_refused_with_the_nearest_name():
   optimizer = optimizers.adamw(0.5, frozen=("embeding/table",))
   with pytest.raises(UserError, match="'embeding/table' is found in no .*embedding/table"):
     optimizer.init(_params())
+
+
+@pytest.mark.parametrize(
+  ("frozen", "said"),
+  [("^embedding/", r"write a list, \['\^embedding/'\]"), (["("], "is no regular expression")],
+)
+def test_frozen_has_to_be_a_list_of_regular_expressions(frozen, said):
+  with pytest.raises(UserError, match=said):
+    optimizers.adamw(1e-2, frozen=frozen)

@@ -7,6 +7,7 @@ import pytest
 
 from input_pipelines.batches import SEGMENTS
 from runners.callbacks import Run
+from runners.init_from import InitFrom
 from runners.json_lines import JsonLines
 from runners.source_tokens import SourceTokens
 from runners.training import train
@@ -17,21 +18,22 @@ from tests.runners.toy_run import toy_config
 B, T = 8, 12
 
 
-def config_of(folder, num_steps):
+def config_of(folder, num_steps, rates=None, **fields):
   sources = {
     name: fdl.Config(Jsonl, files=str(folder / f"{name}.jsonl"), validation_fraction=0.0)
     for name in ("web", "code")
   }
   return toy_config(
-    train_data=fdl.Config(Mixture, sources=sources, rates={"web": 3, "code": 1}),
+    train_data=fdl.Config(Mixture, sources=sources, rates=rates or {"web": 3, "code": 1}),
     num_steps=num_steps,
     log_every=2,
     writers=[fdl.Config(JsonLines)],
+    **fields,
   )
 
 
-def run(folder, workdir, num_steps, *accept):
-  config = config_of(folder, num_steps)
+def run(folder, workdir, num_steps, *accept, **fields):
+  config = config_of(folder, num_steps, **fields)
   assert not train(
     config, "toy", str(workdir), accept_changes=accept, cache_dir=str(folder / "cache")
   )
@@ -75,6 +77,18 @@ def test_counts_and_losses_after_restarts_are_those_of_the_unbroken_run(folder):
   for row in unbroken:
     again = rows[row["step"]]
     assert tokens_of(again) == tokens_of(row) and again["train/loss"] == row["train/loss"]
+
+
+def test_a_run_begun_from_everything_counts_on_from_what_was_read(folder):
+  before = tokens_of(run(folder, folder / "before", 4)[-1])
+  everything = fdl.Config(InitFrom, path=str(folder / "before"), everything=True)
+  rates = {"web": 1, "code": 9}
+  (row,) = run(folder, folder / "after", 6, rates=rates, init_from=everything)
+  alone = run(folder, folder / "alone", 6, rates=rates)
+  (at_4,), (at_6,) = ([r for r in alone if r["step"] == step] for step in (4, 6))
+  assert tokens_of(at_4) != before  # other rates read something else
+  for name, tokens in tokens_of(row).items():
+    assert tokens == before[name] + tokens_of(at_6)[name] - tokens_of(at_4)[name]
 
 
 class Halves:

@@ -4,11 +4,14 @@ import re
 
 import fiddle as fdl
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from layers.errors import UserError
 from runners import optimizers
+from runners.assembly import assemble
 from runners.callbacks import EarlyStopping
 from runners.checkpoint_inventory import named_arrays
 from runners.checkpoint_listing import find_step_folder
@@ -54,13 +57,10 @@ def saved(before):
 def _begin_from(config, **source):
   """Name -> array of the state that begins there, of the fresh one, and the documents."""
   assembly, fresh = begin(config)
-  initializer = assembly.initializer
   state, documents = warm_state(
     fdl.Config(InitFrom, **source),
     assembly.trainer.model,
-    fresh,
-    initializer.abstract,
-    initializer.unpadded(),
+    assembly.initializer,
   )
   assert_bitwise_equal(jax.tree.map(np.shape, state), jax.tree.map(np.shape, fresh))
   return dict(named_arrays(state)), dict(named_arrays(fresh)), documents
@@ -76,6 +76,36 @@ def test_parameters_come_along_and_nothing_else(before, saved, capsys):
   assert lines[0] == f"init_from   {before / 'checkpoints' / '2'}"
   assert "  loaded    20" in lines and "  missing   0" in lines and "  unused    0" in lines
   assert "    params/embedding/table  19x16" in lines
+
+
+def _keeping_the_first(learning_rate):
+  """An optimizer whose state holds the parameters that it began with."""
+  return optax.GradientTransformation(
+    lambda params: jax.tree.map(jnp.copy, params),
+    lambda updates, state, params=None: (updates, state),
+  )
+
+
+def test_an_optimizer_that_keeps_parameters_begins_with_those_loaded(before):
+  config = _config()
+  config.optimizer = fdl.Config(_keeping_the_first, learning_rate=1e-2)
+  for source in ({}, {"strict": False, "rules": [("^final_norm/", "other_norm/")]}):
+    state, _, _ = _begin_from(config, path=str(before), **source)
+    kept = {n.removeprefix("opt_state/"): x for n, x in state.items() if "opt_state/" in n}
+    assert len(kept) == 20
+    for name, x in kept.items():
+      np.testing.assert_array_equal(x, state[f"params/{name}"])
+
+
+def test_what_is_all_loaded_is_not_initialised_before(before, monkeypatch):
+  initializer = assemble(_config(), "unused").initializer
+  monkeypatch.setattr(initializer, "init", None)
+  for everything in (False, True):
+    source = fdl.Config(InitFrom, path=str(before), everything=everything)
+    state, _ = warm_state(source, None, initializer)
+    described = lambda x: (x.shape, x.dtype)
+    got, want = (jax.tree.map(described, tree) for tree in (state, initializer.abstract))
+    assert got == want
 
 
 def test_everything_comes_along_padding_aside(before, saved):

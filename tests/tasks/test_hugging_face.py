@@ -70,6 +70,11 @@ def test_a_saved_data_set_is_read_from_its_folder(tmp_path, cache):
   assert texts(store) == [row["answer"] for row in rows_of(20)]
 
 
+def test_a_document_starts_with_bos_where_the_examples_do():
+  assert HuggingFace(path="c4").document_start() == BYTES.bos_id
+  assert HuggingFace(path="c4", add_bos=False).document_start() is None
+
+
 def test_a_build_goes_on_at_any_row(tmp_path, cache):
   path = write(tmp_path / "a.jsonl", rows_of(20))
   for streaming in (False, True):
@@ -96,6 +101,23 @@ def test_rows_are_held_out_by_their_hash_where_the_data_set_has_no_split_for_it(
   ]
   assert sorted(parts[0] + parts[1]) == sorted(row["answer"] for row in rows_of(100))
   assert 8 < len(parts[1]) < 35
+
+
+def test_rows_with_objects_in_them_are_in_one_split_at_every_reading(tmp_path, cache):
+  image = pytest.importorskip("PIL.Image")
+  import datasets
+
+  rows = [{"text": f"{i}", "image": image.new("L", (2, 2))} for i in range(60)]
+  datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
+  parts = [
+    texts(
+      HuggingFace(path=str(tmp_path / "saved"), split=split, validation_fraction=0.5).store(
+        cache
+      )
+    )
+    for split in ("train", "validation")
+  ]
+  assert sorted(parts[0] + parts[1]) == sorted(row["text"] for row in rows)
 
 
 def test_other_rows_and_other_recipes_are_another_identity(tmp_path, cache):

@@ -57,6 +57,7 @@ def test_evaluation_reads_all_of_every_source_whatever_the_rates(sources, tmp_pa
   for batch_size in (1, 4):
     batches = opened(mixture, tmp_path, seed=None, batch_size=batch_size)
     sums.append(sum(batch[WEIGHTS].sum() for batch in batches))
+    assert "of the rows" not in batches.description["code"]
   alone = [
     opened(Mixture(sources={name: data}, split="validation"), tmp_path, seed=None)
     for name, data in sources.items()
