@@ -52,7 +52,7 @@ from experiments import command_line
 from experiments.overrides import Override
 from experiments.resolution import resolve
 import jax
-from runners import compilation_cache, host_allocator, training
+from runners import compilation_cache, host_allocator
 from runners.assembly import assemble
 from runners.meshes import place
 reached("imports")
@@ -67,7 +67,7 @@ assembly = assemble(config, cache_dir)
 reached("data, shapes")
 state = jax.block_until_ready(assembly.initializer.init())
 reached("parameters")
-training.flops_per_step(assembly)
+assembly.model_flops()
 reached("FLOPs")
 batch = place(assembly.batches[0], assembly.batch_sharding)
 compiled = assembly.train_step().lower(state, batch).compile()

@@ -26,7 +26,7 @@ def main() -> None:
     _export(options.export, assembly, batches)
   else:
     facts = {
-      "flops": _flops_per_step(assembly),
+      "flops": assembly.model_flops(),
       "flops_per_s": _product_rate(assembly.trainer, options.compute_dtype),
     }
     serve(_step(assembly, batches), facts)
@@ -64,12 +64,6 @@ def _step(assembly: Any, batches: list[Any]) -> Any:
     return float(loss)
 
   return step
-
-
-def _flops_per_step(assembly: Any) -> int:
-  from runners.training import flops_per_step
-
-  return flops_per_step(assembly)
 
 
 def _export(path: Path, assembly: Any, batches: list[Any]) -> None:

@@ -30,8 +30,9 @@ from runners.layout import (
 from runners.memory import check_memory
 from runners.meshes import batch_sharding, check_batch
 from runners.source_tokens import SourceTokens
+from runners.step_flops import model_flops
 from runners.train_state import Initializer, ModelInit
-from runners.train_step import Step, make_eval_step, make_train_step
+from runners.train_step import make_eval_step, make_train_step
 from runners.trainer import Trainer
 
 
@@ -40,7 +41,7 @@ class Assembly:
   """The parts of a run.
 
   Attributes:
-    trainer: built, with everything derived filled in.
+    config: with everything derived filled in; trainer: built of it.
     num_steps: where training ends.
     mesh: of devices.
     batches: of the training data; eval_batches: name -> batches.
@@ -48,6 +49,7 @@ class Assembly:
     learning_rate: step -> rate, or None for an optimizer without that argument.
   """
 
+  config: fdl.Config
   trainer: Trainer
   num_steps: int
   mesh: jax.sharding.Mesh
@@ -72,35 +74,20 @@ class Assembly:
     counting = [SourceTokens(self.batches)] if isinstance(self.batches, MixedBatches) else []
     return (*counting, *self.trainer.callbacks)
 
-  @property
-  def num_microbatches(self) -> int:
-    return self.trainer.batch_size // (self.trainer.microbatch_size or self.trainer.batch_size)
+  def model_flops(self) -> int:
+    """Of one update: see runners/step_flops.py."""
+    return model_flops(self.config.model, self.trainer, self.initializer.abstract)
 
-  def train_step(self) -> Step:
+  def train_step(self) -> jax.stages.Wrapped:
     """Jitted, donating the state."""
-    trainer = self.trainer
-    step = make_train_step(
-      trainer.model,
-      trainer.objective,
-      trainer.optimizer,
-      num_microbatches=self.num_microbatches,
-      mesh=self.mesh,
-      rules=trainer.sharding,
-    )
-    shardings = self.initializer.shardings
-    return jax.jit(
-      step,
-      donate_argnums=0,
-      in_shardings=(shardings, self.batch_sharding),
-      out_shardings=(shardings, None),
-    )
+    return jitted_train_step(self.trainer, self.initializer, self.mesh)
 
   def evaluator(self) -> Evaluator:
     trainer = self.trainer
     step = make_eval_step(
       trainer.model,
       trainer.objective,
-      num_microbatches=self.num_microbatches,
+      num_microbatches=trainer.num_microbatches,
       mesh=self.mesh,
       rules=trainer.sharding,
     )
@@ -108,6 +95,27 @@ class Assembly:
       step, in_shardings=(self.initializer.shardings.params, self.batch_sharding)
     )
     return Evaluator(jitted, trainer.objective, self.eval_batches, self.batch_sharding)
+
+
+def jitted_train_step(
+  trainer: Trainer, initializer: Initializer, mesh: jax.sharding.Mesh
+) -> jax.stages.Wrapped:
+  """(state, batch) -> (state, loss), the state donated."""
+  step = make_train_step(
+    trainer.model,
+    trainer.objective,
+    trainer.optimizer,
+    num_microbatches=trainer.num_microbatches,
+    mesh=mesh,
+    rules=trainer.sharding,
+  )
+  shardings = initializer.shardings
+  return jax.jit(
+    step,
+    donate_argnums=0,
+    in_shardings=(shardings, batch_sharding(mesh)),
+    out_shardings=(shardings, None),
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,10 +147,11 @@ def draw(
   mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh,
   train_data: Data,
   vocabulary: Vocabulary | None = None,
+  platform: str | None = None,
 ) -> Blueprint:
   """The model on the mesh; nothing is allocated, and no data are read.
 
-  `vocabulary` is that of the data unless another is given.
+  `vocabulary` is that of the data unless another is given, `platform` of the devices jax's.
 
   Raises:
     UserError: the mesh, the rules, the batch and the model do not fit each other.
@@ -152,7 +161,7 @@ def draw(
     if getattr(config, name):
       check_batch(name, getattr(config, name), mesh)
   vocabulary = vocabulary or train_data.vocabulary()
-  config = derive(config, vocabulary=vocabulary, mesh=mesh.shape)
+  config = derive(config, vocabulary=vocabulary, mesh=mesh.shape, platform=platform)
   trainer: Trainer = fdl.build(derive_schedules(config, config.num_steps or 1))
   example = train_data.example(trainer.sequence_length)
   model = ModelInit(trainer.model, trainer.objective, example)
@@ -194,6 +203,7 @@ def assemble(config: fdl.Config, cache_dir: str) -> Assembly:
     initializer = blueprint.initializer(trainer, mesh)
   optimizer = derive_schedules(blueprint.config, num_steps).optimizer
   return Assembly(
+    config=blueprint.config,
     trainer=trainer,
     num_steps=num_steps,
     mesh=mesh,

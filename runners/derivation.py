@@ -78,7 +78,11 @@ def derive_eval_data(config: fdl.Config) -> fdl.Config:
 
 
 def derive(
-  config: fdl.Config, *, vocabulary: Vocabulary | None, mesh: Mapping[str, int]
+  config: fdl.Config,
+  *,
+  vocabulary: Vocabulary | None,
+  mesh: Mapping[str, int],
+  platform: str | None = None,
 ) -> fdl.Config:
   """A copy with everything of SOURCES filled in but what `derive_schedules` does.
 
@@ -86,10 +90,11 @@ def derive(
     config: of a Trainer.
     vocabulary: of the training data; None for data without one.
     mesh: axis -> devices along it.
+    platform: of the devices; None: jax's default.
   """
   config = derive_eval_data(config)
   facts: dict[str, Any] = {
-    **_precision(config),
+    **_precision(config, platform or jax.default_backend()),
     "max_positions": config.sequence_length,
     "residual_depth": getattr(config.model, "num_layers", None),
   }
@@ -114,9 +119,8 @@ def _fill(root: Any, facts: dict[str, Any]) -> None:
     setattr(node, name, facts[name])
 
 
-def _precision(config: fdl.Config) -> dict[str, str]:
-  precision = fdl.build(config.precision)
-  on_cpu = jax.default_backend() == "cpu"
+def _precision(config: fdl.Config, platform: str) -> dict[str, str]:
+  precision, on_cpu = fdl.build(config.precision), platform == "cpu"
   compute = precision.compute_dtype or ("float32" if on_cpu else "bfloat16")
   activation = precision.activation_dtype or ("float32" if on_cpu else compute)
   return dict(zip(_PRECISION, (compute, precision.param_dtype, activation), strict=True))

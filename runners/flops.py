@@ -45,6 +45,11 @@ def tally(function: Callable, *arguments: Any) -> Tally:
   return _tally(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
+def tally_traced(traced: jax.stages.Traced) -> Tally:
+  """Of a function that is jitted and traced."""
+  return _tally(traced.jaxpr.jaxpr)
+
+
 def train_step_flops(forward: Callable, *arguments: Any) -> int:
   """Model FLOPs of a training step whose loss is `forward(*arguments)`: three forward passes.
 

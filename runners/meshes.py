@@ -99,9 +99,9 @@ class MeshShape:
     known = math.prod(size for size in (*inner.values(), *self.slices().values()) if size > 0)
     return at_hand if -1 in inner.values() and at_hand % known == 0 else known
 
-  def build(self) -> Mesh:
-    """The mesh over all devices, neighbours placed by their topology."""
-    devices = jax.devices()
+  def build(self, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh over `devices`, or all there are, neighbours placed by their topology."""
+    devices = jax.devices() if devices is None else devices
     return Mesh(arrange(self.sizes(len(devices)), self.slices(), devices), AXES)
 
   def describe(self, num_devices: int) -> AbstractMesh:

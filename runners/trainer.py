@@ -87,3 +87,8 @@ class Trainer:
   callbacks: Sequence[Callback] = ()
   writers: Sequence[WriterConfig] = ()
   init_from: str | InitFrom | None = None
+
+  @property
+  def num_microbatches(self) -> int:
+    """Forward passes that an update is made of."""
+    return self.batch_size // (self.microbatch_size or self.batch_size)

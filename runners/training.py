@@ -21,7 +21,7 @@ from runners.callbacks import Callback, Run, restore_callbacks
 from runners.checkpoint_fallback import restore_newest
 from runners.checkpoint_listing import CHECKPOINTS
 from runners.checkpoints import IMPORTED, CheckpointWriter
-from runners.flops import peak_flops, train_step_flops
+from runners.flops import peak_flops
 from runners.init_from import check_source
 from runners.meshes import place
 from runners.signals import Interruption
@@ -31,7 +31,6 @@ from runners.train_state import TrainState, empty_metrics
 from runners.warm_start import warm_state
 from runners.workdir import Workdir
 from runners.writers import MultiWriter, open_writers
-from tasks.objective import with_rows
 
 
 def train(
@@ -188,28 +187,12 @@ def _loop(
     checkpoints=checkpoints,
     throughput=Throughput(
       tokens_per_step=trainer.batch_size * trainer.sequence_length,
-      flops_per_step=flops_per_step(assembly),
+      flops_per_step=assembly.model_flops(),
       peak_flops=peak and peak * jax.device_count(),
     ),
     log_every=trainer.log_every,
     eval_every=trainer.eval_every,
   )
-
-
-def flops_per_step(assembly: Assembly) -> int:
-  """Model FLOPs of one update on the global batch: see runners/flops.py."""
-  trainer = assembly.trainer
-
-  def forward(params: Any, batch: Any) -> Any:
-    apply = lambda *inputs: trainer.model.apply({"params": params}, *inputs)
-    return trainer.objective.loss(apply, batch, trainer.objective.totals(batch))[0]
-
-  rows = {
-    key: jax.ShapeDtypeStruct((trainer.batch_size, *x.shape[1:]), x.dtype)
-    for key, x in trainer.train_data.example(trainer.sequence_length).items()
-  }
-  batch = jax.eval_shape(with_rows, rows)
-  return train_step_flops(forward, assembly.initializer.abstract.params, batch)
 
 
 def _fetcher(assembly: Assembly):

@@ -1,0 +1,54 @@
+"""FLOPs of one update: those of the model, and those that the program computes.
+
+Model FLOPs are the model's alone, whatever computes it: attention counts as the dense core has
+it, all scores of a row, so that MFU compares one core, one mesh and one machine with another.
+The program's leave out what its core leaves out, and add what it computes again.
+"""
+
+import inspect
+from typing import Any
+
+import fiddle as fdl
+import jax
+
+from layers.attention import dense_attention
+from runners.config_tree import copy_config, walk
+from runners.flops import train_step_flops
+from runners.train_state import TrainState
+from runners.trainer import Trainer
+from tasks.objective import with_rows
+
+
+def model_flops(model: fdl.Config, trainer: Trainer, state: TrainState) -> int:
+  """Of one update on the global batch: see runners/flops.py.
+
+  Args:
+    model: the config that trainer.model was built of.
+    state: shapes.
+  """
+  reference: Any = fdl.build(_with_dense_cores(model))
+
+  def forward(params: Any, batch: Any) -> Any:
+    apply = lambda *inputs: reference.apply({"params": params}, *inputs)
+    return trainer.objective.loss(apply, batch, trainer.objective.totals(batch))[0]
+
+  batch = jax.eval_shape(with_rows, global_batch(trainer))
+  return train_step_flops(forward, state.params, batch)
+
+
+def global_batch(trainer: Trainer, sharding: Any = None) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes of what one update reads."""
+  example = trainer.train_data.example(trainer.sequence_length)
+  return {
+    key: jax.ShapeDtypeStruct((trainer.batch_size, *x.shape[1:]), x.dtype, sharding=sharding)
+    for key, x in example.items()
+  }
+
+
+def _with_dense_cores(model: fdl.Config) -> fdl.Config:
+  model = copy_config(model)
+  for _, node, _ in [((), model, None), *walk(model)]:
+    if isinstance(node, fdl.Buildable):
+      if "core" in inspect.signature(fdl.get_callable(node)).parameters:
+        setattr(node, "core", dense_attention)
+  return model
