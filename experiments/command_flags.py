@@ -58,6 +58,13 @@ def define_flags() -> tuple[flags.FlagValues, list[Override]]:
   string("cache_dir", None, "DIR of token stores (default: $STRATA_CACHE)", flag_values=values)
   string("from", None, "FOLDER of Hugging Face, or FILE of LWM", flag_values=values)
   string("to", None, "FOLDER to write", flag_values=values)
+  string("topology", None, "KIND:SHAPE, as v5p:4x4x4, h100:8x8, cpu:8", flag_values=values)
+  flags.DEFINE_boolean("search", False, "which mesh, remat, microbatch", flag_values=values)
+  number("minutes", 4.0, "to search at most", flag_values=values)
+  number("mfu", 0.4, "model FLOP utilisation to tell the time for", flag_values=values)
+  number("tokens", None, "to train on; the run's", flag_values=values)
+  number("price", 0.0, "of a device for an hour", flag_values=values)
+  flags.DEFINE_boolean("json", False, "one JSON object", flag_values=values)
   string("dtype", None, "float32, bfloat16 or float16; the checkpoint's", flag_values=values)
   flags.DEFINE_boolean("help", False, "this text", short_name="h", flag_values=values)
   return values, overrides

@@ -1,7 +1,8 @@
 """The command line: `runner [COMMAND] --exp=NAME [--set=PATH=VALUE]... [--workdir=DIR]...`.
 
-Exit codes: 0 done; 2 the user's input is wrong, said in one line; 1 the run diverged, said in
-one line too, or anything else, with a traceback; 130 and 143 stopped by a signal.
+Exit codes: 0 done; 2 the user's input is wrong, said in one line; 3 a plan does not fit; 1 the
+run diverged, said in one line too, or anything else, with a traceback; 130 and 143 stopped by a
+signal.
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ HELP = "help"
 
 _REPEATABLE = (*VERBS, "load", "accept_change", "sweep", "prompt")
 _CONFIG_FLAGS = ("exp", *VERBS, "load")
+_PLAN_FLAGS = ("topology", "search", "minutes", "to", "mfu", "tokens", "price", "json")
 _SAMPLING_FLAGS = ("prompt", "max_tokens", "temperature", "top_k", "top_p", "seed")
 
 
@@ -97,6 +99,12 @@ COMMANDS = {
     "running:preview_data",
     "the first packed rows, decoded: --num_rows=N; --cache: only the token store",
     (*_CONFIG_FLAGS, "num_rows", "cache", "cache_dir"),
+  ),
+  "plan": Command(
+    "planning:plan_run",
+    "memory, FLOPs, collectives without the devices: --topology=v5p:4x4x4, h100:8x8, cpu:8"
+    " [--mfu --tokens --price --json]; --search [--minutes --to=FILE]: the best mesh",
+    (*_CONFIG_FLAGS, *_PLAN_FLAGS),
   ),
   "import": Command(
     "interchange:import_model",

@@ -39,6 +39,13 @@ class Invocation:
   source: str | None = None  # --from
   to: str | None = None
   dtype: str | None = None
+  topology: str | None = None
+  search: bool = False
+  minutes: float = 4.0
+  mfu: float = 0.4
+  tokens: float | None = None
+  price: float = 0.0
+  json: bool = False
 
   def prepare(self) -> None:
     """Imports what `--load` names, also out of the current folder."""

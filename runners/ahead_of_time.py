@@ -58,6 +58,7 @@ def plan_step(config: fdl.Config, topology: topologies.Topology | None) -> dict[
   compiled, refusal = _compiled(traced.lower())
   return {
     "devices": len(devices),
+    "device_kind": devices[0].device_kind,
     "mesh": {axis: size for axis, size in mesh.shape.items() if size > 1},
     "parameters": initializer.num_params(),
     "tokens_per_step": trainer.batch_size * trainer.sequence_length,

@@ -50,5 +50,5 @@ def _with_dense_cores(model: fdl.Config) -> fdl.Config:
   for _, node, _ in [((), model, None), *walk(model)]:
     if isinstance(node, fdl.Buildable):
       if "core" in inspect.signature(fdl.get_callable(node)).parameters:
-        setattr(node, "core", dense_attention)
+        node.core = dense_attention
   return model

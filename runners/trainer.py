@@ -15,6 +15,7 @@ from input_pipelines.batches import Data
 from layers.dtypes import DType
 from layers.sharding import Rules
 from runners.callbacks import Callback
+from runners.collective_budget import Allowance
 from runners.init_from import InitFrom
 from runners.meshes import DEFAULT_RULES, MeshShape
 from runners.retention import Checkpoints
@@ -65,6 +66,7 @@ class Trainer:
     writers: where scalars go, all at once.
     init_from: a run, checkpoint or Hugging Face folder whose parameters a fresh run begins
       with; see runners/init_from.py.
+    collective_budget: what the compiled program may exchange; `runner plan` checks it.
   """
 
   model: nn.Module
@@ -87,6 +89,7 @@ class Trainer:
   callbacks: Sequence[Callback] = ()
   writers: Sequence[WriterConfig] = ()
   init_from: str | InitFrom | None = None
+  collective_budget: Sequence[Allowance] = ()
 
   @property
   def num_microbatches(self) -> int:

@@ -21,7 +21,7 @@ from runners.folder_lock import hold
 RUN_NAME = "run.json"
 
 # Fields that say where and in which portions the same numbers are computed.
-_ONLY_PLACES = ("mesh", "sharding", "microbatch_size")
+_ONLY_PLACES = ("mesh", "sharding", "microbatch_size", "collective_budget")
 _SAME_RUN = ": the run goes on with the same batches, equal up to rounding"
 
 _PACKAGES = ("strata", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "fiddle", "clu")
