@@ -32,9 +32,7 @@ from runners.topologies import Topology
 
 # From what takes the least memory to what computes the least.
 _REMAT = ("full", "dots", "none")
-_LONG = (
-  32_768  # tokens; below, rows are split over devices only where there are too few of them
-)
+_LONG = 32_768  # tokens; shorter rows are split over devices only where they are too few
 _GIB = 2**30
 
 
@@ -72,9 +70,8 @@ class Candidate:
 
   def __str__(self) -> str:
     mesh = " ".join(f"{axis}={size}" for axis, size in self.mesh.items() if size > 1)
-    return (
-      f"{mesh or 'one device'} remat={self.remat} microbatch={self.settings['microbatch_size']}"
-    )
+    rows = self.settings["microbatch_size"]
+    return f"{mesh or 'one device'} remat={self.remat} microbatch={rows}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +93,7 @@ class Tried:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-  """What came of a search: those that fit, the fastest first; those that do not; how many more."""
+  """What came of a search: those that fit, fastest first, those that do not, how many more."""
 
   ranked: Sequence[Tried]
   too_large: Sequence[Tried]
@@ -133,7 +130,7 @@ def search(
   if not queue:
     raise UserError(
       f"no mesh of {topology.num_devices} devices suits: the parameters, moments and gradients "
-      f"take more than {usable_bytes(topology) / _GIB:.1f} GiB of each, or batch_size="
+      f"take more than {(usable_bytes(topology) or 0) / _GIB:.1f} GiB of each, or batch_size="
       f"{config.batch_size} rows cannot be split; take more devices or another batch_size"
     )
   tried: list[Tried] = []
@@ -167,7 +164,7 @@ def search(
 
 def ranking(found: Found) -> list[str]:
   """The table: what fits, then what does not."""
-  head = ("candidate", "peak GiB", "compute", "products s", "step s at best")
+  head: tuple[str, ...] = ("candidate", "peak GiB", "compute", "products s", "step s at best")
   rows = [head]
   for one in (*found.ranked, *found.too_large):
     peak, ratio = one.plan.bytes_per_device["peak"], one.plan.hardware_flops_per_step
@@ -269,10 +266,11 @@ def _product_seconds(found: Plan) -> float | None:
 
 def _exchange_seconds(found: Plan, mesh: Mapping[str, int], topology: Topology) -> float:
   """Each exchange at the speed of the links that its devices share, one after another."""
-  return sum(
+  each_alone = (
     _factor(each) * each.bytes / _speed(each, mesh, topology)
     for each in found.collectives or ()
   )
+  return sum(each_alone)
 
 
 def _factor(each: Collective) -> int:

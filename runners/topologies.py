@@ -1,4 +1,4 @@
-"""Accelerators that need not be there: their names, memory and speed, and devices to compile for.
+"""Accelerators that need not be there: names, memory and speed, and devices to compile for.
 
   v5p:4x4x4     TPU chips along the dimensions of a slice
   h100:8x8      hosts x GPUs of a host
@@ -6,8 +6,8 @@
 
 Memory is what the compiler of a TPU grants a program, and what a GPU says of itself. Network:
 bytes a second that one device sends, over the links within a slice or host, and beyond a host.
-Sources: cloud.google.com/tpu/docs, NVIDIA's data sheets, and for what the compiler wants to know
-of a GPU openxla/xla, xla/backends/gpu/target_config/specs.
+Sources: cloud.google.com/tpu/docs, NVIDIA's data sheets, and for what the compiler wants to
+know of a GPU openxla/xla, xla/backends/gpu/target_config/specs.
 """
 
 import dataclasses
