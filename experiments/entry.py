@@ -14,6 +14,8 @@ INTERRUPTED = 130
 def main() -> int:
   """Runs the command line on the arguments of this process; returns the exit code."""
   _on_interrupt(_leave)
+  # A compiler for GPUs says on import that there are none: unless told otherwise, in silence.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
   from experiments import command_line
 
   try:

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import fiddle as fdl
+import jax
 
 from layers.errors import UserError
 from runners.assembly import check_counts, draw
@@ -124,6 +125,9 @@ def search(
     UserError: no mesh suits the model and the batch.
   """
   deadline = time.monotonic() + seconds
+  jax.config.update(
+    "jax_platforms", "cpu"
+  )  # nothing here needs a device, nor what looks for one
   config = derive_eval_data(config)
   check_counts(config)
   queue = collections.deque(_first(config, topology))
@@ -165,7 +169,7 @@ def search(
 def ranking(found: Found) -> list[str]:
   """The table: what fits, then what does not."""
   head: tuple[str, ...] = ("candidate", "peak GiB", "compute", "products s", "step s at best")
-  rows = [head]
+  rows: list[tuple[str, ...]] = [head]
   for one in (*found.ranked, *found.too_large):
     peak, ratio = one.plan.bytes_per_device["peak"], one.plan.hardware_flops_per_step
     products = _product_seconds(one.plan)
