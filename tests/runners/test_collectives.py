@@ -10,7 +10,9 @@ LOOP = """HloModule jit_step
 
 %body (p: (s32[], f32[8])) -> (s32[], f32[8]) {
   %p = (s32[], f32[8]{0}) parameter(0)
-  %all-reduce.1 = f32[8]{0} all-reduce(%x), channel_id=1, replica_groups={{0,1},{2,3},{4,5},{6,7}}, to_apply=%add, metadata={op_name="jit(step)/stack/while/body/up"}
+  %all-reduce.1 = f32[8]{0} all-reduce(%x), channel_id=1,
+    replica_groups={{0,1},{2,3},{4,5},{6,7}},
+    to_apply=%add, metadata={op_name="jit(step)/stack/while/body/up"}
 }
 
 %condition (p: (s32[], f32[8])) -> pred[] {
@@ -20,7 +22,8 @@ LOOP = """HloModule jit_step
 
 ENTRY %main (p: f32[8]) -> f32[8] {
   %while.1 = (s32[], f32[8]{0}) while(%tuple), condition=%condition, body=%body%KNOWN%
-  ROOT %all-gather.1 = bf16[32,2]{1,0} all-gather(%y), replica_groups=[2,4]<=[4,2]T(1,0), dimensions={0}
+  ROOT %all-gather.1 = bf16[32,2]{1,0} all-gather(%y),
+    replica_groups=[2,4]<=[4,2]T(1,0), dimensions={0}
 }
 """
 
@@ -58,7 +61,8 @@ def test_groups_of_devices_are_axes_of_the_mesh(groups, axes):
     ("(f32[4]{0}, f32[8]{0}) all-reduce-start(%y, %z)", "all-reduce", 48),
     ("(f32[2]{0}, f32[8]{0}) all-gather-start(%y)", "all-gather", 32),
     (
-      "((f32[2]{0}, bf16[4,2]{1,0}), (f32[8]{0}, /*index=1*/bf16[16,2]{1,0})) all-gather-start(%y)",
+      "((f32[2]{0}, bf16[4,2]{1,0}), (f32[8]{0}, /*index=1*/bf16[16,2]{1,0}))"
+      " all-gather-start(%y)",
       "all-gather",
       32 + 64,
     ),
@@ -111,10 +115,10 @@ def test_a_compiled_scan_has_as_many_as_its_steps(run_with_devices):
     8,
     """
 import json
-import jax, jax.numpy as jnp
+import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import PartitionSpec as P
 from runners.collectives import collectives
-mesh = jax.make_mesh((4, 2), ("fsdp", "tensor"))
+mesh = jax.sharding.Mesh(np.array(jax.devices()).reshape(4, 2), ("fsdp", "tensor"))
 
 def layer(x, w):
   return jnp.sin(jax.lax.psum(x[:, : w.shape[0]] @ w, "tensor")), None

@@ -1,4 +1,4 @@
-"""A topology's name says how many devices of which kind there are, and how they are connected."""
+"""A topology says how many devices of which kind there are, and how they are connected."""
 
 import pytest
 
