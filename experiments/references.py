@@ -21,6 +21,7 @@ _BY_MODULE = {
   "layers.normalization": ("LayerNorm", "RMSNorm"),
   "layers.ring_attention": ("RingAttention",),
   "layers.rotary": ("LinearScaling", "Llama3Scaling", "Rotary", "YarnScaling"),
+  "layers.splash_attention": ("SplashAttention",),
   "runners.callbacks": ("EarlyStopping", "Profile", "StopOnNonFinite"),
   "runners.console": ("Console",),
   "runners.init_from": ("InitFrom",),
