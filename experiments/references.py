@@ -15,6 +15,7 @@ _BY_MODULE = {
   "layers.attention": ("Attention", "dense_attention"),
   "layers.auto_attention": ("auto_attention",),
   "layers.blockwise_attention": ("BlockwiseAttention",),
+  "layers.cudnn_attention": ("CudnnAttention",),
   "layers.decoder": ("Decoder",),
   "layers.feed_forward": ("FeedForward", "GatedFeedForward", "gelu_exact", "gelu_tanh"),
   "layers.masks": ("BlockCausal", "SlidingWindow", "causal_mask", "full_mask"),
