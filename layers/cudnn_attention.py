@@ -10,7 +10,7 @@ Letters: B batch, T length, C queries at a time, N query heads, K key heads, H h
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -157,49 +157,94 @@ def _attend_masked(
   length = query.shape[1]
   block = min(query_block, length + -length % 64)
   query, query_tokens = filled(query, query_tokens, block, QUERY_FILL)
-  # In float32, so that the gradients of all queries' keys add up in it.
-  value, _ = filled(value.astype(jnp.float32), key_tokens, block, KEY_FILL)
-  key, key_tokens = filled(key.astype(jnp.float32), key_tokens, block, KEY_FILL)
-  total = query.shape[1]
-  span = -(-total // block // _MOST_SPANS) * block
+  value, _ = filled(value, key_tokens, block, KEY_FILL)
+  key, key_tokens = filled(key, key_tokens, block, KEY_FILL)
+  mixed = _attend_blocks(run, mask, block, query, key, value, query_tokens, key_tokens)
+  return cast(jax.Array, mixed)[:, :length]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _attend_blocks(run, mask, block, query, key, value, query_tokens, key_tokens):
   mixed = []
-  for start in range(0, total, span):
-    stop = min(start + span, total)
-    first, last = _keys_in_reach(mask, start, stop, total, block)
-    keys = (key[:, first:last], value[:, first:last], _cut(key_tokens, first, last))
-    queries = (query[:, start:stop], _cut(query_tokens, start, stop))
-    mixed.append(_attend_span(run, mask, block, queries, keys))
-  return jnp.concatenate(mixed, axis=1)[:, :length]
+  for queries, keys in _spans(mask, block, query.shape[1]):
+    attend_block = _block_attention(run, mask, _cut(key_tokens, keys))
+    blocks = _in_blocks(query, query_tokens, queries, block)
+    heads = key[:, keys], value[:, keys]
+    parts = jax.lax.map(lambda xs, f=attend_block, kv=heads: f(*xs, *kv), blocks)
+    mixed.append(_from_blocks(parts))
+  return jnp.concatenate(mixed, axis=1)
 
 
-def _keys_in_reach(
-  mask: Mask, start: int, stop: int, total: int, block: int
-) -> tuple[int, int]:
-  """The keys first .. last, of whole blocks, that the queries start .. stop may see."""
+def _forward(run, mask, block, *operands):
+  return _attend_blocks(run, mask, block, *operands), operands
+
+
+def _backward(run, mask, block, operands, gradient):
+  query, key, value, query_tokens, key_tokens = operands
+  # Gradients of the keys add up in float32, span after span in the same memory.
+  dquery, dkey, dvalue = [], jnp.zeros(key.shape), jnp.zeros(value.shape)
+  for queries, keys in _spans(mask, block, query.shape[1]):
+    attend_block = _block_attention(run, mask, _cut(key_tokens, keys))
+    heads = key[:, keys], value[:, keys]
+
+    def step(sums, xs, attend_block=attend_block, heads=heads):
+      (query, positions, segments), gradient = xs
+      f = lambda query, *heads: attend_block(query, positions, segments, *heads)
+      found = jax.vjp(f, query, *heads)[1](gradient)
+      return tuple(x + y for x, y in zip(sums, found[1:], strict=True)), found[0]
+
+    blocks = _in_blocks(query, query_tokens, queries, block)
+    parts = blocks, _to_blocks(gradient[:, queries], block)
+    sums, found = jax.lax.scan(step, (dkey[:, keys], dvalue[:, keys]), parts)
+    dkey, dvalue = dkey.at[:, keys].set(sums[0]), dvalue.at[:, keys].set(sums[1])
+    dquery.append(_from_blocks(found))
+  gradients = jnp.concatenate(dquery, axis=1), dkey, dvalue
+  return *(x.astype(y.dtype) for x, y in zip(gradients, operands[:3], strict=True)), None, None
+
+
+_attend_blocks.defvjp(_forward, _backward)
+
+
+def _spans(mask: Mask, block: int, total: int) -> list[tuple[slice, slice]]:
+  """Queries, and the keys that they may see: all of either in blocks of a row of `total`."""
   behind, ahead = reach(mask)
-  first = 0 if behind is None else max(0, start - behind) // block * block
-  last = total if ahead is None else min(total, -(-(stop + ahead) // block) * block)
-  return first, last
+  spans = []
+  step = -(-total // block // _MOST_SPANS) * block
+  for start in range(0, total, step):
+    stop = min(start + step, total)
+    first = 0 if behind is None else max(0, start - behind) // block * block
+    last = total if ahead is None else min(total, -(-(stop + ahead) // block) * block)
+    spans.append((slice(start, stop), slice(first, last)))
+  return spans
 
 
-def _attend_span(run, mask, block, queries, keys) -> jax.Array:
-  """Queries ([B, T, N, H], tokens) and all the keys they may see: a block at a time."""
-  query, query_tokens = queries
-  key, value, key_tokens = keys
+def _block_attention(run, mask: Mask, key_tokens: Tokens) -> Callable[..., jax.Array]:
+  """Attention of a block of queries to the keys of `key_tokens`."""
 
-  # What is kept of a block for the backward pass would be its mask.
-  @functools.partial(jax.checkpoint, prevent_cse=False)
-  def attend_block(key, value, query, positions, segments):
-    allowed = mask(Tokens(positions, segments, query_tokens.rows), key_tokens)
+  def attend_block(query, positions, segments, key, value):
+    allowed = mask(Tokens(positions, segments, key_tokens.rows), key_tokens)
     mixed = run(query, key, value, mask=allowed[:, None])
     # cuDNN gives the mean of all values to a query that may see none.
     return jnp.where(allowed.any(axis=-1)[..., None, None], mixed, 0.0)
 
-  cut = lambda x: jnp.moveaxis(x.reshape(x.shape[0], -1, block, *x.shape[2:]), 1, 0)
-  blocks = cut(query), cut(query_tokens.positions), cut(query_tokens.segments)
-  mixed = jax.lax.map(lambda xs: attend_block(key, value, *xs), blocks)
-  return jnp.moveaxis(mixed, 0, 1).reshape(query.shape)
+  return attend_block
 
 
-def _cut(tokens: Tokens, start: int, stop: int) -> Tokens:
-  return Tokens(tokens.positions[:, start:stop], tokens.segments[:, start:stop], tokens.rows)
+def _in_blocks(query: jax.Array, tokens: Tokens, queries: slice, block: int):
+  """Query, positions and segments of a span, [blocks, B, C, ...] each."""
+  arrays = (query, tokens.positions, tokens.segments)
+  return tuple(_to_blocks(x[:, queries], block) for x in arrays)
+
+
+def _to_blocks(x: jax.Array, block: int) -> jax.Array:
+  """[B, T, ...] as [T / C, B, C, ...]."""
+  return jnp.moveaxis(x.reshape(x.shape[0], -1, block, *x.shape[2:]), 1, 0)
+
+
+def _from_blocks(x: jax.Array) -> jax.Array:
+  """[T / C, B, C, ...] as [B, T, ...]."""
+  return jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])
+
+
+def _cut(tokens: Tokens, which: slice) -> Tokens:
+  return Tokens(tokens.positions[:, which], tokens.segments[:, which], tokens.rows)
