@@ -99,6 +99,13 @@ def per_device(function: Callable, inputs: tuple[Any, ...], output: Any) -> Call
   return split
 
 
+def platform() -> str:
+  """ "cpu", "gpu" or "tpu": of the mesh in use, whose devices need not be in this process."""
+  mesh = _MESH.get()
+  name = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+  return "gpu" if name == "cuda" else name
+
+
 def axis_devices(name: str) -> tuple[tuple[str, ...], int]:
   """The mesh axes that a logical axis is split over, and how many devices lie along them."""
   mesh = _MESH.get()

@@ -9,12 +9,17 @@ import pytest
 from layers.attention import dense_attention
 from layers.blockwise_attention import BlockwiseAttention
 from layers.errors import UserError
+from layers.splash_attention import SplashAttention
 from layers.tokens import Tokens
 
 
 @pytest.fixture(
-  params=[dense_attention, BlockwiseAttention(query_block=4, key_block=5)],
-  ids=["dense", "blockwise"],
+  params=[
+    dense_attention,
+    BlockwiseAttention(query_block=4, key_block=5),
+    pytest.param(SplashAttention(), marks=pytest.mark.slow),
+  ],
+  ids=["dense", "blockwise", "splash"],
 )
 def model_and_params(request, make_decoder, packed):
   """With every attention core that needs no mesh."""

@@ -1,0 +1,108 @@
+"""Flash attention on TPU: the splash kernels of JAX (Pallas).
+
+Letters: B batch, T length, N query heads, K key heads, H head dimension.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+
+from layers import dtypes, splash_kernels
+from layers.attention_layout import QUERY_FILL, WHOLE_ROWS, by_head, filled
+from layers.blockwise_attention import BlockwiseAttention, refuse_dropout
+from layers.dropout import Drop
+from layers.errors import UserError
+from layers.masks import Mask, causal_mask
+from layers.sharding import per_device, platform
+from layers.splash_kernels import Kernel
+from layers.tokens import Tokens
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplashAttention:
+  """One kernel for scores, softmax and mean; its backward pass computes the weights again.
+
+  Memory is linear in the length, and blocks beyond the mask's reach are left out. Grouped
+  heads share their keys. On CPU the kernel is interpreted, slowly: for tests. Where keys are
+  not of the queries' tokens (generation) it is blockwise.
+
+  Attributes:
+    query_block, key_block: tokens, multiples of 128; lowered to the length where that is
+      shorter. A length that is no multiple is filled up.
+  """
+
+  query_block: int = 512
+  key_block: int = 512
+
+  def __post_init__(self):
+    splash_kernels.check_block(self.query_block, self)
+    splash_kernels.check_block(self.key_block, self)
+
+  def __call__(
+    self,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    query_tokens: Tokens,
+    key_tokens: Tokens,
+    *,
+    mask: Mask = causal_mask,
+    compute_dtype: str = "float32",
+    drop_weights: Drop | None = None,
+  ) -> jax.Array:
+    """See `AttentionCore`. Tokens of a segment stand in the order of their positions.
+
+    Raises:
+      UserError: dropout of the attention weights, a mask that the kernels do not know, a GPU.
+    """
+    refuse_dropout(drop_weights, "SplashAttention")
+    if query_tokens is not key_tokens:
+      alone = BlockwiseAttention(query_block=self.query_block, key_block=self.key_block)
+      return alone(
+        query, key, value, query_tokens, key_tokens, mask=mask, compute_dtype=compute_dtype
+      )
+    if not splash_kernels.is_known(mask):
+      raise UserError(
+        f"SplashAttention does not know the mask {mask}: take core=@BlockwiseAttention(), "
+        "which honours any"
+      )
+    if platform() == "gpu":
+      raise UserError("SplashAttention runs on TPU: on a GPU take core=@CudnnAttention()")
+    attend = functools.partial(_attend_locally, self, mask, compute_dtype)
+    local = per_device(attend, *WHOLE_ROWS)
+    return local(query, key, value, query_tokens, key_tokens)
+
+
+def _attend_locally(
+  core: SplashAttention,
+  mask: Mask,
+  compute_dtype: str,
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  query_tokens: Tokens,
+  key_tokens: Tokens,
+) -> jax.Array:
+  """What one device computes: all of its rows and heads, [B, T, N, H]."""
+  length, num_heads, head_dim = query.shape[1:]
+  query_block = splash_kernels.block(core.query_block, length)
+  key_block = splash_kernels.block(core.key_block, length)
+  multiple = math.lcm(query_block, key_block)
+  # What fills up attends to itself alone: both sides get the same segment.
+  key, _ = filled(key, key_tokens, multiple, QUERY_FILL)
+  value, _ = filled(value, key_tokens, multiple, QUERY_FILL)
+  query, tokens = filled(query, query_tokens, multiple, QUERY_FILL)
+  kernel = Kernel(
+    mask,
+    num_heads,
+    query.shape[1],
+    key.shape[1],
+    query_block,
+    key_block,
+    interpret=platform() == "cpu",
+  )
+  dtype = dtypes.resolve(compute_dtype)
+  query, key, value = (by_head(x).astype(dtype) for x in (query * head_dim**-0.5, key, value))
+  return by_head(kernel.attend(query, key, value, tokens))[:, :length].astype("float32")

@@ -1,0 +1,139 @@
+"""Splash attention's Pallas kernels for TPU: the one place that knows how they are made.
+
+Splash masks go by places in a row, ours by positions in a segment. Tokens of a segment stand
+in the order of their positions, so distances are the same. Where a mask counts from the
+segment's first token, each query is given a place of its own: a kernel computes its mask from
+`q_sequence`, which may be any numbers, and leaves out blocks by the mask's reach alone.
+
+Letters: B batch, T query length, S key length, N query heads, K key heads, H head dimension.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from layers.errors import UserError
+from layers.masks import BlockCausal, Mask, SlidingWindow, causal_mask, full_mask
+from layers.tokens import Tokens
+
+# A kernel holds 128 keys in a register, and segments of 128 queries in one.
+LANES = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+  """What a kernel is compiled for.
+
+  Attributes:
+    mask: one that `is_known`.
+    num_heads: N.
+    num_queries, num_keys: T and S, multiples of the blocks.
+    query_block, key_block: tokens, multiples of 128.
+    interpret: run as plain operations, for CPUs.
+  """
+
+  mask: Mask
+  num_heads: int
+  num_queries: int
+  num_keys: int
+  query_block: int
+  key_block: int
+  interpret: bool
+
+  def attend(
+    self, query: jax.Array, key: jax.Array, value: jax.Array, tokens: Tokens
+  ) -> jax.Array:
+    """Self-attention of whole rows, [B, N, T, H] of the dtype of the query.
+
+    Args:
+      query: [B, N, T, H], scaled; head n reads key head n // (N / K).
+      key, value: [B, K, S, H].
+      tokens: [B, T], of both sides. Every query may see a key, itself at least.
+    """
+    made = _made(self, save_residuals=False)
+
+    def attend_row(query, key, value, segments, places):
+      placed = made if places is None else _placed(made, places)
+      return placed(query, key, value, _segment_ids(segments, segments))
+
+    rows = (query, key, value, tokens.segments, _places(self.mask, tokens))
+    return jax.vmap(attend_row, in_axes=(0, 0, 0, 0, None if rows[4] is None else 0))(*rows)
+
+
+def is_known(mask: Mask) -> bool:
+  """Whether a kernel can compute `mask`."""
+  return mask in (causal_mask, full_mask) or isinstance(mask, (SlidingWindow, BlockCausal))
+
+
+def block(size: int, length: int) -> int:
+  """The block for rows of `length` tokens, of `size` at most: a multiple of 128."""
+  return min(size, length + -length % LANES)
+
+
+def check_block(size: int, owner: Any) -> None:
+  """Raises UserError for a size of a block that no kernel has."""
+  if size < LANES or size % LANES:
+    raise UserError(f"{owner}: a block of {size} tokens is not a multiple of {LANES}")
+
+
+def _places(mask: Mask, tokens: Tokens) -> jax.Array | None:
+  """[B, T]: where in the row each query's block of the mask begins; None: where it stands."""
+  if not isinstance(mask, BlockCausal):
+    return None
+  places = jnp.arange(tokens.positions.shape[1], dtype=jnp.int32)
+  return places - tokens.positions % mask.size
+
+
+def _placed(made: Any, places: jax.Array) -> Any:
+  """A kernel that takes its queries to stand at `places` [T]."""
+  infos = (made.fwd_mask_info, made.dq_mask_info, made.dkv_mask_info)
+  return type(made)(*(info._replace(q_sequence=places) for info in infos), **made.kwargs)
+
+
+def _segment_ids(queries: jax.Array, keys: jax.Array) -> Any:
+  from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+  return splash.SegmentIds(queries, keys)
+
+
+@functools.lru_cache(maxsize=32)
+def _made(kernel: Kernel, save_residuals: bool) -> Any:
+  """The library's kernel; its arrays are of numpy, so that no trace owns them."""
+  # Pallas takes a second to import: nobody pays for it who does not compute with it.
+  from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+  sizes = splash.BlockSizes(
+    block_q=kernel.query_block,
+    block_kv=kernel.key_block,
+    block_q_dkv=kernel.query_block,
+    block_kv_dkv=kernel.key_block,
+    block_q_dq=kernel.query_block,
+    block_kv_dq=kernel.key_block,
+  )
+  mask = splash.MultiHeadMask([_library_mask(kernel)] * kernel.num_heads)
+  with jax.ensure_compile_time_eval():
+    made = splash.make_splash_mha(
+      mask,
+      block_sizes=sizes,
+      head_shards=1,
+      q_seq_shards=1,
+      save_residuals=save_residuals,
+      interpret=kernel.interpret,
+    )
+    return jax.tree.map(np.asarray, made)
+
+
+def _library_mask(kernel: Kernel) -> Any:
+  from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+  shape, mask = (kernel.num_queries, kernel.num_keys), kernel.mask
+  if isinstance(mask, SlidingWindow):
+    return splash.LocalMask(shape, (mask.size - 1, 0), offset=0)
+  if isinstance(mask, BlockCausal):
+    # Of a place where the query's block begins, the block's last token lies so far ahead.
+    return splash.CausalMask(shape, offset=mask.size - 1)
+  return splash.CausalMask(shape) if mask is causal_mask else splash.FullMask(shape)
