@@ -261,7 +261,8 @@ def _fit_file_text(text: str, annotation: Any, current: Any) -> Any:
 
 def _fit_reference(reference: Reference, annotation: Any, current: Any) -> Any:
   target = find_reference(reference.name)
-  if reference.arguments is None and _wants_callable(annotation, current):
+  bare = reference.arguments is None and not _makes_callables(target)
+  if bare and _wants_callable(annotation, current):
     return target
   known = fields(target)
   arguments = {}
@@ -277,6 +278,11 @@ def _fit_reference(reference: Reference, annotation: Any, current: Any) -> Any:
   if not _allows(annotation, produced):
     raise _Mismatch(f"@{reference.name}() gives {getattr(produced, '__name__', produced)}")
   return fdl.Config(target, **arguments)
+
+
+def _makes_callables(target: Any) -> bool:
+  """A class whose objects are what is called, such as an attention core with its block sizes."""
+  return isinstance(target, type) and any("__call__" in vars(base) for base in target.__mro__)
 
 
 def _wants_callable(annotation: Any, current: Any) -> bool:

@@ -7,6 +7,8 @@ import jax
 import pytest
 
 from experiments.overrides import Override, OverrideErrors, apply_overrides
+from experiments.registry import find
+from layers.blockwise_attention import BlockwiseAttention
 from runners.config_files import save
 from runners.config_tree import flatten
 from tests.experiments import toy_family
@@ -298,3 +300,10 @@ def test_a_runs_config_replaces_the_whole_config(tmp_path):
   assert outcome.config.name == "again"
   assert "replaces the whole config, so --set=num_steps=5" in outcome.warnings[0]
   assert json.loads((tmp_path / "config.json").read_text())["exp"] == "toy_family.Nano"
+
+
+def test_the_bare_name_of_a_class_whose_objects_are_called_makes_one():
+  config = find("lwm.TextLlamaDebug").experiment().config()
+  outcome = apply("set=model.block.attention.core=@BlockwiseAttention", config=config)
+  core = outcome.config.model.block.attention.core
+  assert isinstance(core, fdl.Config) and fdl.get_callable(core) is BlockwiseAttention
