@@ -24,6 +24,7 @@ _BY_MODULE = {
   "layers.rotary": ("LinearScaling", "Llama3Scaling", "Rotary", "YarnScaling"),
   "layers.splash_attention": ("SplashAttention",),
   "runners.callbacks": ("EarlyStopping", "Profile", "StopOnNonFinite"),
+  "runners.collective_budget": ("Allowance",),
   "runners.console": ("Console",),
   "runners.init_from": ("InitFrom",),
   "runners.json_lines": ("JsonLines",),
