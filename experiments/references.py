@@ -23,6 +23,7 @@ _BY_MODULE = {
   "layers.ring_attention": ("RingAttention",),
   "layers.rotary": ("LinearScaling", "Llama3Scaling", "Rotary", "YarnScaling"),
   "layers.splash_attention": ("SplashAttention",),
+  "layers.ulysses_attention": ("UlyssesAttention",),
   "runners.callbacks": ("EarlyStopping", "Profile", "StopOnNonFinite"),
   "runners.collective_budget": ("Allowance",),
   "runners.console": ("Console",),

@@ -8,16 +8,21 @@ import functools
 import jax
 from absl import logging
 
+from layers import cudnn_attention, splash_kernels
 from layers.attention import AttentionCore, dense_attention
 from layers.blockwise_attention import BlockwiseAttention
+from layers.cudnn_attention import CudnnAttention
 from layers.dropout import Drop
 from layers.masks import Mask, causal_mask
 from layers.ring_attention import RingAttention
-from layers.sharding import axis_devices
+from layers.sharding import axis_devices, platform
+from layers.splash_attention import SplashAttention
 from layers.tokens import Tokens
 
 # Below so many scores of one head, all of them at once are faster than block by block.
 _FEW_SCORES = 1024 * 1024
+# Rows below so many tokens would mostly fill up a flash kernel's blocks.
+_SHORT = 256
 
 
 def auto_attention(
@@ -33,10 +38,15 @@ def auto_attention(
 ) -> jax.Array:
   """See `AttentionCore`. Logs what it chose, once for each choice.
 
-  Dense where weights are dropped or few; a ring where the rows are split over devices;
-  blockwise everywhere else.
+  Dense where weights are dropped or few; a ring where the rows are split over devices; the
+  platform's flash kernel where there is one that honours all that is asked; else blockwise.
   """
-  core = _choose(query.shape[1], key.shape[1], drop_weights is not None)
+  if drop_weights is not None:
+    core = _said("dense_attention", "the only core that drops weights", dense_attention)
+  elif query_tokens is key_tokens:
+    core = _choose_for_rows(query.shape[1], query.shape[-1], mask, compute_dtype)
+  else:
+    core = _choose_for_any(query.shape[1], key.shape[1])
   return core(
     query,
     key,
@@ -49,13 +59,29 @@ def auto_attention(
   )
 
 
-def _choose(num_queries: int, num_keys: int, drops_weights: bool) -> AttentionCore:
+def _choose_for_rows(
+  length: int, head_dim: int, mask: Mask, compute_dtype: str
+) -> AttentionCore:
+  """Where rows attend to themselves."""
   _, ring_size = axis_devices("length")
-  if drops_weights:
-    return _said("dense_attention", "the only core that drops weights", dense_attention)
-  if ring_size > 1 and num_queries == num_keys:
-    why = f"rows of {num_queries} tokens lie on {ring_size} devices"
+  if ring_size > 1:
+    why = f"rows of {length} tokens lie on {ring_size} devices"
     return _said("RingAttention", why, RingAttention())
+  if length < _SHORT:
+    return _choose_for_any(length, length)
+  if platform() == "tpu" and splash_kernels.is_known(mask):
+    why = f"rows of {length} tokens on a TPU"
+    return _said("SplashAttention", why, SplashAttention())
+  if platform() == "gpu":
+    refusal = cudnn_attention.refusal(head_dim, compute_dtype)
+    if refusal is None:
+      why = f"rows of {length} tokens on a GPU, with cuDNN"
+      return _said("CudnnAttention", why, CudnnAttention())
+    _say("not CudnnAttention", f"it {refusal}")
+  return _choose_for_any(length, length)
+
+
+def _choose_for_any(num_queries: int, num_keys: int) -> AttentionCore:
   if num_queries * num_keys <= _FEW_SCORES:
     why = f"{num_queries} x {num_keys} scores are few"
     return _said("dense_attention", why, dense_attention)

@@ -24,6 +24,9 @@ Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
 _MESH: contextvars.ContextVar[jax.sharding.Mesh | None] = contextvars.ContextVar(
   "mesh", default=None
 )
+_ON_A_DEVICE: contextvars.ContextVar[bool] = contextvars.ContextVar(
+  "on_a_device", default=False
+)
 _SEEN: contextvars.ContextVar[list["Constraint"] | None] = contextvars.ContextVar(
   "seen", default=None
 )
@@ -62,8 +65,8 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   """Asks the compiler to lay `x` out by these logical axes; outside a mesh, x itself."""
   if (seen := _SEEN.get()) is not None:
     seen.append(Constraint(names, x.shape))
-  mesh = _MESH.get()
-  if mesh is None or mesh.size == 1:
+  mesh = _mesh_to_split()
+  if mesh is None:
     return x
   return nn.spmd.with_logical_constraint(x, names, mesh=mesh)
 
@@ -76,6 +79,8 @@ def partitioned_init(init: nn.initializers.Initializer, *names: str) -> Any:
 def per_device(function: Callable, inputs: tuple[Any, ...], output: Any) -> Callable:
   """`function` on every device, with the part that lies there; outside a mesh, as it is.
 
+  Within it there is no mesh any more, only its platform: what it calls may use this too.
+
   A logical axis is split only where its devices divide every dimension of that name; else each
   device gets the whole of it. Names of the output are among those of the inputs.
 
@@ -84,16 +89,23 @@ def per_device(function: Callable, inputs: tuple[Any, ...], output: Any) -> Call
     inputs: for each argument a tree of tuples, the logical name of each dimension or None.
     output: the same of the result.
   """
-  mesh = _MESH.get()
-  if mesh is None or mesh.size == 1:
+  mesh = _mesh_to_split()
+  if mesh is None:
     return function
+
+  def local(*arguments: Any) -> Any:
+    token = _ON_A_DEVICE.set(True)
+    try:
+      return function(*arguments)
+    finally:
+      _ON_A_DEVICE.reset(token)
 
   def split(*arguments: Any) -> Any:
     axes = _dividing_axes(mesh, inputs, arguments)
     spec = lambda names: PartitionSpec(*(axes.get(name) for name in names))
     specs = jax.tree.map(spec, (inputs, output), is_leaf=_is_names)
     return jax.shard_map(
-      function, mesh=mesh, in_specs=specs[0], out_specs=specs[1], check_vma=False
+      local, mesh=mesh, in_specs=specs[0], out_specs=specs[1], check_vma=False
     )(*arguments)
 
   return split
@@ -108,11 +120,17 @@ def platform() -> str:
 
 def axis_devices(name: str) -> tuple[tuple[str, ...], int]:
   """The mesh axes that a logical axis is split over, and how many devices lie along them."""
-  mesh = _MESH.get()
-  if mesh is None or mesh.size == 1:
+  mesh = _mesh_to_split()
+  if mesh is None:
     return (), 1
   axes = _mesh_axes(name)
   return axes, math.prod(mesh.shape[axis] for axis in axes)
+
+
+def _mesh_to_split() -> Any:
+  """The mesh in use; None where there is one device, or where this is one of its devices."""
+  mesh = _MESH.get()
+  return None if mesh is None or mesh.size == 1 or _ON_A_DEVICE.get() else mesh
 
 
 def _mesh_axes(name: str) -> tuple[str, ...]:
