@@ -20,6 +20,7 @@ _BY_MODULE = {
   "layers.feed_forward": ("FeedForward", "GatedFeedForward", "gelu_exact", "gelu_tanh"),
   "layers.masks": ("BlockCausal", "SlidingWindow", "causal_mask", "full_mask"),
   "layers.normalization": ("LayerNorm", "RMSNorm"),
+  "layers.rematerialization": ("Remat",),
   "layers.ring_attention": ("RingAttention",),
   "layers.rotary": ("LinearScaling", "Llama3Scaling", "Rotary", "YarnScaling"),
   "layers.splash_attention": ("SplashAttention",),

@@ -307,6 +307,8 @@ def _allows(annotation: Any, produced: Any) -> bool:
     return any(_allows(member, produced) for member in typing.get_args(annotation))
   if origin is typing.Annotated:
     return _allows(typing.get_args(annotation)[0], produced)
+  if origin is typing.Literal:
+    return any(_allows(type(choice), produced) for choice in typing.get_args(annotation))
   kind = origin or annotation
   made = typing.get_origin(produced) or produced
   if (

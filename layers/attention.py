@@ -18,6 +18,7 @@ from layers.errors import UserError
 from layers.masked_softmax import attend
 from layers.masks import Mask, causal_mask, full_mask
 from layers.projection import Projection
+from layers.rematerialization import named
 from layers.sharding import constrain
 from layers.tokens import Tokens
 
@@ -25,7 +26,10 @@ Turn = Callable[[jax.Array, jax.Array], jax.Array]  # (heads, positions) -> head
 
 
 class AttentionCore(Protocol):
-  """How scores become a weighted mean: the replaceable heart of attention."""
+  """How scores become a weighted mean: the replaceable heart of attention.
+
+  What of it the backward pass needs it names "attention" (layers/rematerialization.py).
+  """
 
   def __call__(
     self,
@@ -124,6 +128,7 @@ class Attention(nn.Module):
     value = self._heads(x, "value", num_kv_heads, head_dim, "kv_heads")
     if self.rotary is not None:
       query, key = self.rotary(query, tokens.positions), self.rotary(key, tokens.positions)
+    query, key, value = named(query, "query"), named(key, "key"), named(value, "value")
     key_tokens = tokens
     if cache.in_use(self):
       if self.mask is full_mask:

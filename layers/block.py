@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 
 from layers.dropout import Dropout
+from layers.rematerialization import named
 from layers.sharding import constrain
 from layers.tokens import Tokens
 
@@ -28,11 +29,13 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, tokens: Tokens) -> jax.Array:
     """x [B, T, D] gives [B, T, D]."""
+    x = named(x, "block_input")
     x = self._add(x, "attention", self.attention, tokens)
     return self._add(x, "feed_forward", self.feed_forward, tokens)
 
   def _add(self, x: jax.Array, name: str, half: nn.Module, tokens: Tokens) -> jax.Array:
     # Calling the field `norm` twice would share its weights silently; a copy owns its own.
-    added = half(self.norm.copy(name=f"{name}_norm")(x), tokens)
+    normed = named(self.norm.copy(name=f"{name}_norm")(x), f"{name}_norm")
+    added = named(half(normed, tokens), f"{name}_out")
     added = Dropout(self.dropout_rate, name=f"{name}_dropout")(added, tokens.rows)
     return constrain(x + added, "batch", "length", "activation_embed")

@@ -27,6 +27,7 @@ from layers.dropout import Drop
 from layers.errors import UserError
 from layers.masks import Mask, causal_mask
 from layers.online_softmax import Gradients, Partial
+from layers.rematerialization import named
 from layers.sharding import per_device
 from layers.tokens import Tokens
 
@@ -120,8 +121,10 @@ def _forward(blocks, in_order, query, key, value, query_tokens, key_tokens):
   keys = Side(operands[1:], key_tokens, places[1])
   part = attention_blocks.attend(Partial.none(query.shape), queries, keys, blocks, which)
   mixed, log_sum = part.finish()
+  # In the dtype in which they are kept, and named: who keeps these two does not attend again.
+  mixed, log_sum = named(mixed.astype(dtype), "attention"), named(log_sum, "attention")
   like = tuple(jnp.empty(0, x.dtype) for x in (query, key, value))
-  return mixed, (operands, query_tokens, key_tokens, mixed, log_sum, like)
+  return mixed.astype(jnp.float32), (operands, query_tokens, key_tokens, mixed, log_sum, like)
 
 
 def _backward(blocks, in_order, residuals, gradient):

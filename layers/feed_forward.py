@@ -9,8 +9,11 @@ import flax.linen as nn
 import jax
 
 from layers import initializers
+from layers.chunked_feed_forward import feed_forward_in_chunks
 from layers.dtypes import DType
+from layers.errors import UserError
 from layers.projection import Projection
+from layers.rematerialization import named
 from layers.sharding import constrain
 from layers.tokens import Tokens
 
@@ -32,6 +35,7 @@ class GatedFeedForward(nn.Module):
     hidden_dim: F.
     activation: of the gate; silu makes it SwiGLU, GELU makes it GEGLU.
     use_bias: biases on all three projections.
+    chunk: tokens on a device whose hidden activations exist at a time; None: all of them.
     residual_depth: see `initializers.residual`; derived from the model's depth.
     compute_dtype, param_dtype: see Projection.
   """
@@ -39,6 +43,7 @@ class GatedFeedForward(nn.Module):
   hidden_dim: int
   activation: Callable[[jax.Array], jax.Array] = nn.silu
   use_bias: bool = False
+  chunk: int | None = None
   init_stddev: float = 0.02
   residual_depth: int | None = None
   compute_dtype: DType = DType("float32")
@@ -48,8 +53,8 @@ class GatedFeedForward(nn.Module):
   def __call__(self, x: jax.Array, tokens: Tokens) -> jax.Array:
     """x [B, T, D] gives [B, T, D]; `tokens` is for kinds that route by segment."""
     del tokens
-    gate, up = (_widen(self, x, self.hidden_dim, name) for name in ("gate", "up"))
-    return _narrow(self, self.activation(gate) * up, x.shape[-1])
+    combine = lambda gate, up: self.activation(gate) * up
+    return _transform(self, x, self.hidden_dim, ("gate", "up"), combine)
 
 
 class FeedForward(nn.Module):
@@ -59,6 +64,7 @@ class FeedForward(nn.Module):
     hidden_dim: F; None means 4 * D.
     activation: the nonlinearity.
     use_bias: biases on both projections.
+    chunk: see GatedFeedForward.
     residual_depth: see `initializers.residual`; derived from the model's depth.
     compute_dtype, param_dtype: see Projection.
   """
@@ -66,6 +72,7 @@ class FeedForward(nn.Module):
   hidden_dim: int | None = None
   activation: Callable[[jax.Array], jax.Array] = gelu_tanh
   use_bias: bool = True
+  chunk: int | None = None
   init_stddev: float = 0.02
   residual_depth: int | None = None
   compute_dtype: DType = DType("float32")
@@ -75,15 +82,31 @@ class FeedForward(nn.Module):
   def __call__(self, x: jax.Array, tokens: Tokens) -> jax.Array:
     """x [B, T, D] gives [B, T, D]; `tokens` is for kinds that route by segment."""
     del tokens
-    up = _widen(self, x, self.hidden_dim or 4 * x.shape[-1], "up")
-    return _narrow(self, self.activation(up), x.shape[-1])
+    return _transform(self, x, self.hidden_dim or 4 * x.shape[-1], ("up",), self.activation)
+
+
+def _transform(
+  layer: FeedForward | GatedFeedForward,
+  x: jax.Array,
+  hidden_dim: int,
+  names: tuple[str, ...],
+  combine: Callable[..., jax.Array],
+) -> jax.Array:
+  """x [B, T, D] to F by each projection of `names`, combined, and back."""
+  if layer.chunk is not None and layer.chunk < 1:
+    raise UserError(f"feed_forward.chunk={layer.chunk}: a chunk has at least one token")
+  if layer.chunk is None or layer.is_initializing():
+    hidden = combine(*(_widen(layer, x, hidden_dim, name) for name in names))
+    return _narrow(layer, hidden, x.shape[-1])
+  params = nn.unbox(layer.variables["params"])
+  return feed_forward_in_chunks(x, params, names, combine, layer.chunk, layer.compute_dtype)
 
 
 def _widen(
   layer: FeedForward | GatedFeedForward, x: jax.Array, hidden_dim: int, name: str
 ) -> jax.Array:
   """x [B, T, D] gives [B, T, F]."""
-  return Projection(
+  widened = Projection(
     features=(hidden_dim,),
     input_axes=("embed",),
     output_axes=("mlp",),
@@ -93,12 +116,14 @@ def _widen(
     param_dtype=layer.param_dtype,
     name=name,
   )(x)
+  return named(widened, name)
 
 
 def _narrow(
   layer: FeedForward | GatedFeedForward, hidden: jax.Array, model_dim: int
 ) -> jax.Array:
   """hidden [B, T, F] gives [B, T, D]."""
+  hidden = named(constrain(hidden, "batch", "length", "activation_mlp"), "hidden")
   return Projection(
     features=(model_dim,),
     input_axes=("mlp",),
@@ -108,4 +133,4 @@ def _narrow(
     compute_dtype=layer.compute_dtype,
     param_dtype=layer.param_dtype,
     name="down",
-  )(constrain(hidden, "batch", "length", "activation_mlp"))
+  )(hidden)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from layers import dtypes
 from layers.product import product
+from layers.rematerialization import named
 
 
 def attend(
@@ -60,6 +61,7 @@ def _forward(query, key, value, allowed, kept, compute_dtype):
   sums = jnp.where(may_attend, weights.sum(axis=-1, keepdims=True), jnp.inf)
   weights = weights.astype(dtype)
   mixed = product("nts,nsh->nth", _times(weights, kept), operands[2], compute_dtype) / sums
+  mixed = named(mixed, "attention")
   # Only dtypes matter of these: empty arrays carry them.
   like = tuple(jnp.empty(0, x.dtype) for x in (query, key, value))
   return mixed, (*operands, weights, kept, sums, mixed, like)

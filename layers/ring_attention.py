@@ -33,6 +33,7 @@ from layers.blockwise_attention import BlockwiseAttention, pairs, refuse_dropout
 from layers.dropout import Drop
 from layers.masks import Mask, causal_mask, reach
 from layers.online_softmax import Gradients, Partial
+from layers.rematerialization import named
 from layers.ring import Ring
 from layers.sharding import axis_devices, per_device
 from layers.tokens import Tokens
@@ -155,8 +156,10 @@ def _forward(blocks, ring, query, key, value, query_tokens, key_tokens):
   keys = Side(operands[1:], key_tokens, None)
   part, _ = _go_round(ring, blocks, meet, Partial.none(query.shape), (), keys)
   mixed, log_sum = part.finish()
+  # In the dtype in which they are kept, and named: who keeps these two does not attend again.
+  mixed, log_sum = named(mixed.astype(dtype), "attention"), named(log_sum, "attention")
   like = tuple(jnp.empty(0, x.dtype) for x in (query, key, value))
-  return mixed, (operands, query_tokens, key_tokens, mixed, log_sum, like)
+  return mixed.astype(jnp.float32), (operands, query_tokens, key_tokens, mixed, log_sum, like)
 
 
 def _backward(blocks, ring, residuals, gradient):

@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.llama import SIZES, Llama
+from experiments.overrides import Override, OverrideErrors, apply_overrides
 from experiments.registry import find
+from layers.rematerialization import Remat
 from layers.tokens import Tokens
 
 LWM = {
@@ -72,3 +74,17 @@ def test_a_stage_has_the_published_base_and_length_and_begins_with_the_one_befor
   assert config.sequence_length == length
   assert config.batch_size * length == 2**22 and config.num_steps == num_steps
   assert config.init_from == f"runs/lwm.TextLlama7B{before}"
+
+
+def test_what_is_kept_for_the_backward_pass_is_named_on_the_command_line():
+  def overridden(value):
+    config = find("lwm.TextLlamaDebug").experiment().config()
+    return apply_overrides(config, [Override("set", f"model.remat={value}")]).config
+
+  assert overridden("save_attention").model.remat == "save_attention"
+  kept = overridden("@Remat(save=['query',key],offload=[block_input])").model.remat
+  assert fdl.build(kept) == Remat(save=("query", "key"), offload=("block_input",))
+  with pytest.raises(OverrideErrors, match=r"got \['quary'\]; did you mean query\?"):
+    overridden("@Remat(save=['quary'])")
+  with pytest.raises(OverrideErrors, match=r"@MeshShape\(\) gives MeshShape"):
+    overridden("@MeshShape()")

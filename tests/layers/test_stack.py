@@ -1,10 +1,18 @@
 """Law 8: scanned or unrolled, any remat policy, the same parameters and the same gradients."""
 
+from typing import get_args
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from layers.rematerialization import PolicyName, Remat
+
+BY_NAME = Remat(save=("query", "hidden"), offload=("block_input", "attention"))
+POLICIES = [*get_args(PolicyName), BY_NAME]
+KEY = jax.random.key(5)
 
 
 def _params(model, ids, tokens):
@@ -38,8 +46,10 @@ def test_scanned_and_unrolled_layers_begin_with_bitwise_the_same_parameters(
   jax.tree.map(np.testing.assert_array_equal, _stacked(unrolled, 3), scanned)
 
 
-@pytest.mark.parametrize("remat", ["none", "dots", "full"])
-@pytest.mark.parametrize("dropout_key", [None, jax.random.key(5)], ids=["plain", "dropout"])
+@pytest.mark.parametrize(
+  ("remat", "dropout_key"),
+  [(remat, None) for remat in POLICIES] + [("none", KEY), ("full", KEY), (BY_NAME, KEY)],
+)
 def test_scan_and_remat_change_no_loss_and_no_gradient(
   make_decoder, packed, remat, dropout_key
 ):

@@ -1,0 +1,172 @@
+"""The feed-forward of a part of a device's tokens at a time.
+
+Hidden activations [tokens, hidden] exist for one chunk only, forward and backward: the backward
+pass computes them again. Devices exchange what they do without chunks: each gathers the weights
+once, and gives away gradients of weights that are summed over all of its chunks.
+
+Letters: B batch, T length, D model dimension, F hidden dimension, N tokens, C chunk.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+
+from layers import dtypes
+from layers.product import product
+from layers.sharding import axis_devices, per_device
+
+Widened = dict[str, Any]  # name of a projection to F -> {"kernel": [D, F], "bias": [F]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunks:
+  """A feed-forward D -> F -> D, but for its weights.
+
+  Attributes:
+    names: of the projections to F.
+    combine: of what they give, in order, gives the hidden activations.
+    size: tokens on a device at a time.
+    compute_dtype: of the products' operands.
+    sum_dtype: of what a device gives; float32 where several have a part of F.
+    gathered: mesh axes that D of the kernels is split over.
+  """
+
+  names: tuple[str, ...]
+  combine: Callable[..., jax.Array]
+  size: int
+  compute_dtype: str
+  sum_dtype: str
+  gathered: tuple[str, ...]
+
+  def transform(self, x: jax.Array, wide: Widened, down: jax.Array) -> jax.Array:
+    """x [C, D] gives [C, D]: the whole of it, or this device's part of a sum."""
+
+    def widen(weights: dict[str, jax.Array]) -> jax.Array:
+      y = product("td,df->tf", x, weights["kernel"], self.compute_dtype)
+      if "bias" in weights:
+        y += weights["bias"].astype(jnp.float32)
+      return y.astype(x.dtype)
+
+    hidden = self.combine(*(widen(wide[name]) for name in self.names))
+    return product("tf,fd->td", hidden, down, self.compute_dtype).astype(self.sum_dtype)
+
+
+def feed_forward_in_chunks(
+  x: jax.Array,
+  params: dict[str, Any],
+  names: tuple[str, ...],
+  combine: Callable[..., jax.Array],
+  size: int,
+  compute_dtype: str,
+) -> jax.Array:
+  """x [B, T, D] gives [B, T, D].
+
+  Args:
+    x: activations.
+    params: of the projections `names` and of "down", as Projection has them.
+    names: of the projections to F.
+    combine: of what these give, gives the hidden activations.
+    size: tokens on a device whose hidden activations exist at a time.
+    compute_dtype: see Projection.
+  """
+  down = params["down"]["kernel"]
+  gathered = _dividing("embed", down.shape[1])
+  is_split = len(_dividing("mlp", down.shape[0])) > 0
+  sum_dtype = "float32" if is_split else str(x.dtype)
+  chunks = Chunks(names, combine, size, compute_dtype, sum_dtype, gathered)
+  rows = ("batch", "length", None)
+  wide = {name: params[name] for name in names}
+  axes = {"kernel": ("embed", "mlp"), "bias": ("mlp",)}
+  wide_axes = {name: {key: axes[key] for key in weights} for name, weights in wide.items()}
+  # Each device's part of the sum over F is a row of its own: to add them is left to the
+  # compiler, which then lays the sum out as the stream wants it.
+  parts = per_device(
+    functools.partial(_local, chunks), (rows, wide_axes, ("mlp", "embed")), ("mlp", *rows)
+  )(x, wide, down)
+  y = parts.sum(axis=0) if is_split else parts[0]
+  if "bias" in params["down"]:
+    y = y.astype(jnp.float32) + params["down"]["bias"].astype(jnp.float32)
+  return y.astype(x.dtype)
+
+
+def _dividing(name: str, size: int) -> tuple[str, ...]:
+  axes, num_devices = axis_devices(name)
+  return () if num_devices == 1 or size % num_devices else axes
+
+
+def _local(chunks: Chunks, x: jax.Array, wide: Widened, down: jax.Array) -> jax.Array:
+  """What one device computes, [1, B, T, D]: of its tokens, and of its part of F."""
+  num_tokens = x.shape[0] * x.shape[1]
+  size = min(chunks.size, num_tokens)
+  flat = jnp.pad(x.reshape(num_tokens, -1), ((0, -num_tokens % size), (0, 0)))
+  parts = flat.reshape(-1, size, x.shape[-1])
+  y = cast(jax.Array, _in_chunks(chunks, parts, wide, down))
+  return y.reshape(-1, x.shape[-1])[:num_tokens].reshape(1, *x.shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _in_chunks(chunks, x, wide, down):
+  return _forward(chunks, x, wide, down)[0]
+
+
+def _forward(chunks, x, wide, down):
+  whole = _gathered(chunks, wide, down)
+  y = jax.lax.map(lambda x: chunks.transform(x, *whole), x)
+  return y, (x, wide, down)
+
+
+def _backward(chunks, residuals, gradient):
+  x, wide, down = residuals
+  whole = _gathered(chunks, wide, down)
+
+  def of_chunk(sums: Any, chunk: Any):
+    x, gradient = chunk
+    # Of float32 kernels, though they are rounded again at once: gradients have the dtype of
+    # what they are of, and are summed over chunks and devices.
+    exact = jax.tree.map(lambda w: w.astype(jnp.float32), whole)
+    _, gradients = jax.vjp(chunks.transform, x, *exact)
+    dx, *dweights = gradients(gradient)
+    return jax.tree.map(jnp.add, sums, tuple(dweights)), dx
+
+  zeros = jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), whole)
+  sums, dx = jax.lax.scan(of_chunk, zeros, (x, gradient))
+  dwide, ddown = _scattered(chunks, *sums)
+  like = lambda gradient, w: gradient.astype(w.dtype)
+  return dx, jax.tree.map(like, dwide, wide), like(ddown, down)
+
+
+_in_chunks.defvjp(_forward, _backward)
+
+
+def _gathered(chunks: Chunks, wide: Widened, down: jax.Array) -> tuple[Widened, jax.Array]:
+  """The kernels with all of D, rounded before they travel."""
+  dtype = dtypes.resolve(chunks.compute_dtype)
+
+  def gather(kernel: jax.Array, axis: int) -> jax.Array:
+    kernel = kernel.astype(dtype)
+    if not chunks.gathered:
+      return kernel
+    return jax.lax.all_gather(kernel, chunks.gathered, axis=axis, tiled=True)
+
+  wide = {
+    name: weights | {"kernel": gather(weights["kernel"], 0)} for name, weights in wide.items()
+  }
+  return wide, gather(down, 1)
+
+
+def _scattered(chunks: Chunks, wide: Widened, down: jax.Array) -> tuple[Widened, jax.Array]:
+  """Gradients of whole kernels summed over those who gathered them, each its part of D."""
+
+  def scatter(gradient: jax.Array, axis: int) -> jax.Array:
+    if not chunks.gathered:
+      return gradient
+    return jax.lax.psum_scatter(gradient, chunks.gathered, scatter_dimension=axis, tiled=True)
+
+  wide = {
+    name: weights | {"kernel": scatter(weights["kernel"], 0)} for name, weights in wide.items()
+  }
+  return wide, scatter(down, 1)

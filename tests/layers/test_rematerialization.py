@@ -1,0 +1,140 @@
+"""A policy changes what the backward pass computes again, and nothing else (law 8)."""
+
+from typing import get_args
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+from layers.blockwise_attention import BlockwiseAttention
+from layers.errors import UserError
+from layers.feed_forward import GatedFeedForward
+from layers.rematerialization import Remat, TensorName, named
+from layers.tokens import Tokens
+from runners.flops import count
+
+BLOCKWISE = BlockwiseAttention(query_block=4, key_block=4)
+LAYERS, TOKENS, D, F, KV = 3, 2 * 12, 32, 128, 16
+
+
+@pytest.fixture
+def repeated(make_decoder, packed):
+  """FLOPs of a gradient under a policy, less those of one that keeps everything."""
+
+  def step(remat):
+    model = make_decoder(core=BLOCKWISE, remat=remat)
+    params = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), *packed))
+    loss = lambda params: model.apply(params, *packed).mean()
+    return count(jax.grad(loss), params)
+
+  return lambda remat: step(remat) - step("none")
+
+
+def _attention_flops():
+  heads = lambda num: jnp.ones((2, 12, num, D // 4))
+  tokens = Tokens.unpacked(2, 12)
+  return LAYERS * count(lambda: BLOCKWISE(heads(4), heads(2), heads(2), tokens, tokens))
+
+
+def _product_flops(*features):
+  return LAYERS * sum(2 * TOKENS * D * n for n in features)
+
+
+def test_all_of_a_layer_is_computed_again_under_full(repeated):
+  # The last product feeds the stream alone, whose value no gradient needs.
+  weights = _product_flops(D, KV, KV, D, F)
+  assert repeated("full") == _attention_flops() + weights
+
+
+def test_nobody_attends_again_who_keeps_what_attention_gave(repeated):
+  assert repeated("full") - repeated("save_attention") == _attention_flops()
+  assert repeated(Remat(save=("attention",))) == repeated("save_attention")
+  assert repeated(Remat(offload=("attention",))) == repeated("save_attention")
+
+
+def test_products_with_weights_are_done_once_under_dots(repeated):
+  assert repeated("dots") == _attention_flops()
+  assert repeated("minimal") == 0
+
+
+def test_a_projection_that_is_kept_is_not_made_again(repeated):
+  kept = Remat(save=("query", "key"), offload=("up",))
+  assert repeated("full") - repeated(kept) == _product_flops(D, KV, F)
+
+
+def test_layers_name_every_tensor_that_can_be_kept(make_decoder, packed):
+  model = make_decoder()
+  model = model.clone(block=model.block.clone(feed_forward=GatedFeedForward(F)))
+  params = jax.eval_shape(model.init, jax.random.key(0), *packed)
+  jaxpr = str(jax.make_jaxpr(model.apply)(nn.unbox(params), *packed))
+  for name in get_args(TensorName):
+    assert f"name={name}" in jaxpr
+
+
+def test_what_is_offloaded_waits_in_the_hosts_memory(make_decoder, packed):
+  model = make_decoder(remat=Remat(save=("query",), offload=("block_input",)))
+  params = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), *packed))
+  loss = lambda params: model.apply(params, *packed).mean()
+  kept = str(jax.make_jaxpr(jax.grad(loss))(params))
+  assert "<host>[3,2,12,32]" in kept  # the stream, of all layers
+
+
+def test_a_misspelt_tensor_is_an_error_that_names_the_nearest():
+  with pytest.raises(UserError, match=r"Remat.save: there is no tensor 'quary': .* query\?"):
+    Remat(save=("quary",))  # pyright: ignore[reportArgumentType]
+  with pytest.raises(UserError, match=r"Remat.offload: .* 'zzz': there are block_input, "):
+    Remat(offload=("zzz",))  # pyright: ignore[reportArgumentType]
+  with pytest.raises(UserError, match="a layer's tensor: there is no tensor 'out'"):
+    named(jnp.ones(1), "out")
+
+
+def test_a_tensor_is_kept_in_one_place():
+  with pytest.raises(UserError, match="Remat keeps key in two places"):
+    Remat(save=("key", "query"), offload=("key",))
+
+
+ON_A_MESH = """
+import json
+import flax.linen as nn, jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from layers.attention import Attention
+from layers.block import Block
+from layers.feed_forward import GatedFeedForward
+from layers.normalization import RMSNorm
+from layers.rematerialization import Remat
+from layers.ring_attention import RingAttention
+from layers.sharding import partitioned
+from layers.stack import Stack
+from layers.tokens import Tokens
+from runners.flops import count
+from runners.meshes import DEFAULT_RULES
+shape = (2, 2, 2)
+mesh = Mesh(np.array(jax.devices()).reshape(1, *shape), ("data", "fsdp", "sequence", "tensor"))
+x, tokens = jax.random.normal(jax.random.key(1), (2, 16, 8)), Tokens.unpacked(2, 16)
+core = RingAttention(query_block=4, key_block=4)
+block = Block(Attention(2, core=core), GatedFeedForward(16), RMSNorm())
+everything = Remat(save=("query", "key", "up"), offload=("block_input", "attention", "value"))
+flops, results = [], []
+for remat in ("none", "full", "save_attention", everything):
+  stack = Stack(block, 2, remat=remat)
+  def loss(params):
+    with partitioned(mesh, DEFAULT_RULES):
+      return jnp.square(stack.apply(params, x, tokens)).mean()
+  params = nn.unbox(stack.init(jax.random.key(0), x, tokens))
+  flops.append(count(jax.grad(loss), params))
+  if remat in ("none", everything):
+    results.append(jax.jit(jax.value_and_grad(loss))(params))
+close = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
+jax.tree.map(close, *results)
+print(json.dumps(flops))
+"""
+
+
+@pytest.mark.slow
+def test_a_ring_goes_round_once_for_those_who_keep_what_it_gave(run_with_devices):
+  none, full, saved, everything = run_with_devices(8, ON_A_MESH)
+  of_weights = 2 * 2 * (2 * 16) * 8 * (3 * 8 + 8 + 2 * 16)
+  assert saved - none == of_weights
+  assert full - saved > 0
+  assert everything - none == of_weights - 2 * 2 * (2 * 16) * 8 * (3 * 8 + 16)
