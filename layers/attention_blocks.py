@@ -5,7 +5,7 @@ dimension, P pairs.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,8 @@ import numpy as np
 from layers.masks import Mask, reach
 from layers.online_softmax import Gradients, Partial, block_gradients
 from layers.tokens import Tokens
+
+Tree = TypeVar("Tree")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +74,7 @@ def attend(part: Partial, queries: Side, keys: Side, blocks: Blocks, which: Any)
     blocks: sizes that divide T and S, mask and dtype.
     which: [P, 2] numbers of a query block and a key block.
   """
+  queries, keys, which = _together((queries, keys, jnp.asarray(which)))
   needed = _needed(queries, keys, blocks)
 
   def step(part: Partial, pair: jax.Array):
@@ -88,7 +91,7 @@ def attend(part: Partial, queries: Side, keys: Side, blocks: Blocks, which: Any)
     changed = zip(part, new, strict=True)
     return Partial(*(_put(x, _unfolded(y, x.shape[2]), i, axis=3) for x, y in changed)), None
 
-  return jax.lax.scan(step, part, jnp.asarray(which))[0]
+  return jax.lax.scan(step, part, which)[0]
 
 
 def gradients(
@@ -102,6 +105,7 @@ def gradients(
     keys: arrays (key, value).
     blocks, which: as for `attend`.
   """
+  queries, keys, which = _together((queries, keys, jnp.asarray(which)))
   needed = _needed(queries, keys, blocks)
 
   def step(sums: Gradients, pair: jax.Array):
@@ -129,7 +133,16 @@ def gradients(
       _put(sums.value, new.value, j, axis=2),
     ), None
 
-  return jax.lax.scan(step, sums, jnp.asarray(which))[0]
+  return jax.lax.scan(step, sums, which)[0]
+
+
+def _together(tree: Tree) -> Tree:
+  """The tree, none of which is there before all of it is.
+
+  Coordinates and pairs alone are the same in every layer. A scan over layers would compute
+  before it what follows from them, for all pairs, and keep it: masks of the whole row.
+  """
+  return jax.lax.optimization_barrier(tree)
 
 
 def _needed(queries: Side, keys: Side, blocks: Blocks) -> jax.Array:

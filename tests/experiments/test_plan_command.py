@@ -89,7 +89,14 @@ def test_the_search_writes_a_file_that_the_runner_takes(run, tmp_path):
   command = out.splitlines()[-1].split()
   assert command[:2] == ["runner", "--exp=lwm.TextLlamaDebug"]
   shown = subprocess.run(
-    [sys.executable, "-m", "experiments", "show", "--exp=lwm.TextLlamaDebug", f"--config={file}"],
+    [
+      sys.executable,
+      "-m",
+      "experiments",
+      "show",
+      "--exp=lwm.TextLlamaDebug",
+      f"--config={file}",
+    ],
     capture_output=True,
     text=True,
     env=dict(os.environ),
