@@ -8,6 +8,7 @@ Letters: R devices.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
@@ -56,6 +57,32 @@ class Ring:
     even = jax.lax.ppermute(even, self.axes, back(0))
     odd = jax.lax.ppermute(odd, self.axes, back(1))
     return jnp.concatenate([even, odd], axis)
+
+  def go_round(self, meet: Callable, stays: Any, travels: Any, held: Any) -> tuple[Any, Any]:
+    """`meet` with what every device of the ring holds, this one's own first.
+
+    Args:
+      meet: (source, stays, travels, held) -> (stays, travels), where `held` is what the device
+        `source` holds; None: this one.
+      stays: what is gathered for this device.
+      travels: what is gathered for what is held; it goes round with it, and comes home.
+      held: by this device.
+    """
+
+    def meet_those_of(source: Any, stays: Any, travels: Any, held: Any):
+      stays, travels = meet(source, stays, travels, held)
+      return stays, self.passed_on(travels)
+
+    def step(carry: Any, source: jax.Array):
+      stays, travels, held = carry
+      arriving = self.passed_on(held)  # nothing below needs it: it is on its way meanwhile
+      return (*meet_those_of(source, stays, travels, held), arriving), None
+
+    arriving = self.passed_on(held)
+    stays, travels = meet_those_of(None, stays, travels, held)
+    sources = (self.here() - jnp.arange(1, self.size)) % self.size
+    (stays, travels, held), _ = jax.lax.scan(step, (stays, travels, arriving), sources[:-1])
+    return meet_those_of(sources[-1], stays, travels, held)  # which need not be passed on
 
   def _routes(self, parity: int) -> list[tuple[int, int]]:
     """From each device, where its even or odd chunk of the plain order belongs."""

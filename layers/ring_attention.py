@@ -31,11 +31,14 @@ from layers.attention_layout import (
 )
 from layers.blockwise_attention import BlockwiseAttention, pairs, refuse_dropout
 from layers.dropout import Drop
-from layers.masks import Mask, causal_mask, reach
+from layers.errors import UserError
+from layers.masks import Mask, causal_mask, full_mask, reach
 from layers.online_softmax import Gradients, Partial
 from layers.rematerialization import named
 from layers.ring import Ring
-from layers.sharding import axis_devices, per_device
+from layers.sharding import axis_devices, per_device, platform
+from layers.splash_attention import SplashAttention
+from layers.splash_ring import SplashRing
 from layers.tokens import Tokens
 
 
@@ -50,10 +53,14 @@ class RingAttention:
 
   Attributes:
     query_block, key_block: tokens; lowered to the chunk where that is shorter.
+    inner: what computes a step of the ring: `SplashAttention`, whose kernels know causal and
+      full masks here, or `BlockwiseAttention`, any; with blocks of their own. None: the former
+      on TPU where it knows the mask, else the latter.
   """
 
   query_block: int = 512
   key_block: int = 512
+  inner: SplashAttention | BlockwiseAttention | None = None
 
   def __call__(
     self,
@@ -70,19 +77,21 @@ class RingAttention:
     """See `AttentionCore`. Tokens of a segment stand in the order of their positions.
 
     Raises:
-      UserError: dropout of the attention weights.
+      UserError: dropout of the attention weights, a mask that `inner` does not know.
     """
     refuse_dropout(drop_weights, "RingAttention")
-    ring = Ring(*axis_devices("length"))
+    ring, inner = Ring(*axis_devices("length")), self._inner(mask)
     if ring.size == 1 or query_tokens is not key_tokens:
-      alone = BlockwiseAttention(query_block=self.query_block, key_block=self.key_block)
-      return alone(
+      return inner(
         query, key, value, query_tokens, key_tokens, mask=mask, compute_dtype=compute_dtype
       )
     length = query.shape[1]
     chunk = math.ceil(length / (2 * ring.size))
+    if isinstance(inner, SplashAttention):
+      steps = SplashRing.of(inner, ring, mask, query.shape, compute_dtype)
+      return steps(query, key, value, query_tokens)
     blocks = Blocks(
-      min(self.query_block, chunk), min(self.key_block, chunk), mask, compute_dtype
+      min(inner.query_block, chunk), min(inner.key_block, chunk), mask, compute_dtype
     )
     multiple = 2 * ring.size * math.lcm(blocks.query, blocks.key)
     query, query_tokens = filled(query, query_tokens, multiple, QUERY_FILL)
@@ -90,6 +99,17 @@ class RingAttention:
     key, key_tokens = filled(key, key_tokens, multiple, KEY_FILL)
     local = per_device(functools.partial(_attend_in_ring, blocks, ring), *SPLIT_ROWS)
     return local(query, key, value, query_tokens, key_tokens)[:, :length]
+
+  def _inner(self, mask: Mask) -> SplashAttention | BlockwiseAttention:
+    is_known = mask in (causal_mask, full_mask)
+    if isinstance(self.inner, SplashAttention) and not is_known:
+      raise UserError(
+        f"RingAttention.inner=SplashAttention does not know the mask {mask}: leave inner unset"
+      )
+    if self.inner is None and is_known and platform() == "tpu":
+      return SplashAttention()
+    blocks = {"query_block": self.query_block, "key_block": self.key_block}
+    return self.inner or BlockwiseAttention(**blocks)
 
 
 def own_pairs(length: int, blocks: Blocks) -> np.ndarray:
@@ -197,23 +217,15 @@ def _go_round(
   """
   here, length = ring.here(), keys.tokens.segments.shape[1]
 
-  def meet_those_of(source: jax.Array, stays: Any, travels: Any, keys: Side, which: Any):
+  def meet_those_of(source: jax.Array | None, stays: Any, travels: Any, keys: Side):
+    if source is None:
+      source, which = here, own_pairs(length, blocks)
+    else:
+      which = met_pairs(length, blocks, source > here)
     keys = keys._replace(places=_places(ring, source, length, blocks.key))
-    stays, travels = meet(stays, travels, keys, which)
-    return stays, ring.passed_on(travels)
+    return meet(stays, travels, keys, which)
 
-  def step(carry: Any, source: jax.Array):
-    stays, travels, keys = carry
-    arriving = ring.passed_on(keys)  # nothing below needs it: it is on its way meanwhile
-    which = met_pairs(length, blocks, source > here)
-    return (*meet_those_of(source, stays, travels, keys, which), arriving), None
-
-  arriving = ring.passed_on(keys)
-  stays, travels = meet_those_of(here, stays, travels, keys, own_pairs(length, blocks))
-  sources = (here - jnp.arange(1, ring.size)) % ring.size
-  (stays, travels, keys), _ = jax.lax.scan(step, (stays, travels, arriving), sources[:-1])
-  last = sources[-1]  # whose keys need not be passed on
-  return meet_those_of(last, stays, travels, keys, met_pairs(length, blocks, last > here))
+  return ring.go_round(meet_those_of, stays, travels, keys)
 
 
 def _places(ring: Ring, device: jax.Array, length: int, size: int) -> jax.Array:

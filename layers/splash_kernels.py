@@ -63,6 +63,62 @@ class Kernel:
     rows = (query, key, value, tokens.segments, _places(self.mask, tokens))
     return jax.vmap(attend_row, in_axes=(0, 0, 0, 0, None if rows[4] is None else 0))(*rows)
 
+  def attend_part(
+    self,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    query_segments: jax.Array,
+    key_segments: jax.Array,
+  ) -> tuple[jax.Array, jax.Array]:
+    """What queries get of some of their keys: attention [B, N, T, H], log sum exp [B, N, T].
+
+    Of a query that may see none of them the sum is so low that its weight beside others is 0.
+
+    Args:
+      query, key, value: as for `attend`.
+      query_segments, key_segments: [B, T], [B, S].
+    """
+    made = _made(self, save_residuals=True)
+
+    def attend_row(query, key, value, queries, keys):
+      mixed, (log_sum,) = made(query, key, value, _segment_ids(queries, keys))
+      return mixed.astype(jnp.float32), log_sum
+
+    return jax.vmap(attend_row)(query, key, value, query_segments, key_segments)
+
+  def gradients(
+    self,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    query_segments: jax.Array,
+    key_segments: jax.Array,
+    mixed: jax.Array,
+    log_sum: jax.Array,
+    gradient: jax.Array,
+  ) -> tuple[jax.Array, ...]:
+    """What these keys add to the gradients of query, key and value; float32.
+
+    Args:
+      query, key, value, query_segments, key_segments: as for `attend_part`.
+      mixed, log_sum: of the queries' attention to all keys.
+      gradient: [B, N, T, H], of that attention.
+    """
+    # Not public: public is only the gradient of attention to these keys alone.
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
+
+    backward, made = splash_attention_kernel._splash_attention_bwd, _made(self, False)
+
+    def row_gradients(query, key, value, queries, keys, mixed, log_sum, gradient):
+      residuals = (query, key, value, _segment_ids(queries, keys), None, mixed, log_sum)
+      residuals = (*residuals, made.dq_mask_info, made.dkv_mask_info)
+      found = backward(res=residuals, do=gradient, **made.kwargs)
+      return tuple(x.astype(jnp.float32) for x in found[3:6])
+
+    rows = (query, key, value, query_segments, key_segments, mixed, log_sum, gradient)
+    return jax.vmap(row_gradients)(*rows)
+
 
 def is_known(mask: Mask) -> bool:
   """Whether a kernel can compute `mask`."""

@@ -104,27 +104,33 @@ import json
 import jax, jax.numpy as jnp, numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-from layers.masks import BlockCausal, SlidingWindow
+from layers.masks import BlockCausal, SlidingWindow, causal_mask
+from layers.ring_attention import RingAttention
 from layers.sharding import partitioned
 from layers.splash_attention import SplashAttention
 from layers.tokens import Tokens
 from runners.meshes import DEFAULT_RULES
 devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4").devices
-mesh = Mesh(np.array(devices).reshape(2, 2, 1, 2), ("data", "fsdp", "sequence", "tensor"))
-def kernels(head_dim, mask):
+def kernels(core, shape, head_dim, mask, length=600):
+  mesh = Mesh(np.array(devices).reshape(shape), ("data", "fsdp", "sequence", "tensor"))
   def loss(query, key, value, positions, segments):
     tokens = Tokens(positions, segments, jnp.arange(4))
     with partitioned(mesh, DEFAULT_RULES):
-      core = SplashAttention()
       mixed = core(query, key, value, tokens, tokens, mask=mask, compute_dtype="bfloat16")
     return mixed.sum()
   rows = NamedSharding(mesh, P(("data", "fsdp")))
   array = lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
-  heads = [array((4, 600, n, head_dim), "float32") for n in (4, 2, 2)]
-  tokens = [array((4, 600), "int32")] * 2
+  heads = [array((4, length, n, head_dim), "float32") for n in (4, 2, 2)]
+  tokens = [array((4, length), "int32")] * 2
   lowered = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(*heads, *tokens)
   return lowered.compile().as_text().count('custom_call_target="tpu_custom_call"')
-print(json.dumps([kernels(80, SlidingWindow(size=99)), kernels(128, BlockCausal(size=48))]))
+splash, ring = SplashAttention(), RingAttention()
+print(json.dumps([
+  kernels(splash, (2, 2, 1, 2), 80, SlidingWindow(size=99)),
+  kernels(splash, (2, 2, 1, 2), 128, BlockCausal(size=48)),
+  kernels(ring, (1, 2, 4, 1), 128, causal_mask, length=1024),
+  kernels(ring, (1, 2, 4, 1), 128, SlidingWindow(size=99), length=1024),
+]))
 """
 
 
@@ -142,4 +148,6 @@ def test_it_compiles_for_a_tpu_that_is_not_there():
     timeout=300,
   )
   assert result.returncode == 0, result.stderr
-  assert json.loads(result.stdout.splitlines()[-1]) == [3, 3]  # forward, queries, keys
+  # Forward, queries, keys; in a ring those of its first, its last and its other steps. A ring
+  # does not know a window's kernel.
+  assert json.loads(result.stdout.splitlines()[-1]) == [3, 3, 9, 0]

@@ -1,0 +1,195 @@
+"""The steps of a ring computed by the splash kernels: flash attention of pairs of chunks.
+
+A device's own keys are met causally, as they stand. Of every other device two pairs of chunks
+matter, whole: the second of ours with its first, and with a later device's second also our
+second, else our first with its first (layers/ring.py). What is found of some keys is joined by
+the logs of the sums; the gradients of a pair follow from the finished output and sums alone.
+
+Letters: B batch, N query heads, K key heads, T length on a device, C = T / 2 chunk, H head
+dimension.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+
+from layers import dtypes, splash_kernels
+from layers.attention_layout import QUERY_FILL, SPLIT_ROWS, by_head, filled
+from layers.masks import Mask, full_mask
+from layers.online_softmax import LOWEST
+from layers.ring import Ring
+from layers.sharding import per_device, platform
+from layers.splash_attention import SplashAttention
+from layers.splash_kernels import Kernel
+from layers.tokens import Tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class SplashRing:
+  """What the devices of a ring compute.
+
+  Attributes:
+    ring: the devices.
+    own: the kernel for a device's queries and its own keys.
+    met: the kernel for its queries, or a chunk of them, and keys of another.
+    compute_dtype: of the products' operands.
+  """
+
+  ring: Ring
+  own: Kernel
+  met: Kernel
+  compute_dtype: str
+
+  @classmethod
+  def of(
+    cls, core: SplashAttention, ring: Ring, mask: Mask, shape: Any, compute_dtype: str
+  ) -> "SplashRing":
+    """For queries of `shape` [B, rows' length, N, H]; `mask` is causal or full."""
+    chunk = math.ceil(shape[1] / (2 * ring.size))
+    query_block = splash_kernels.block(core.query_block, chunk)
+    key_block = splash_kernels.block(core.key_block, chunk)
+    chunk += -chunk % math.lcm(query_block, key_block)
+    blocks = (query_block, key_block, platform() == "cpu")
+    own = Kernel(mask, shape[2], 2 * chunk, 2 * chunk, *blocks)
+    met = own if mask is full_mask else Kernel(full_mask, shape[2], chunk, chunk, *blocks)
+    return cls(ring, own, met, compute_dtype)
+
+  def __call__(
+    self, query: jax.Array, key: jax.Array, value: jax.Array, tokens: Tokens
+  ) -> jax.Array:
+    """Attention of rows [B, rows' length, heads, H] to themselves; float32."""
+    length, multiple = query.shape[1], self.ring.size * self.own.num_queries
+    # What fills up attends to itself alone: both sides get the same segment.
+    key, value = (filled(x, tokens, multiple, QUERY_FILL)[0] for x in (key, value))
+    query, tokens = filled(query, tokens, multiple, QUERY_FILL)
+    local = per_device(functools.partial(_attend_locally, self), *SPLIT_ROWS)
+    return local(query, key, value, tokens, tokens)[:, :length]
+
+  def for_heads(self, num_heads: int) -> "SplashRing":
+    """The same for the query heads that lie on one device."""
+    own, met = (dataclasses.replace(x, num_heads=num_heads) for x in (self.own, self.met))
+    return dataclasses.replace(self, own=own, met=met)
+
+
+def _attend_locally(steps: SplashRing, query, key, value, tokens: Tokens, _) -> jax.Array:
+  """What one device computes, [B, T, N, H] of its own part of the row in plain order."""
+  zigzag = functools.partial(steps.ring.zigzag, axis=1)
+  heads = (query * query.shape[-1] ** -0.5, key, value)
+  heads = (by_head(zigzag(x)) for x in heads)
+  steps = steps.for_heads(query.shape[2])
+  mixed = cast(jax.Array, _attend(steps, *heads, zigzag(tokens.segments)))
+  return steps.ring.plain(by_head(mixed), axis=1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(steps, query, key, value, segments):
+  return _forward(steps, query, key, value, segments)[0]
+
+
+def _forward(steps, query, key, value, segments):
+  dtype, ring = dtypes.resolve(steps.compute_dtype), steps.ring
+  operands = tuple(x.astype(dtype) for x in (query, key, value))
+
+  def meet(source, part, none, held):
+    key, value, key_segments = held
+    queries = operands[0], segments
+    if source is None:
+      return _attend_part(steps.own, queries, (key, value, key_segments)), none
+    if steps.met == steps.own:
+      return _joined(part, _attend_part(steps.met, queries, held)), none
+    is_later = source > ring.here()
+    found = _attend_part(
+      steps.met, _pairs(queries, is_later, always=1), _pairs(held, is_later, always=0)
+    )
+    return _joined_chunks(part, found, is_later), none
+
+  (mixed, log_sum), _ = ring.go_round(meet, None, (), (*operands[1:], segments))
+  like = tuple(jnp.empty(0, x.dtype) for x in (query, key, value))
+  return mixed, (operands, segments, mixed, log_sum, like)
+
+
+def _backward(steps, residuals, gradient):
+  operands, segments, mixed, log_sum, like = residuals
+  ring, gradient = steps.ring, gradient.astype(operands[0].dtype)
+  queries = operands[0], segments, mixed, log_sum, gradient
+
+  def meet(source, dquery, dkeys, held):
+    if source is None or steps.met == steps.own:
+      found = _gradients(steps.own, queries, held)
+    else:
+      is_later = source > ring.here()
+      pairs = _pairs(queries, is_later, always=1), _pairs(held, is_later, always=0)
+      found = _gradients(steps.met, *pairs)
+      found = tuple(
+        _unpaired(x, is_later, always) for x, always in zip(found, (1, 0, 0), strict=True)
+      )
+    return dquery + found[0], tuple(x + y for x, y in zip(dkeys, found[1:], strict=True))
+
+  zeros = tuple(jnp.zeros(x.shape) for x in operands)
+  held = (*operands[1:], segments)
+  dquery, dkeys = ring.go_round(meet, zeros[0], zeros[1:], held)
+  sums = (dquery, *dkeys)
+  return *(x.astype(y.dtype) for x, y in zip(sums, like, strict=True)), None
+
+
+_attend.defvjp(_forward, _backward)
+
+
+def _attend_part(kernel: Kernel, queries, keys) -> tuple[jax.Array, jax.Array]:
+  query, query_segments = queries
+  key, value, key_segments = keys
+  return kernel.attend_part(query, key, value, query_segments, key_segments)
+
+
+def _gradients(kernel: Kernel, queries, keys) -> tuple[jax.Array, ...]:
+  query, query_segments, *of_queries = queries
+  key, value, key_segments = keys
+  return kernel.gradients(query, key, value, query_segments, key_segments, *of_queries)
+
+
+def _length_axis(x: jax.Array) -> int:
+  """Of heads [B, N, T, ...] or of segments [B, T]."""
+  return 1 if x.ndim == 2 else 2
+
+
+def _pairs(arrays, is_later: jax.Array, always: int) -> tuple[jax.Array, ...]:
+  """The chunks of two pairs as 2 B rows: number `always`, and the one the source decides."""
+
+  def pair(x: jax.Array) -> jax.Array:
+    chunks = jnp.split(x, 2, axis=_length_axis(x))
+    return jnp.concatenate([chunks[always], jnp.where(is_later, chunks[1], chunks[0])])
+
+  return tuple(pair(x) for x in arrays)
+
+
+def _unpaired(found: jax.Array, is_later: jax.Array, always: int) -> jax.Array:
+  """[B, ..., T, H] sums of what was found of the chunks that `_pairs` took."""
+  fixed, decided = jnp.split(found, 2)
+  chunks = [jnp.where(is_later, 0.0, decided), jnp.where(is_later, decided, 0.0)]
+  chunks[always] += fixed
+  return jnp.concatenate(chunks, axis=2)
+
+
+def _joined_chunks(part, found, is_later: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """`part` [B, N, T, ...] with what was found of two pairs of chunks."""
+  first, second = zip(*(jnp.split(x, 2, axis=2) for x in part), strict=True)
+  always, decided = zip(*(jnp.split(x, 2) for x in found), strict=True)
+  mixed, log_sum = decided
+  first = _joined(first, (mixed, jnp.where(is_later, LOWEST, log_sum)))
+  second = _joined(second, (mixed, jnp.where(is_later, log_sum, LOWEST)))
+  second = _joined(second, always)
+  return cast(
+    tuple[jax.Array, jax.Array],
+    tuple(jnp.concatenate(xs, axis=2) for xs in zip(first, second, strict=True)),
+  )
+
+
+def _joined(part, more) -> tuple[jax.Array, jax.Array]:
+  """Attention and log sum exp over the keys of both."""
+  log_sum = jnp.logaddexp(part[1], more[1])
+  share = lambda x: x[0] * jnp.exp(x[1] - log_sum)[..., None]
+  return share(part) + share(more), log_sum
