@@ -27,7 +27,7 @@ from layers.dropout import Drop
 from layers.errors import UserError
 from layers.masks import Mask, causal_mask
 from layers.online_softmax import Gradients, Partial
-from layers.rematerialization import named
+from layers.rematerialization import held_back, named
 from layers.sharding import per_device
 from layers.tokens import Tokens
 
@@ -114,6 +114,7 @@ def _attend(blocks, in_order, query, key, value, query_tokens, key_tokens):
 
 
 def _forward(blocks, in_order, query, key, value, query_tokens, key_tokens):
+  (query_tokens, key_tokens), query = held_back((query_tokens, key_tokens), query)
   dtype = dtypes.resolve(blocks.compute_dtype)
   operands = tuple(x.astype(dtype) for x in (query, key, value))
   places, which = _cuts(query.shape[3], key.shape[2], blocks, in_order)

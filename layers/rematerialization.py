@@ -16,12 +16,14 @@ Letters: B batch, T length, D model dimension, F hidden dimension, N and K heads
 import dataclasses
 import difflib
 from collections.abc import Callable
-from typing import Literal, cast, get_args
+from typing import Literal, TypeVar, cast, get_args
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
 from layers.errors import UserError
+
+Tree = TypeVar("Tree")
 
 TensorName = Literal[
   "block_input",
@@ -85,6 +87,15 @@ def named(x: jax.Array, name: str) -> jax.Array:
   """x, which a `Remat` can keep by this name; the name has to be one of `TensorName`."""
   _check_name(name, "a layer's tensor")
   return cast(jax.Array, checkpoint_name(x, name))
+
+
+def held_back(known: Tree, x: jax.Array) -> tuple[Tree, jax.Array]:
+  """Both as they are, but nothing is computed of `known` before x is there.
+
+  For masks, which follow from tokens alone: where layers are scanned, jax would compute those
+  of all blocks ahead of the loop and keep them, the square of the length.
+  """
+  return jax.lax.optimization_barrier((known, x))
 
 
 def rematerialized(function: Callable, policy: RematPolicy, *, in_scan: bool) -> Callable:

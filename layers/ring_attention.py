@@ -33,7 +33,7 @@ from layers.blockwise_attention import BlockwiseAttention, pairs, refuse_dropout
 from layers.dropout import Drop
 from layers.masks import Mask, causal_mask, reach
 from layers.online_softmax import Gradients, Partial
-from layers.rematerialization import named
+from layers.rematerialization import held_back, named
 from layers.ring import Ring
 from layers.sharding import axis_devices, per_device
 from layers.tokens import Tokens
@@ -144,6 +144,7 @@ def _attend(blocks, ring, query, key, value, query_tokens, key_tokens):
 
 
 def _forward(blocks, ring, query, key, value, query_tokens, key_tokens):
+  (query_tokens, key_tokens), query = held_back((query_tokens, key_tokens), query)
   dtype = dtypes.resolve(blocks.compute_dtype)
   operands = tuple(x.astype(dtype) for x in (query, key, value))
   queries = Side(

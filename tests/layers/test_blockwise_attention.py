@@ -67,3 +67,23 @@ print(json.dumps("equal"))
 
 def test_on_a_mesh_each_device_attends_with_its_rows_and_heads(run_with_devices):
   assert run_with_devices(8, SHARDED) == "equal"
+
+
+def test_scanned_layers_keep_nothing_of_all_pairs_of_blocks():
+  """Masks follow from tokens alone, and jax computes ahead of a loop whatever does."""
+  core, length = BlockwiseAttention(query_block=4, key_block=4), 128
+  tokens = Tokens.unpacked(1, length)
+
+  def loss(x):
+    layer = lambda x, _: (core(x, x, x, tokens, tokens), None)
+    return jax.lax.scan(layer, x, None, length=2)[0].sum()
+
+  def arrays(jaxpr):
+    for equation in jaxpr.eqns:
+      yield from (variable.aval for variable in equation.outvars)
+      for inside in jax.tree.leaves(list(equation.params.values())):
+        inside = getattr(inside, "jaxpr", inside)
+        yield from arrays(inside) if hasattr(inside, "eqns") else ()
+
+  program = jax.make_jaxpr(jax.grad(loss))(jnp.ones((1, length, 1, 2)))
+  assert max(array.size for array in arrays(program.jaxpr)) < length**2 / 4
