@@ -25,8 +25,8 @@ TOKENS_PER_STEP = 2**22
 class TextLlama(Llama):
   """Text at 4K: 4 M tokens a step, all devices along fsdp.
 
-  The members say how many devices hold parameters and moments. Attention is dense: for its
-  scores set `microbatch_size` to the number of devices, which leaves one row on each at a time.
+  The members say how many devices hold parameters and moments. For the activations set
+  `microbatch_size` to the number of devices, which leaves one row on each at a time.
   """
 
   sequence_length = 4096
