@@ -281,7 +281,7 @@ def _fit_reference(reference: Reference, annotation: Any, current: Any) -> Any:
 
 
 def _makes_callables(target: Any) -> bool:
-  """A class whose objects are what is called, such as an attention core with its block sizes."""
+  """A class whose objects are what is called, such as a core with its block sizes."""
   return isinstance(target, type) and any("__call__" in vars(base) for base in target.__mro__)
 
 

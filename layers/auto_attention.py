@@ -15,7 +15,7 @@ from layers.cudnn_attention import CudnnAttention
 from layers.dropout import Drop
 from layers.masks import Mask, causal_mask
 from layers.ring_attention import RingAttention
-from layers.sharding import axis_devices, platform
+from layers.sharding import axis_devices, on_mesh, platform
 from layers.splash_attention import SplashAttention
 from layers.tokens import Tokens
 
@@ -94,6 +94,11 @@ def _said(name: str, why: str, core: AttentionCore) -> AttentionCore:
   return core
 
 
-@functools.cache
 def _say(name: str, why: str) -> None:
+  if on_mesh():  # without one another core may be chosen, and is not run
+    _say_once(name, why)
+
+
+@functools.cache
+def _say_once(name: str, why: str) -> None:
   logging.warning("Attention is %s: %s.", name, why)

@@ -27,6 +27,7 @@ _MESH: contextvars.ContextVar[jax.sharding.Mesh | None] = contextvars.ContextVar
 _ON_A_DEVICE: contextvars.ContextVar[bool] = contextvars.ContextVar(
   "on_a_device", default=False
 )
+_PLATFORM: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
 _SEEN: contextvars.ContextVar[list["Constraint"] | None] = contextvars.ContextVar(
   "seen", default=None
 )
@@ -111,10 +112,26 @@ def per_device(function: Callable, inputs: tuple[Any, ...], output: Any) -> Call
   return split
 
 
+@contextlib.contextmanager
+def on_platform(name: str) -> Iterator[None]:
+  """Within, what has no mesh is for this platform and not for jax's default."""
+  token = _PLATFORM.set(name)
+  try:
+    yield
+  finally:
+    _PLATFORM.reset(token)
+
+
+def on_mesh() -> bool:
+  """Whether this is a program for devices; elsewhere a model is only asked for its shapes."""
+  return _MESH.get() is not None
+
+
 def platform() -> str:
   """ "cpu", "gpu" or "tpu": of the mesh in use, whose devices need not be in this process."""
   mesh = _MESH.get()
-  name = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+  name = mesh.devices.flat[0].platform if mesh is not None else _PLATFORM.get()
+  name = name or jax.default_backend()
   return "gpu" if name == "cuda" else name
 
 

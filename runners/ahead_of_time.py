@@ -12,7 +12,7 @@ import math
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import jax
 from absl import logging
 
 from layers.errors import UserError
+from layers.sharding import on_platform
 from runners import collectives, config_files, flops, step_flops, topologies
 from runners.assembly import check_counts, draw, jitted_train_step
 from runners.derivation import derive_eval_data
@@ -40,9 +41,16 @@ def plan_step(config: fdl.Config, topology: topologies.Topology | None) -> dict[
   Raises:
     UserError: the mesh, the rules, the batch and the model do not fit each other.
   """
+  devices, platform, memory = _devices(topology)
+  with on_platform(platform):
+    return _facts(config, devices, platform, memory)
+
+
+def _facts(
+  config: fdl.Config, devices: Sequence[Any], platform: str, memory: int | None
+) -> dict[str, Any]:
   config = derive_eval_data(config)
   check_counts(config)
-  devices, platform, memory = _devices(topology)
   mesh = fdl.build(config.mesh).build(devices)
   blueprint = draw(config, mesh, fdl.build(config.train_data), platform=platform)
   trainer, initializer = blueprint.trainer, blueprint.initializer(blueprint.trainer, mesh)

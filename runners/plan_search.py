@@ -32,7 +32,7 @@ from runners.plan_report import table
 from runners.topologies import Topology
 
 # From what takes the least memory to what computes the least.
-_REMAT = ("full", "dots", "none")
+_REMAT = ("full", "save_attention", "minimal", "none")
 _LONG = 32_768  # tokens; shorter rows are split over devices only where they are too few
 _GIB = 2**30
 

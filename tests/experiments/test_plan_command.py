@@ -1,4 +1,4 @@
-"""`runner plan` says what a run takes, with exit code 0 where it fits and 3 where it does not."""
+"""`runner plan` says what a run takes: exit code 0 where it fits and 3 where it does not."""
 
 import json
 import os

@@ -15,8 +15,8 @@ from runners.topologies import parse
 from tests.runners.toy_run import toy_config
 
 GIB = 2**30
-RECOMPUTED = {"full": 4 / 3, "dots": 1.1, "none": 1.0}
-ACTIVATIONS = {"full": 1, "dots": 8, "none": 30}  # GiB of a row
+RECOMPUTED = {"full": 4 / 3, "save_attention": 1.25, "minimal": 1.1, "none": 1.0}
+ACTIVATIONS = {"full": 1, "save_attention": 2, "minimal": 8, "none": 30}  # GiB of a row
 
 
 def _fake(asked):
@@ -70,11 +70,13 @@ def test_rows_grow_until_memory_is_full_and_less_is_recomputed_while_it_fits(ask
   found = plan_search.search(_config(), "toy", parse("h100:1x8"), 60)
   first = [str(one.candidate) for one in found.ranked if one.candidate.mesh["fsdp"] == 8]
   assert sorted(first) == [
-    "fsdp=8 remat=dots microbatch=32",  # 4 rows of 8 GiB each
-    "fsdp=8 remat=dots microbatch=8",
     "fsdp=8 remat=full microbatch=32",
     "fsdp=8 remat=full microbatch=8",
+    "fsdp=8 remat=minimal microbatch=32",  # 4 rows of 8 GiB each
+    "fsdp=8 remat=minimal microbatch=8",
     "fsdp=8 remat=none microbatch=8",  # a second row of 30 GiB has no room
+    "fsdp=8 remat=save_attention microbatch=32",
+    "fsdp=8 remat=save_attention microbatch=8",
   ]
   assert found.num_untried == 0
 
@@ -84,9 +86,9 @@ def test_what_fits_is_ranked_by_products_and_exchanges_together(asked):
   seconds = [one.seconds for one in found.ranked]
   assert seconds == sorted(seconds)
   best = found.best
-  assert best.settings["model.remat"] == "dots"
-  assert best.settings["microbatch_size"] == 32
-  assert best.seconds == pytest.approx(1.1 / 8 + GIB / 450e9)
+  assert best.settings["model.remat"] == "none"  # less to compute is worth the exchanges
+  assert best.settings["microbatch_size"] == 8
+  assert best.seconds == pytest.approx(1 / 8 + 4 * GIB / 450e9)
 
 
 def test_exchanges_beyond_a_host_go_at_the_speed_of_the_network():
