@@ -94,29 +94,41 @@ class Kernel:
     value: jax.Array,
     query_segments: jax.Array,
     key_segments: jax.Array,
-    mixed: jax.Array,
     log_sum: jax.Array,
     gradient: jax.Array,
+    delta: jax.Array,
   ) -> tuple[jax.Array, ...]:
     """What these keys add to the gradients of query, key and value; float32.
 
     Args:
       query, key, value, query_segments, key_segments: as for `attend_part`.
-      mixed, log_sum: of the queries' attention to all keys.
+      log_sum: [B, N, T], of the queries' attention to all keys.
       gradient: [B, N, T, H], of that attention.
+      delta: [B, N, T], sum over H of gradient * attention.
     """
     # Not public: public is only the gradient of attention to these keys alone.
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
 
-    backward, made = splash_attention_kernel._splash_attention_bwd, _made(self, False)
+    made, sizes = _made(self, False), {"bq": self.query_block, "bkv": self.key_block}
+    names = ("is_mqa", "mask_value", "attn_logits_soft_cap", "mask_function", "interpret")
+    layouts = {f"{x}_layout": getattr(made.kwargs["block_sizes"], f"{x}_layout") for x in "qkv"}
+    options = {name: made.kwargs[name] for name in names} | layouts | sizes
 
-    def row_gradients(query, key, value, queries, keys, mixed, log_sum, gradient):
-      residuals = (query, key, value, _segment_ids(queries, keys), None, mixed, log_sum)
-      residuals = (*residuals, made.dq_mask_info, made.dkv_mask_info)
-      found = backward(res=residuals, do=gradient, **made.kwargs)
-      return tuple(x.astype(jnp.float32) for x in found[3:6])
+    def row_gradients(query, key, value, queries, keys, *of_queries):
+      operands = (query, key, value, _segment_ids(queries, keys), None, *of_queries)
+      dquery = splash_attention_kernel._splash_attention_bwd_dq(
+        *operands, mask_info=made.dq_mask_info, **options
+      )
+      _, dkey, dvalue = splash_attention_kernel._splash_attention_bwd_dkv(
+        *operands,
+        bkv_compute=self.key_block,
+        use_fused_bwd_kernel=False,
+        mask_info=made.dkv_mask_info,
+        **options,
+      )
+      return tuple(x.astype(jnp.float32) for x in (dquery, dkey, dvalue))
 
-    rows = (query, key, value, query_segments, key_segments, mixed, log_sum, gradient)
+    rows = (query, key, value, query_segments, key_segments, log_sum, gradient, delta)
     return jax.vmap(row_gradients)(*rows)
 
 

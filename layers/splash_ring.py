@@ -102,10 +102,9 @@ def _forward(steps, query, key, value, segments):
     if steps.met == steps.own:
       return _joined(part, _attend_part(steps.met, queries, held)), none
     is_later = source > ring.here()
-    found = _attend_part(
-      steps.met, _pairs(queries, is_later, always=1), _pairs(held, is_later, always=0)
-    )
-    return _joined_chunks(part, found, is_later), none
+    always = _attend_part(steps.met, _chunks(queries, 1), _chunks(held, 0))
+    decided = _attend_part(steps.met, _decided(queries, is_later), _decided(held, is_later))
+    return _joined_chunks(part, always, decided, is_later), none
 
   (mixed, log_sum), _ = ring.go_round(meet, None, (), (*operands[1:], segments))
   like = tuple(jnp.empty(0, x.dtype) for x in (query, key, value))
@@ -114,18 +113,20 @@ def _forward(steps, query, key, value, segments):
 
 def _backward(steps, residuals, gradient):
   operands, segments, mixed, log_sum, like = residuals
-  ring, gradient = steps.ring, gradient.astype(operands[0].dtype)
-  queries = operands[0], segments, mixed, log_sum, gradient
+  ring, delta = steps.ring, (gradient * mixed).sum(axis=-1)
+  queries = operands[0], segments, log_sum, gradient.astype(operands[0].dtype), delta
 
   def meet(source, dquery, dkeys, held):
     if source is None or steps.met == steps.own:
       found = _gradients(steps.own, queries, held)
     else:
       is_later = source > ring.here()
-      pairs = _pairs(queries, is_later, always=1), _pairs(held, is_later, always=0)
-      found = _gradients(steps.met, *pairs)
+      always = _gradients(steps.met, _chunks(queries, 1), _chunks(held, 0))
+      decided = _decided(queries, is_later), _decided(held, is_later)
+      decided = _gradients(steps.met, *decided)
       found = tuple(
-        _unpaired(x, is_later, always) for x, always in zip(found, (1, 0, 0), strict=True)
+        _in_chunks(x, number, y, is_later)
+        for x, number, y in zip(always, (1, 0, 0), decided, strict=True)
       )
     return dquery + found[0], tuple(x + y for x, y in zip(dkeys, found[1:], strict=True))
 
@@ -156,36 +157,34 @@ def _length_axis(x: jax.Array) -> int:
   return 1 if x.ndim == 2 else 2
 
 
-def _pairs(arrays, is_later: jax.Array, always: int) -> tuple[jax.Array, ...]:
-  """The chunks of two pairs as 2 B rows: number `always`, and the one the source decides."""
-
-  def pair(x: jax.Array) -> jax.Array:
-    chunks = jnp.split(x, 2, axis=_length_axis(x))
-    return jnp.concatenate([chunks[always], jnp.where(is_later, chunks[1], chunks[0])])
-
-  return tuple(pair(x) for x in arrays)
+def _chunks(arrays, number: int) -> tuple[jax.Array, ...]:
+  """The first or second half of each."""
+  return tuple(jnp.split(x, 2, axis=_length_axis(x))[number] for x in arrays)
 
 
-def _unpaired(found: jax.Array, is_later: jax.Array, always: int) -> jax.Array:
-  """[B, ..., T, H] sums of what was found of the chunks that `_pairs` took."""
-  fixed, decided = jnp.split(found, 2)
+def _decided(arrays, is_later: jax.Array) -> tuple[jax.Array, ...]:
+  """Of each the half that meets its like on the source: the second of a later device."""
+  halves = zip(_chunks(arrays, 0), _chunks(arrays, 1), strict=True)
+  return tuple(jnp.where(is_later, second, first) for first, second in halves)
+
+
+def _in_chunks(
+  always: jax.Array, number: int, decided: jax.Array, is_later: jax.Array
+) -> jax.Array:
+  """[B, heads, T, H]: what was found of half `number`, and of the half that was decided."""
   chunks = [jnp.where(is_later, 0.0, decided), jnp.where(is_later, decided, 0.0)]
-  chunks[always] += fixed
+  chunks[number] += always
   return jnp.concatenate(chunks, axis=2)
 
 
-def _joined_chunks(part, found, is_later: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """`part` [B, N, T, ...] with what was found of two pairs of chunks."""
-  first, second = zip(*(jnp.split(x, 2, axis=2) for x in part), strict=True)
-  always, decided = zip(*(jnp.split(x, 2) for x in found), strict=True)
+def _joined_chunks(part, always, decided, is_later: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """`part` [B, N, T, ...] with what the second half and the decided one have found."""
   mixed, log_sum = decided
-  first = _joined(first, (mixed, jnp.where(is_later, LOWEST, log_sum)))
-  second = _joined(second, (mixed, jnp.where(is_later, log_sum, LOWEST)))
+  first = _joined(_chunks(part, 0), (mixed, jnp.where(is_later, LOWEST, log_sum)))
+  second = _joined(_chunks(part, 1), (mixed, jnp.where(is_later, log_sum, LOWEST)))
   second = _joined(second, always)
-  return cast(
-    tuple[jax.Array, jax.Array],
-    tuple(jnp.concatenate(xs, axis=2) for xs in zip(first, second, strict=True)),
-  )
+  mixed, log_sum = (jnp.concatenate(xs, axis=2) for xs in zip(first, second, strict=True))
+  return mixed, log_sum
 
 
 def _joined(part, more) -> tuple[jax.Array, jax.Array]:

@@ -101,9 +101,9 @@ def test_the_gradients_of_some_keys_are_the_library_s():
 
   mixed, pullback, scores = jax.vjp(dense, query, key, value, has_aux=True)
   wanted = pullback(gradient)
-  log_sum = jax.nn.logsumexp(scores, axis=-1)
+  log_sum, delta = jax.nn.logsumexp(scores, axis=-1), (mixed * gradient).sum(axis=-1)
   halves = [
-    jax.jit(kernel.gradients)(query, k, v, segments, segments, mixed, log_sum, gradient)
+    jax.jit(kernel.gradients)(query, k, v, segments, segments, log_sum, gradient, delta)
     for k, v in zip(jnp.split(key, 2, 2), jnp.split(value, 2, 2), strict=True)
   ]
   dkeys = (jnp.concatenate(xs, 2) for xs in list(zip(*halves, strict=True))[1:])
