@@ -121,17 +121,25 @@ class Stage(TextLlama):
   """A stage of the 7B model at a longer context, from the parameters of the stage before.
 
   4 M tokens a step at a constant 8e-5 after 5 steps of warmup. Rows are split by length: their
-  number falls below that of the devices.
+  number falls below that of the devices. What attention gave is kept, since to attend again
+  would cost more than all the rest. Hidden activations are those of 4,096 tokens at a time:
+  in smaller chunks adding up the gradients of the weights takes its time.
   """
 
   size = SIZES["7b"]
   before: str
   eval_every = None
+  remat = "save_attention"
 
   def config(self) -> fdl.Config:
     config = super().config()
     config.init_from = f"runs/{self.before}"
     return config
+
+  def model(self) -> fdl.Config:
+    model = super().model()
+    model.block.feed_forward.chunk = 4096
+    return model
 
   def mesh(self) -> fdl.Config:
     return fdl.Config(MeshShape, data=1, sequence=-1)

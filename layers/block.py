@@ -36,6 +36,8 @@ class Block(nn.Module):
   def _add(self, x: jax.Array, name: str, half: nn.Module, tokens: Tokens) -> jax.Array:
     # Calling the field `norm` twice would share its weights silently; a copy owns its own.
     normed = named(self.norm.copy(name=f"{name}_norm")(x), f"{name}_norm")
+    # Between the products the stream may be split further, which read all of its tokens again.
+    normed = constrain(normed, "batch", "length", "activation_embed")
     added = named(half(normed, tokens), f"{name}_out")
     added = Dropout(self.dropout_rate, name=f"{name}_dropout")(added, tokens.rows)
-    return constrain(x + added, "batch", "length", "activation_embed")
+    return constrain(x + added, "batch", "residual_length", "activation_embed")

@@ -80,11 +80,12 @@ class Decoder(nn.Module):
       x += self._positions(ids.shape[1])(tokens.positions)
     x = x.astype(dtypes.resolve(self.activation_dtype))
     x = Dropout(self.dropout_rate, name="embedding_dropout")(x, tokens.rows)
-    x = constrain(x, "batch", "length", "activation_embed")
+    x = constrain(x, "batch", "residual_length", "activation_embed")
     x = Stack(self.block, self.num_layers, self.scan_layers, self.remat, name="stack")(
       x, tokens
     )
     x = self.norm.copy(name="final_norm")(x)
+    x = constrain(x, "batch", "length", "activation_embed")
     kernel = embedding.head() if self.tied_head else self._head()(self.model_dim)
     logits = LazyLogits(x, kernel, self.vocab_size, self.loss_chunk or 0, self.compute_dtype)
     return logits if self.loss_chunk else logits.whole()

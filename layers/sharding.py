@@ -6,7 +6,9 @@ experiment; layers never see the mesh. Names in use:
 
   parameters    vocab, position, embed, heads, kv_heads, head_dim, mlp, layers
   activations   batch, length, activation_embed, activation_heads, activation_kv_heads,
-                activation_mlp, activation_vocab; cache_length: slots of layers/cache.py
+                activation_mlp, activation_vocab; cache_length: slots of layers/cache.py;
+                residual_length: the length of the stream between the products, which without
+                a rule of its own is "length"
 """
 
 import contextlib
@@ -20,6 +22,9 @@ import jax
 from jax.sharding import PartitionSpec
 
 Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
+
+# A logical axis that goes the way of another unless a rule is for it.
+_GOES_WITH = {"residual_length": "length"}
 
 _MESH: contextvars.ContextVar[jax.sharding.Mesh | None] = contextvars.ContextVar(
   "mesh", default=None
@@ -69,7 +74,14 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   mesh = _mesh_to_split()
   if mesh is None:
     return x
+  names = names_in(nn.get_logical_axis_rules(), names)
   return nn.spmd.with_logical_constraint(x, names, mesh=mesh)
+
+
+def names_in(rules: Rules, names: Sequence[str | None]) -> tuple[str | None, ...]:
+  """The names under which the rules have these logical axes."""
+  known = {name for name, _ in rules}
+  return tuple(_GOES_WITH.get(str(n), n) if n not in known else n for n in names)
 
 
 def partitioned_init(init: nn.initializers.Initializer, *names: str) -> Any:

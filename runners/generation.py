@@ -58,7 +58,8 @@ class Generator:
     self._model, self._mesh, self._num_ids = model, mesh, num_ids
     self._context, self._end_ids = context, tuple(end_ids)
     # A new token has no length to split; the cache has.
-    whole = [(name, None if name == "length" else axes) for name, axes in rules]
+    lengths = ("length", "residual_length")
+    whole = [(name, None if name in lengths else axes) for name, axes in rules]
     self._rules = (*whole, ("cache_length", "sequence"))
     static = ("num_slots", "max_tokens", "sampling")
     self._jitted = jax.jit(self._generate, static_argnames=static)

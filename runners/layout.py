@@ -17,7 +17,7 @@ import numpy as np
 from absl import logging
 
 from layers.errors import UserError
-from layers.sharding import Constraint, Rules
+from layers.sharding import Constraint, Rules, names_in
 from runners.config_tree import path_text, walk
 from runners.meshes import AXES, BATCH_AXES
 from runners.suggestions import did_you_mean
@@ -33,6 +33,7 @@ _FIELDS = {
   "layers": ("num_layers",),
   "position": ("max_positions",),
   "length": ("sequence_length",),
+  "residual_length": ("sequence_length",),
 }
 
 
@@ -121,7 +122,7 @@ def lay_out(
       f"{name} has the shape {tuple(shape)} and the logical axes {tuple(names)}: give each "
       "dimension one, and none twice"
     )
-  names = (*names,)
+  names = names_in(rules, names)
   spec = nn.spmd.logical_to_mesh_axes(names, rules) or ()
   dimensions = []
   for size, logical, entry in zip(shape, names, spec, strict=True):

@@ -36,6 +36,11 @@ DEFAULT_RULES = (
   ("layers", None),
 )
 
+# To add to rules: between the products of a layer the stream, its norms and its dropout are
+# split by length over the tensor axis too (Korthikanti et al., 2022,
+# https://arxiv.org/abs/2205.05198, section 4.2.2).
+RESIDUAL_OVER_TENSOR = (("residual_length", ("sequence", "tensor")),)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshShape:
