@@ -15,7 +15,9 @@ def main() -> int:
   """Runs the command line on the arguments of this process; returns the exit code."""
   _on_interrupt(_leave)
   from experiments import command_line
+  from runners.simulated_devices import give_threads
 
+  give_threads(os.environ)  # jax reads it when it counts its devices, which no import does
   try:
     _on_interrupt(signal.default_int_handler)
     return command_line.main()
