@@ -17,7 +17,9 @@ def main() -> int:
   # A compiler for GPUs says on import that there are none: unless told otherwise, in silence.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
   from experiments import command_line
+  from runners.simulated_devices import give_threads
 
+  give_threads(os.environ)  # jax reads it when it counts its devices, which no import does
   try:
     _on_interrupt(signal.default_int_handler)
     return command_line.main()
