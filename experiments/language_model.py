@@ -43,6 +43,7 @@ class LanguageModel(Experiment):
       checkpoints=self.checkpoints(),
       callbacks=[fdl.Config(StopOnNonFinite)],
       writers=self.writers(),
+      collective_budget=self.collective_budget(),
     )
 
   def model(self) -> fdl.Config:
@@ -70,6 +71,10 @@ class LanguageModel(Experiment):
 
   def checkpoints(self) -> fdl.Config:
     return fdl.Config(Checkpoints)
+
+  def collective_budget(self) -> list[fdl.Config]:
+    """What the compiled program may exchange: see runners/collective_budget.py."""
+    return []
 
   def writers(self) -> list[fdl.Config]:
     return [fdl.Config(Console), fdl.Config(JsonLines), fdl.Config(TensorBoard)]

@@ -15,6 +15,7 @@ import fiddle as fdl
 from experiments.llama import SIZES, Llama
 from experiments.registry import register
 from runners import optimizers, schedules
+from runners.collective_budget import Allowance
 from runners.meshes import MeshShape
 from runners.retention import Checkpoints
 from tasks.jsonl import Jsonl
@@ -46,6 +47,11 @@ class TextLlama(Llama):
     peak = self.peak_learning_rate
     rate = fdl.Config(schedules.warmup_cosine, peak=peak, end=0.1 * peak, warmup=2000)
     return fdl.Config(optimizers.adamw, learning_rate=rate)
+
+  def collective_budget(self) -> list[fdl.Config]:
+    # Nine weights of a layer, gathered forward and backward. Activations stay where they are.
+    gathers = fdl.Config(Allowance, kind="all-gather", axis="fsdp", per_layer=20, per_step=8)
+    return [gathers]
 
   def checkpoints(self) -> fdl.Config:
     return fdl.Config(Checkpoints, every=500)

@@ -31,6 +31,7 @@ PRINTED = {
   "why": "optimizer.learning_rate.peak = ",
   "diff": " -> ",
   "data": "segment 1",
+  "plan": "fits: the peak is",
   "export": "GPT2LMHeadModel",
   "sweep": "table     sweeps/",
   "train": "done: ",
@@ -60,7 +61,14 @@ def command_of(arguments: list[str]) -> str:
 def shrunk(arguments: list[str]) -> list[str]:
   """The same command at toy size. A command that reads an earlier run finds it small."""
   reads_a_run = any(argument.startswith("--config=") for argument in arguments)
-  if reads_a_run or command_of(arguments) not in ("train", "sweep", "show", "why", "data"):
+  if reads_a_run or command_of(arguments) not in (
+    "train",
+    "sweep",
+    "show",
+    "why",
+    "data",
+    "plan",
+  ):
     return arguments
   own = [re.sub(r"^--set=num_steps=\d+$", "--set=num_steps=3", a) for a in arguments]
   set_already = {argument.split("=")[1] for argument in own if argument.startswith("--set=")}

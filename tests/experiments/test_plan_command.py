@@ -58,6 +58,7 @@ def test_json_is_one_object_and_the_workdir_stays_as_it_is(run, tmp_path):
   assert plan["flops_per_step"] > 0
   assert {"parameters", "optimizer", "gradients", "peak"} <= plan["bytes_per_device"].keys()
   assert {c["kind"] for c in plan["collectives"]} >= {"all-gather"}
+  assert plan["over_budget"] == []  # of what lwm.TextLlama allows
   assert not list(tmp_path.iterdir())
 
 
