@@ -40,6 +40,7 @@ def auto_attention(
 
   Dense where weights are dropped or few; a ring where the rows are split over devices; the
   platform's flash kernel where there is one that honours all that is asked; else blockwise.
+  Without a mesh, as where a model is only asked for its shapes, no kernel is made.
   """
   if drop_weights is not None:
     core = _said("dense_attention", "the only core that drops weights", dense_attention)
@@ -65,7 +66,7 @@ def core_for_rows(length: int, head_dim: int, mask: Mask, compute_dtype: str) ->
   if ring_size > 1:
     why = f"rows of {length} tokens lie on {ring_size} devices"
     return _said("RingAttention", why, RingAttention())
-  if length < _SHORT:
+  if length < _SHORT or not on_mesh():
     return _choose_for_any(length, length)
   if platform() == "tpu" and splash_kernels.is_known(mask):
     why = f"rows of {length} tokens on a TPU"

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from layers import dtypes
+from layers.sharding import is_split
 
 
 def product(subscripts: str, x: jax.Array, y: jax.Array, compute_dtype: str) -> jax.Array:
@@ -73,7 +74,12 @@ def _multiply(subscripts, x, y):
 
 
 def _row_major(x):
-  """x; on CPU it lies in memory in the order of its dimensions, not transposed in name."""
+  """x; on CPU it lies in memory in the order of its dimensions, not transposed in name.
+
+  Not where it is split over devices: to lay it out the compiler would gather it whole.
+  """
+  if is_split():
+    return x
   layout = Layout(tuple(range(x.ndim)))
   return jax.lax.platform_dependent(
     x, cpu=lambda x: with_layout_constraint(x, layout), default=lambda x: x

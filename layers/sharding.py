@@ -156,6 +156,11 @@ def axis_devices(name: str) -> tuple[tuple[str, ...], int]:
   return axes, math.prod(mesh.shape[axis] for axis in axes)
 
 
+def is_split() -> bool:
+  """Whether arrays here may lie on several devices."""
+  return _mesh_to_split() is not None
+
+
 def _mesh_to_split() -> Any:
   """The mesh in use; None where there is one device, or where this is one of its devices."""
   mesh = _MESH.get()

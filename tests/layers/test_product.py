@@ -89,3 +89,29 @@ def _dot_generals(jaxpr):
       if hasattr(inner, "eqns"):
         found += _dot_generals(inner)
   return found
+
+
+GATHERED = """
+import json
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from layers.product import project
+from layers.sharding import partitioned
+mesh = Mesh(np.array(jax.devices()).reshape(4), "fsdp")
+rows, whole = NamedSharding(mesh, P("fsdp")), NamedSharding(mesh, P())
+x = jax.ShapeDtypeStruct((8, 16, 32), jnp.float32, sharding=rows)
+kernel = jax.ShapeDtypeStruct((32, 64), jnp.float32, sharding=whole)
+
+def gradients(x, kernel):
+  with partitioned(mesh, (("batch", "fsdp"),)):
+    loss = lambda x, kernel: jnp.sin(project(x, kernel, DTYPE)).sum()
+    return jax.grad(loss, (0, 1))(x, kernel)
+
+gradients = jax.jit(gradients, out_shardings=(rows, whole))
+print(json.dumps(gradients.lower(x, kernel).compile().as_text().count("all-gather")))
+"""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rows_on_several_devices_are_not_gathered(run_with_devices, dtype):
+  assert run_with_devices(4, GATHERED.replace("DTYPE", repr(dtype))) == 0
