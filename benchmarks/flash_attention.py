@@ -1,6 +1,6 @@
 """Flash attention on a GPU or TPU: how exact, how fast, how lean, and what a step makes of it.
 
-python benchmarks/flash_attention.py                         about fifteen minutes on one device
+python benchmarks/flash_attention.py                                 everything, in 29 processes
 python benchmarks/flash_attention.py --core=CudnnAttention --parts parity time
 python benchmarks/flash_attention.py --lengths=256 --core=BlockwiseAttention        on a CPU
 
