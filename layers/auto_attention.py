@@ -45,7 +45,7 @@ def auto_attention(
   if drop_weights is not None:
     core = _said("dense_attention", "the only core that drops weights", dense_attention)
   elif query_tokens is key_tokens:
-    core = _choose_for_rows(query.shape[1], query.shape[-1], mask, compute_dtype)
+    core = core_for_rows(query.shape[1], query.shape[-1], mask, compute_dtype)
   else:
     core = _choose_for_any(query.shape[1], key.shape[1])
   return core(
@@ -60,10 +60,8 @@ def auto_attention(
   )
 
 
-def _choose_for_rows(
-  length: int, head_dim: int, mask: Mask, compute_dtype: str
-) -> AttentionCore:
-  """Where rows attend to themselves."""
+def core_for_rows(length: int, head_dim: int, mask: Mask, compute_dtype: str) -> AttentionCore:
+  """What `auto_attention` takes where rows of `length` tokens attend to themselves."""
   _, ring_size = axis_devices("length")
   if ring_size > 1:
     why = f"rows of {length} tokens lie on {ring_size} devices"
