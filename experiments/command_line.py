@@ -102,8 +102,8 @@ COMMANDS = {
   ),
   "plan": Command(
     "planning:plan_run",
-    "memory, FLOPs, collectives without the devices: --topology=v5p:4x4x4, h100:8x8, cpu:8"
-    " [--mfu --tokens --price --json]; --search [--minutes --to=FILE]: the best mesh",
+    "bytes, FLOPs, collectives on --topology=v5p:4x4x4, h100:8x8, cpu:8, there or not\n"
+    "[--mfu --tokens --price --json]; --search [--minutes --to=FILE] for the best mesh",
     (*_CONFIG_FLAGS, *_PLAN_FLAGS),
   ),
   "import": Command(
@@ -238,7 +238,8 @@ def _help(values: flags.FlagValues) -> str:
     "Commands (train when left out):",
   ]
   for name, command in COMMANDS.items():
-    lines.append(f"  {f'{name} {command.arguments}':18}{command.summary}")
+    summary = command.summary.replace("\n", "\n" + " " * 20)
+    lines.append(f"  {f'{name} {command.arguments}':18}{summary}")
   lines += ["", "Flags:"]
   for name in ("exp", *VERBS, *(n for n in values if n not in ("exp", "help", "h", *VERBS))):
     users = [other for other, spec in COMMANDS.items() if name in spec.flags]

@@ -17,6 +17,7 @@ transformers = pytest.importorskip("transformers", reason=f"transformers {_CURE}
 pytest.importorskip("safetensors", reason=f"safetensors {_CURE}")
 
 from experiments.command_line import main  # noqa: E402
+from layers.chunked_cross_entropy import whole_logits  # noqa: E402
 from layers.tokens import Tokens  # noqa: E402
 from runners.checkpoint_listing import find_step_folder  # noqa: E402
 from runners.checkpoint_reading import restore_params  # noqa: E402
@@ -99,7 +100,7 @@ def logits_of(workdir, ids):
   params = restore_params(find_step_folder(str(workdir)), abstract)
   positions = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
   tokens = Tokens(jnp.asarray(positions), jnp.ones_like(ids), jnp.arange(len(ids)))
-  return np.asarray(model.apply({"params": params}, jnp.asarray(ids), tokens))
+  return np.asarray(whole_logits(model.apply({"params": params}, jnp.asarray(ids), tokens)))
 
 
 def their_logits(model, ids):

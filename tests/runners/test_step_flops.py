@@ -12,7 +12,7 @@ from runners.meshes import MeshShape
 from runners.step_flops import global_batch, model_flops
 from tests.runners.toy_run import toy_config
 
-ROWS, TOKENS, WIDTH, LETTERS = 8, 12, 16, 20  # 19 letters and one that ends a document
+ROWS, TOKENS, WIDTH, LETTERS = 8, 12, 16, 19
 
 
 @pytest.fixture
