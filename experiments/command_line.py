@@ -102,8 +102,8 @@ COMMANDS = {
   ),
   "plan": Command(
     "planning:plan_run",
-    "bytes, FLOPs, collectives on --topology=v5p:4x4x4, h100:8x8, cpu:8, there or not\n"
-    "[--mfu --tokens --price --json]; --search [--minutes --to=FILE] for the best mesh",
+    "bytes, FLOPs, collectives on --topology=v5p:4x4x4, h100:8x8, cpu:8\n"
+    "[--mfu --tokens --price --json]; --search [--minutes --to=FILE]: best mesh",
     (*_CONFIG_FLAGS, *_PLAN_FLAGS),
   ),
   "import": Command(
