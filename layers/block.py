@@ -38,6 +38,8 @@ class Block(nn.Module):
     normed = named(self.norm.copy(name=f"{name}_norm")(x), f"{name}_norm")
     # Between the products the stream may be split further, which read all of its tokens again.
     normed = constrain(normed, "batch", "length", "activation_embed")
-    added = named(half(normed, tokens), f"{name}_out")
+    # Before the stream splits it, so that no gradient is split where a product folds the rows.
+    added = constrain(half(normed, tokens), "batch", "length", "activation_embed")
+    added = named(added, f"{name}_out")
     added = Dropout(self.dropout_rate, name=f"{name}_dropout")(added, tokens.rows)
     return constrain(x + added, "batch", "residual_length", "activation_embed")
