@@ -12,7 +12,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+KINDS = (
+  "all-gather",
+  "all-reduce",
+  "reduce-scatter",
+  "all-to-all",
+  "ragged-all-to-all",
+  "collective-permute",
+  "collective-broadcast",
+)
 
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%[\w.-]+ = ")
@@ -56,12 +64,14 @@ def collectives(hlo: str, mesh: Mapping[str, int]) -> list[Collective]:
   """
   program = _computations(hlo)
   times = _times(program, hlo)
+  repeated = _repeated(program)
   found = [
     collective
     for name, instructions in program.items()
     if times[name]
     for instruction in instructions
-    if (collective := _collective(name, instruction, times[name], mesh)) is not None
+    if instruction not in repeated.get(name, ())
+    and (collective := _collective(name, instruction, times[name], mesh)) is not None
   ]
   return sorted(found, key=lambda c: -c.bytes)
 
@@ -88,6 +98,26 @@ def _computations(hlo: str) -> dict[str, list[str]]:
     elif current and line.startswith(" "):
       current[-1] += line
   return program
+
+
+def _repeated(program: Mapping[str, list[str]]) -> dict[str, list[str]]:
+  """Fused computation -> its collectives that another fusion beside it has too.
+
+  A TPU's compiler begins an exchange in one fusion, goes on with it in others and ends it in a
+  last one, each of which holds the same instruction with the same channel.
+  """
+  repeated: dict[str, list[str]] = collections.defaultdict(list)
+  for instructions in program.values():
+    seen = set()
+    for call in instructions:
+      fused = re.search(r"calls=%([\w.-]+)", call) if _opcode(call) == "fusion" else None
+      for instruction in program.get(fused[1], []) if fused else []:
+        channel = re.search(r"channel_id=(\d+)", instruction)
+        key = (_opcode(instruction), channel and channel[1])
+        if channel and key in seen and fused:
+          repeated[fused[1]].append(instruction)
+        seen.add(key)
+  return repeated
 
 
 def _times(program: Mapping[str, list[str]], hlo: str) -> dict[str, int]:

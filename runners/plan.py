@@ -23,8 +23,8 @@ from runners.collectives import Collective, by_kind
 from runners.flops import peak_flops
 from runners.topologies import Topology
 
-# What jax takes of a GPU's memory at once, unless told otherwise.
-_GPU_FRACTION = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+# Which part of a GPU's memory jax takes at once; the later name wins.
+_GPU_FRACTIONS = ("XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,7 +121,18 @@ def usable_bytes(topology: Topology) -> int | None:
   accelerator = topology.accelerator
   if accelerator.memory is None or accelerator.platform != "cuda":
     return accelerator.memory
-  return int(accelerator.memory * float(os.environ.get(_GPU_FRACTION, "0.75")))
+  return int(accelerator.memory * _gpu_fraction())
+
+
+def _gpu_fraction() -> float:
+  fraction = 0.75
+  for name in _GPU_FRACTIONS:
+    if text := os.environ.get(name):
+      try:
+        fraction = float(text)
+      except ValueError:
+        raise UserError(f"{name}={text} is no number: write a fraction, as 0.9") from None
+  return fraction
 
 
 def as_json(plan: Plan) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from runners.suggestions import did_you_mean
 Platform = Literal["tpu", "cuda", "cpu"]
 
 _GIB = 2**30
+_MOST_DEVICES = 8192
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,7 +247,25 @@ def parse(text: str) -> Topology:
   if len(sizes) != accelerator.num_dimensions or min(sizes) < 1:
     what = "hosts x GPUs of a host, as" if accelerator.platform == "cuda" else "as"
     raise UserError(f"--topology={text}: write {what} {kind}:{example}")
-  return Topology(text, accelerator, sizes)
+  topology = Topology(text, accelerator, sizes)
+  _check_size(topology)
+  return topology
+
+
+def _check_size(topology: Topology) -> None:
+  """Raises UserError for a slice that cannot be, and for more devices than are reasonable."""
+  name, shape = topology.name, topology.shape
+  if topology.num_devices > _MOST_DEVICES:
+    raise UserError(
+      f"--topology={name} has {topology.num_devices:,} devices, and a plan {_MOST_DEVICES:,} at "
+      "most: memory and exchanges of a device hardly change beyond"
+    )
+  is_slice = topology.accelerator.platform == "tpu" and math.prod(shape) > 1
+  if is_slice and (shape[0] % 2 or shape[1] % 2):
+    raise UserError(
+      f"--topology={name}: a host has 2x2 chips, which the first two dimensions have to be "
+      "multiples of (or one chip in all)"
+    )
 
 
 def _connections(shape: tuple[int, ...]) -> dict[str, Any]:

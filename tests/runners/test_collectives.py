@@ -137,3 +137,32 @@ print(json.dumps([c[:4] for c in collectives(hlo, mesh.shape)]))
 """,
   )
   assert found == [["all-reduce", ["tensor"], 5, 5 * 4 * 32 * 4]]
+
+
+FUSIONS = """HloModule jit_step
+
+%start (p: bf16[4]) -> bf16[32] {
+  ROOT %all-gather.1 = bf16[32]{0} all-gather(%p), channel_id=3, replica_groups={}
+}
+
+%more (p: bf16[4]) -> bf16[32] {
+  ROOT %all-gather.2 = bf16[32]{0} all-gather(%p), channel_id=3, replica_groups={}
+}
+
+%other (p: bf16[4]) -> bf16[32] {
+  ROOT %all-gather.3 = bf16[32]{0} all-gather(%p), channel_id=4, replica_groups={}
+}
+
+ENTRY %main (p: bf16[4]) -> bf16[32] {
+  %a = bf16[32]{0} fusion(%p), kind=kCustom, calls=%start
+  %b = bf16[32]{0} fusion(%p), kind=kOutput, calls=%more
+  %c = bf16[32]{0} fusion(%p), kind=kOutput, calls=%other
+}
+"""
+
+
+def test_an_exchange_that_several_fusions_share_counts_once():
+  assert [found[:4] for found in collectives(FUSIONS, MESH)] == [
+    ("all-gather", ("fsdp", "tensor"), 1, 64),
+    ("all-gather", ("fsdp", "tensor"), 1, 64),
+  ]
