@@ -9,8 +9,10 @@ import contextlib
 import json
 import logging as std_logging
 import math
+import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -58,6 +60,9 @@ def _facts(
   step = jitted_train_step(trainer, initializer, mesh)
   began = time.perf_counter()
   traced = step.trace(state, step_flops.global_batch(trainer, batch_sharding(mesh)))
+  program = flops.tally_traced(traced)
+  for loop in program.open_loops:
+    logging.warning("How often the loop %s runs is not known: its FLOPs count once.", loop)
   held = {
     "parameters": bytes_per_device(state.params),
     "optimizer": bytes_per_device(state.opt_state),
@@ -74,7 +79,7 @@ def _facts(
     "num_microbatches": trainer.num_microbatches,
     "num_layers": getattr(trainer.model, "num_layers", 1),
     "flops_per_step": step_flops.model_flops(blueprint.config.model, trainer, state),
-    "hardware_flops_per_step": flops.tally_traced(traced).flops,
+    "hardware_flops_per_step": program.flops,
     "bytes_per_device": {
       **_memory(held, compiled, refusal, on_cpu=devices[0].platform == "cpu"),
       "available": memory,
@@ -173,8 +178,16 @@ def _warnings_gathered() -> Iterator[list[str]]:
     logger.removeHandler(handler)
 
 
+def _leave_with_the_planner() -> None:
+  """Its end of the pipe on standard input closes however it ends."""
+  while os.read(sys.stdin.fileno(), 1024):
+    pass  # nothing is said on it
+  os._exit(1)
+
+
 def main() -> int:
   """Reads the request, writes the result: the facts, or what is wrong with the config."""
+  threading.Thread(target=_leave_with_the_planner, daemon=True).start()
   request, result = map(Path, sys.argv[1:])
   asked = json.loads(request.read_text())
   topology = asked["topology"] and topologies.parse(asked["topology"])
@@ -185,6 +198,8 @@ def main() -> int:
     answer["notes"] = list(dict.fromkeys(notes))
   except UserError as error:
     answer = {"error": str(error)}
+  except topologies.NoSuchTopology as error:
+    answer = {"error": f"--topology={topology.name}: {error}"}
   result.write_text(json.dumps(answer))
   return 0
 

@@ -43,7 +43,8 @@ class Collective(NamedTuple):
   Attributes:
     kind: of KINDS.
     axes: of the mesh, along which devices exchange.
-    count: how often in a run.
+    count: how often in a run; an exchange of several arrays counts as many, since compilers
+      differ in how many they put together.
     bytes: on one device, all times together.
     source: the layers and operations that it came from.
   """
@@ -177,21 +178,23 @@ def _collective(
   axes = _axes(instruction, mesh)
   if axes == ():
     return None
-  size = _bytes(instruction, opcode)
+  arrays, size = _arrays_and_bytes(instruction, opcode)
   if kind == "reduce-scatter" and opcode == kind:  # only what comes out is written there
     size *= math.prod(mesh.get(axis, 1) for axis in axes or ())
   if computation.startswith("all-reduce-scatter"):  # how a TPU fuses the two
     kind = "reduce-scatter"
   source = _SOURCE.search(instruction)
-  return Collective(kind, axes or ("?",), times, times * size, source[1] if source else "")
+  where = source[1] if source else ""
+  return Collective(kind, axes or ("?",), times * arrays, times * size, where)
 
 
-def _bytes(instruction: str, opcode: str) -> int:
+def _arrays_and_bytes(instruction: str, opcode: str) -> tuple[int, int]:
   """Of the larger side; what starts an exchange holds both sides, but for an all-reduce."""
   shape = instruction[instruction.index(" = ") + 3 : instruction.index(f" {opcode}(")]
   if not opcode.endswith("-start") or opcode == "all-reduce-start":
-    return _array_bytes(shape)
-  return max(map(_array_bytes, _elements(shape)), default=0)
+    return len(_ARRAY.findall(shape)), _array_bytes(shape)
+  before, after = _elements(shape)[:2]
+  return len(_ARRAY.findall(after)), max(_array_bytes(before), _array_bytes(after))
 
 
 def _elements(shape: str) -> list[str]:

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,19 @@ from runners.topologies import Topology
 
 # Which part of a GPU's memory jax takes at once; the later name wins.
 _GPU_FRACTIONS = ("XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunCost:
+  """Time and cost at some utilisation; None where the device's speed or the length is unknown."""
+
+  mfu: float
+  seconds_per_step: float | None
+  steps: float | None
+  tokens: float | None
+  seconds: float | None
+  device_hours: float | None
+  cost: float | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,13 +91,42 @@ class Plan:
       return False
     return self.usable is None or peak <= self.usable
 
+  def run(self, *, mfu: float, tokens: float | None = None, price: float = 0.0) -> "RunCost":
+    """The whole run.
+
+    Args:
+      mfu: model FLOP utilisation.
+      tokens: to train on; None: those of num_steps.
+      price: of a device for an hour.
+    """
+    steps = tokens / self.tokens_per_step if tokens else self.num_steps
+    seconds = self.seconds_per_step(mfu)
+    total = steps * seconds if steps and seconds else None
+    hours = total and total * self.devices / 3600
+    return RunCost(
+      mfu=mfu,
+      seconds_per_step=seconds,
+      steps=steps,
+      tokens=steps and steps * self.tokens_per_step,
+      seconds=total,
+      device_hours=hours,
+      cost=hours and hours * price,
+    )
+
   def seconds_per_step(self, mfu: float) -> float | None:
     """At this fraction of the peak speed of all devices; None where that is not known."""
     return self.peak_flops and self.flops_per_step / (self.devices * self.peak_flops * mfu)
 
 
+class CompileError(RuntimeError):
+  """The process that compiles ended without an answer; the message is what it said last."""
+
+
 def plan(
-  config: fdl.Config, exp: str, topology: Topology | None, *, seconds: float | None = None
+  config: fdl.Config,
+  exp: str,
+  topology: Topology | None,
+  stop: threading.Event | None = None,
 ) -> Plan:
   """Compiles one step of `config`.
 
@@ -91,13 +134,13 @@ def plan(
     config: resolved, of a Trainer.
     exp: the experiment's name.
     topology: None: the devices of this machine.
-    seconds: to wait at most.
+    stop: ends it early once set.
 
   Raises:
     UserError: the mesh, the rules, the batch and the model do not fit each other.
-    TimeoutError: it took longer.
+    CompileError: the compiler failed, or was stopped.
   """
-  facts = _facts(config, exp, topology, seconds)
+  facts = _facts(config, exp, topology, stop)
   found = facts.pop("collectives")
   if found is not None:
     found = [Collective(**each | {"axes": tuple(each["axes"])}) for each in found]
@@ -135,49 +178,76 @@ def _gpu_fraction() -> float:
   return fraction
 
 
-def as_json(plan: Plan) -> dict[str, Any]:
-  """Everything, for programs; collectives as sums over the places of the program."""
+def as_json(plan: Plan, **asked: Any) -> dict[str, Any]:
+  """Everything, for programs; collectives as sums over the places of the program.
+
+  Args:
+    asked: of `Plan.run`.
+  """
   found = plan.collectives
+  sums = None if found is None else [
+    {"kind": kind, "axes": axes, "count": count, "bytes": size}
+    for kind, axes, count, size, _ in by_kind(found)
+  ]  # fmt: skip
   return {
     **dataclasses.asdict(plan),
-    "collectives": None if found is None else [
-      {"kind": kind, "axes": axes, "count": count, "bytes": size}
-      for kind, axes, count, size, _ in by_kind(found)
-    ],
+    "collectives": sums,
     "fits": plan.fits,
-  }  # fmt: skip
+    "within_budget": not plan.over_budget,
+    "run": dataclasses.asdict(plan.run(**asked)),
+  }
 
 
 def _facts(
-  config: fdl.Config, exp: str, topology: Topology | None, seconds: float | None
+  config: fdl.Config, exp: str, topology: Topology | None, stop: threading.Event | None
 ) -> dict[str, Any]:
   """What the process answers."""
-  request = {
-    "config": json.loads(config_files.to_json(config, exp)),
-    "topology": topology and topology.name,
-  }
+  stored = config_files.to_json(config, exp)
+  _check_readable(stored, exp)
+  request = {"config": json.loads(stored), "topology": topology and topology.name}
   with tempfile.TemporaryDirectory() as folder:
     asked, answer = Path(folder, "request.json"), Path(folder, "answer.json")
     asked.write_text(json.dumps(request))
-    command = [sys.executable, "-m", "runners.ahead_of_time", str(asked), str(answer)]
-    try:
-      process = subprocess.run(
-        command,
-        env=_environment(topology),
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        check=False,
-      )
-    except subprocess.TimeoutExpired as error:
-      raise TimeoutError(f"compiling took longer than {seconds:.0f} s") from error
+    said = _compile(asked, answer, _environment(topology), stop)
     if not answer.exists():
-      last = "\n".join(process.stderr.splitlines()[-30:])
-      raise RuntimeError(f"compiling ended with code {process.returncode}:\n{last}")
+      raise CompileError("\n".join(said.splitlines()[-30:]) or "it was stopped")
     facts = json.loads(answer.read_text())
   if "error" in facts:
     raise UserError(facts["error"])
   return facts
+
+
+def _check_readable(stored: str, exp: str) -> None:
+  """Raises UserError for what another process would not find by its name."""
+  try:
+    config_files.from_json(stored, f"the config of {exp}")
+  except AttributeError as error:
+    raise UserError(
+      f"the config of {exp} cannot be read back ({error.args[0].splitlines()[0]}): use a function "
+      "or class that can be imported by name, which a lambda cannot"
+    ) from error
+
+
+def _compile(
+  asked: Path, answer: Path, env: Mapping[str, str], stop: threading.Event | None
+) -> str:
+  """Runs the process; returns what it said on stderr. It ends when this one does."""
+  command = [sys.executable, "-m", "runners.ahead_of_time", str(asked), str(answer)]
+  ours, held = os.pipe()  # the process leaves when nobody holds the other end any more
+  with subprocess.Popen(
+    command, env=env, stdin=ours, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+  ) as process:
+    os.close(ours)
+    try:
+      while True:
+        try:
+          return process.communicate(timeout=0.5)[1]
+        except subprocess.TimeoutExpired:
+          if stop is not None and stop.is_set():
+            return ""
+    finally:
+      os.close(held)
+      process.kill()
 
 
 def _environment(topology: Topology | None) -> dict[str, str]:
