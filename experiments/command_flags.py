@@ -60,7 +60,7 @@ def define_flags() -> tuple[flags.FlagValues, list[Override]]:
   string("to", None, "FOLDER to write, or FILE of a plan", flag_values=values)
   string("topology", None, "KIND:SHAPE, as v5p:4x4x4, h100:8x8, cpu:8", flag_values=values)
   flags.DEFINE_boolean("search", False, "which mesh, remat, microbatch", flag_values=values)
-  number("minutes", 4.0, "to search at most", flag_values=values)
+  number("minutes", None, "to search at most: 4", flag_values=values)
   number("mfu", 0.4, "model FLOP utilisation to tell the time for", flag_values=values)
   number("tokens", None, "to train on; the run's", flag_values=values)
   number("price", 0.0, "of a device for an hour", flag_values=values)

@@ -41,7 +41,7 @@ class Invocation:
   dtype: str | None = None
   topology: str | None = None
   search: bool = False
-  minutes: float = 4.0
+  minutes: float | None = None
   mfu: float = 0.4
   tokens: float | None = None
   price: float = 0.0

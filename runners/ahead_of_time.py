@@ -198,8 +198,6 @@ def main() -> int:
     answer["notes"] = list(dict.fromkeys(notes))
   except UserError as error:
     answer = {"error": str(error)}
-  except topologies.NoSuchTopology as error:
-    answer = {"error": f"--topology={topology.name}: {error}"}
   result.write_text(json.dumps(answer))
   return 0
 

@@ -30,7 +30,7 @@ _GPU_FRACTIONS = ("XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunCost:
-  """Time and cost at some utilisation; None where the device's speed or the length is unknown."""
+  """Time and cost at some utilisation; None where speed or length are not known."""
 
   mfu: float
   seconds_per_step: float | None
@@ -223,8 +223,8 @@ def _check_readable(stored: str, exp: str) -> None:
     config_files.from_json(stored, f"the config of {exp}")
   except AttributeError as error:
     raise UserError(
-      f"the config of {exp} cannot be read back ({error.args[0].splitlines()[0]}): use a function "
-      "or class that can be imported by name, which a lambda cannot"
+      f"the config of {exp} cannot be read back ({error.args[0].splitlines()[0]}): use a "
+      "function or class that can be imported by name, which a lambda cannot"
     ) from error
 
 

@@ -3,14 +3,16 @@
 from collections.abc import Iterator, Sequence
 
 from runners.collectives import by_kind
-from runners.plan import Plan
+from runners.plan import Plan, RunCost
 
-_GIB = 2**30
-_ROWS = {
+_MIB, _GIB = 2**20, 2**30
+_STATE = {
   "parameters": "parameters",
   "optimizer": "optimizer",
   "gradients": "gradients",
   "activations": "activations, gathered weights, workspace",
+}
+_PROGRAM = {
   "arguments": "arguments of the step",
   "temporaries": "temporaries of the step",
   "host": "on the host",
@@ -22,15 +24,15 @@ def report(plan: Plan, exp: str, *, mfu: float, tokens: float | None, price: flo
   """The text, ending with a newline.
 
   Args:
-    mfu: model FLOP utilisation that time and cost are told for.
-    tokens: to train on; None: those of the run.
-    price: of a device for an hour; 0: not told.
+    mfu, tokens, price: see `Plan.run`; a price of 0 is not told.
   """
+  peak = plan.bytes_per_device["peak"]
+  unit = ("GiB", _GIB) if peak is None or peak >= _GIB else ("MiB", _MIB)
   sections = [
     _heading(plan, exp),
-    [*_memory(plan)],
-    [*_exchanges(plan)],
-    [*_time(plan, mfu, tokens, price)],
+    [*_memory(plan, *unit)],
+    [*_exchanges(plan, *unit)],
+    [*_time(plan, plan.run(mfu=mfu, tokens=tokens, price=price), price)],
   ]
   return "\n\n".join("\n".join(section) for section in sections if section) + "\n"
 
@@ -50,16 +52,22 @@ def _heading(plan: Plan, exp: str) -> list[str]:
   ]
 
 
-def _memory(plan: Plan) -> Iterator[str]:
+def _memory(plan: Plan, unit: str, size_of_unit: int) -> Iterator[str]:
   held = plan.bytes_per_device
-  yield f"{'GiB on a device':42}"
-  for name, text in _ROWS.items():
-    if name == "host" and not held[name]:
-      continue
-    size = held[name]
-    yield f"  {text:40}{'?' if size is None else f'{size / _GIB:.2f}':>9}"
+
+  def rows(texts: dict[str, str]) -> Iterator[str]:
+    for name, text in texts.items():
+      size = held[name]
+      if name != "host" or size:
+        shown = "?" if size is None else f"{size / size_of_unit:,.2f}"
+        yield f"  {text:40}{shown:>11}"
+
+  yield f"{unit} on a device, by what it is for"
+  yield from rows(_STATE)
+  yield "the same, as the compiler counts it"
+  yield from rows(_PROGRAM)
   if plan.usable is not None:
-    yield f"  {'there is':40}{plan.usable / _GIB:>9.2f}"
+    yield f"  {'there is':40}{plan.usable / size_of_unit:>11,.2f}"
   yield f"  {'fits' if plan.fits else 'DOES NOT FIT'}{_why(plan)}"
 
 
@@ -69,42 +77,46 @@ def _why(plan: Plan) -> str:
     return f": {plan.refusal}"
   if plan.usable is None or peak is None:
     return ""
-  return f": the peak is {100 * peak / plan.usable:.0f} % of what there is"
+  return f": the peak is {100 * peak / plan.usable:.2g} % of what there is"
 
 
-def _exchanges(plan: Plan) -> Iterator[str]:
+def _exchanges(plan: Plan, unit: str, size_of_unit: int) -> Iterator[str]:
   if not plan.collectives:
     return
-  yield f"{'collectives of a step':32}{'along':20}{'times':>8}{'GiB a device':>14}"
+  yield f"{'collectives of a step':32}{'along':20}{'arrays':>8}{f'{unit} a device':>14}"
   for kind, axes, count, size, _ in by_kind(plan.collectives):
-    yield f"  {kind:30}{', '.join(axes):20}{count:>8,}{size / _GIB:>14.3f}"
+    yield f"  {kind:30}{', '.join(axes):20}{count:>8,}{size / size_of_unit:>14,.3f}"
   for line in plan.over_budget:
     yield f"  OVER BUDGET {line}"
 
 
-def _time(plan: Plan, mfu: float, tokens: float | None, price: float) -> Iterator[str]:
-  seconds = plan.seconds_per_step(mfu)
-  if seconds is None:
+def _time(plan: Plan, run: RunCost, price: float) -> Iterator[str]:
+  if run.seconds_per_step is None:
     yield "time        n/a: the peak speed of this device is not known"
-    return
-  speed = plan.tokens_per_step / seconds
-  yield f"time        {_duration(seconds)} a step at {mfu:.0%} MFU: {speed:,.0f} tokens/s"
-  steps = tokens / plan.tokens_per_step if tokens else plan.num_steps
-  if steps:
-    total = steps * seconds
-    hours = total * plan.devices / 3600
-    cost = f", {hours * price:,.0f} at {price:g} an hour" if price else ""
+  else:
+    speed = plan.tokens_per_step / run.seconds_per_step
     yield (
-      f"run         {steps:,.0f} steps, {steps * plan.tokens_per_step:.4g} tokens: "
-      f"{_duration(total)}, {hours:,.0f} device hours{cost}"
+      f"time        {_duration(run.seconds_per_step)} a step at {run.mfu:.0%} MFU: "
+      f"{speed:,.0f} tokens/s"
     )
+  if run.steps is not None:
+    line = f"run         {run.steps:,.0f} steps, {run.tokens:.4g} tokens"
+    if run.seconds is not None:
+      line += f": {_duration(run.seconds)}, {_number(run.device_hours or 0)} device hours"
+    if price and run.cost is not None:
+      line += f", {_number(run.cost)} at {price:g} an hour"
+    yield line
+
+
+def _number(x: float) -> str:
+  return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"
 
 
 def _duration(seconds: float) -> str:
   for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
     if seconds >= 2 * size:
       return f"{seconds / size:,.1f} {unit}"
-  return f"{seconds:.3g} s"
+  return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:

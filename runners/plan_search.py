@@ -7,6 +7,7 @@ the device's peak speed and exchanges at that of its network, none of them hidde
 """
 
 import collections
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -19,6 +20,7 @@ from typing import Any
 
 import fiddle as fdl
 import jax
+from absl import logging
 
 from layers.errors import UserError
 from runners.assembly import check_counts, draw
@@ -27,7 +29,7 @@ from runners.config_tree import copy_config
 from runners.derivation import derive_eval_data
 from runners.memory import bytes_per_device
 from runners.meshes import AXES, BATCH_AXES
-from runners.plan import Plan, plan, usable_bytes
+from runners.plan import CompileError, Plan, plan, usable_bytes
 from runners.plan_report import table
 from runners.topologies import Topology
 
@@ -94,11 +96,20 @@ class Tried:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-  """What came of a search: those that fit, fastest first, those that do not, how many more."""
+  """What came of a search.
+
+  Attributes:
+    ranked: those that fit, fastest first; too_large: those that do not, or exceed the budget.
+    failed: a line for each that could not be compiled.
+    num_untried: how many more there were.
+    interrupted: by Ctrl-C.
+  """
 
   ranked: Sequence[Tried]
   too_large: Sequence[Tried]
+  failed: Sequence[str]
   num_untried: int
+  interrupted: bool
 
   @property
   def best(self) -> Tried | None:
@@ -131,39 +142,81 @@ def search(
   config = derive_eval_data(config)
   check_counts(config)
   queue = collections.deque(_first(config, topology))
-  if not queue:
-    raise UserError(
-      f"no mesh of {topology.num_devices} devices suits: the parameters, moments and gradients "
-      f"take more than {(usable_bytes(topology) or 0) / _GIB:.1f} GiB of each, or batch_size="
-      f"{config.batch_size} rows cannot be split; take more devices or another batch_size"
-    )
-  tried: list[Tried] = []
-  lock, running = threading.Lock(), itertools.count()
-
-  def work() -> None:
-    while True:
-      with lock:
-        left = deadline - time.monotonic()
-        if not queue or (left <= 0 and tried):
-          return
-        candidate = queue.popleft()
-      one = _try(candidate, config, exp, topology)
-      with lock:
-        tried.append(one)
-        queue.extendleft(reversed([*_next(one, config)]))
-        if tell:
-          tell(_line(one, next(running) + 1))
-
+  run = _Search(config, exp, topology, queue, deadline, tell)
+  interrupted = False
   workers = min(2, os.cpu_count() or 1)
   with ThreadPoolExecutor(workers) as pool:
-    for done in [pool.submit(work) for _ in range(workers)]:
-      done.result()
-  fits = [one for one in tried if one.plan.fits and not one.plan.over_budget]
+    try:
+      for done in [pool.submit(run.work) for _ in range(workers)]:
+        done.result()
+    except BaseException as error:
+      run.stop.set()
+      if not isinstance(error, KeyboardInterrupt):
+        raise
+      interrupted = True
+  fits = [one for one in run.tried if one.plan.fits and not one.plan.over_budget]
   return Found(
-    ranked=sorted(fits, key=lambda one: one.seconds or math.inf),
-    too_large=[one for one in tried if one not in fits],
+    ranked=sorted(fits, key=_rank),
+    too_large=[one for one in run.tried if one not in fits],
+    failed=run.failed,
     num_untried=len(queue),
+    interrupted=interrupted,
   )
+
+
+@dataclasses.dataclass
+class _Search:
+  """What the workers of a search share.
+
+  Attributes:
+    queue: of candidates, the next one first.
+    stop: set to end what is being compiled.
+  """
+
+  config: fdl.Config
+  exp: str
+  topology: Topology
+  queue: collections.deque[Candidate]
+  deadline: float
+  tell: Callable[[str], None] | None
+
+  def __post_init__(self):
+    self.tried: list[Tried] = []
+    self.failed: list[str] = []
+    self.stop = threading.Event()
+    self._lock = threading.Lock()
+
+  def work(self) -> None:
+    """Tries candidates until there are none, or no time, or it is stopped."""
+    while (candidate := self._take()) is not None:
+      try:
+        one = _try(candidate, self.config, self.exp, self.topology, self.stop)
+      except (UserError, CompileError) as error:
+        if not self.stop.is_set():
+          self._note(f"{candidate}: {str(error).splitlines()[-1]}")
+        continue
+      with self._lock:
+        self.tried.append(one)
+        self.queue.extendleft(reversed([*_next(one, self.config)]))
+        if self.tell:
+          self.tell(_line(one, len(self.tried)))
+
+  def _take(self) -> Candidate | None:
+    with self._lock:
+      is_over = time.monotonic() > self.deadline and bool(self.tried)
+      if self.stop.is_set() or is_over or not self.queue:
+        return None
+      return self.queue.popleft()
+
+  def _note(self, failure: str) -> None:
+    with self._lock:
+      self.failed.append(failure)
+
+
+def _rank(one: Tried) -> tuple[float, ...]:
+  """By time; where the speed of a device is not known by what is computed, then exchanged."""
+  exchanged = sum(found.bytes for found in one.plan.collectives or ())
+  return (one.seconds or math.inf, one.plan.hardware_flops_per_step, exchanged)
 
 
 def ranking(found: Found) -> list[str]:
@@ -179,10 +232,10 @@ def ranking(found: Found) -> list[str]:
         "?" if peak is None else f"{peak / _GIB:.2f}",
         f"{ratio / one.plan.flops_per_step:.2f} x",
         "n/a" if products is None else f"{products:.3g}",
-        "does not fit" if one not in found.ranked else f"{one.seconds or math.nan:.3g}",
+        _verdict(one) or ("n/a" if one.seconds is None else f"{one.seconds:.3g}"),
       )
     )
-  lines = table(rows)
+  lines = [*table(rows), *(f"failed: {failure}" for failure in found.failed)]
   if found.num_untried:
     lines.append(f"{found.num_untried} more were not tried: give them time with --minutes")
   return lines
@@ -191,15 +244,36 @@ def ranking(found: Found) -> list[str]:
 def _line(one: Tried, number: int) -> str:
   peak = one.plan.bytes_per_device["peak"]
   size = "refused" if peak is None else f"{peak / _GIB:.2f} GiB"
-  verdict = "fits" if one.plan.fits else "does not fit"
+  verdict = _verdict(one) or "fits"
   return f"{number:3} {one.candidate}: {size}, {verdict} ({one.plan.compile_seconds:.0f} s)"
 
 
+def _verdict(one: Tried) -> str | None:
+  """Why it is not ranked."""
+  if not one.plan.fits:
+    return "does not fit"
+  return "over budget" if one.plan.over_budget else None
+
+
 def _first(config: fdl.Config, topology: Topology) -> list[Candidate]:
-  """For each mesh that suits, what takes the least memory."""
+  """For each mesh that suits, what takes the least memory.
+
+  Raises:
+    UserError: no mesh suits; why the simplest does not.
+  """
   remat = _REMAT[0] if hasattr(config.model, "remat") else None
-  found = [Candidate(mesh, remat, 1) for mesh in _meshes(config, topology)]
-  return [candidate for candidate in found if _may_fit(candidate, config, topology)]
+  found, refusals = [], []
+  for mesh in _meshes(config, topology):
+    candidate = Candidate(mesh, remat, 1)
+    refusal = _refusal(candidate, config, topology)
+    if refusal is None:
+      found.append(candidate)
+    else:
+      refusals.append(f"{candidate}: {refusal}")
+  if not found:
+    why = (refusals or [f"batch_size={config.batch_size} rows cannot be split evenly"])[0]
+    raise UserError(f"no mesh of {topology.num_devices} devices suits; {why}")
+  return found
 
 
 def _meshes(config: fdl.Config, topology: Topology) -> Iterator[dict[str, int]]:
@@ -222,20 +296,44 @@ def _powers(most: int) -> list[int]:
   return [2**n for n in range(most.bit_length())]
 
 
-def _may_fit(candidate: Candidate, config: fdl.Config, topology: Topology) -> bool:
-  """Whether the model divides, and the state and its gradients leave room on a device."""
+def _refusal(candidate: Candidate, config: fdl.Config, topology: Topology) -> str | None:
+  """Why the model does not divide, or its state and gradients leave no room on a device."""
   config, usable = candidate.applied(config), usable_bytes(topology)
   mesh = fdl.build(config.mesh).describe(topology.num_devices)
+  with _quiet():
+    try:
+      blueprint = draw(config, mesh, fdl.build(config.train_data))
+    except UserError as error:
+      return str(error)
+    state = blueprint.initializer(blueprint.trainer, mesh).abstract
+  held = bytes_per_device(state) + bytes_per_device(state.params)
+  if usable is None or held < usable:
+    return None
+  return (
+    f"parameters, moments and gradients take {held / _GIB:.1f} of {usable / _GIB:.1f} GiB: "
+    "take more devices"
+  )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """What there is to say of meshes that are merely looked at, nobody wants to hear."""
+  before = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
   try:
-    blueprint = draw(config, mesh, fdl.build(config.train_data))
-  except UserError:  # does not divide; another mesh will
-    return False
-  state = blueprint.initializer(blueprint.trainer, mesh).abstract
-  return usable is None or bytes_per_device(state) + bytes_per_device(state.params) < usable
+    yield
+  finally:
+    logging.set_verbosity(before)
 
 
-def _try(candidate: Candidate, config: fdl.Config, exp: str, topology: Topology) -> Tried:
-  found = plan(candidate.applied(config), exp, topology)
+def _try(
+  candidate: Candidate,
+  config: fdl.Config,
+  exp: str,
+  topology: Topology,
+  stop: threading.Event,
+) -> Tried:
+  found = plan(candidate.applied(config), exp, topology, stop)
   products = _product_seconds(found)
   exchanges = _exchange_seconds(found, candidate.mesh, topology)
   return Tried(candidate, found, None if products is None else products + exchanges)

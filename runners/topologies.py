@@ -224,12 +224,16 @@ class Topology:
         target_config=_TARGET.format(**accelerator.settings),
         topology="x".join(map(str, (1, *self.shape))),
       ).devices
-    return topologies.get_topology_desc(
-      platform="tpu",
-      topology_name=self.name,
-      **accelerator.settings,
-      **_connections(self.shape),
-    ).devices
+    try:
+      return topologies.get_topology_desc(
+        platform="tpu",
+        topology_name=self.name,
+        **accelerator.settings,
+        **_connections(self.shape),
+      ).devices
+    except jax.errors.JaxRuntimeError as error:
+      reason = str(error).splitlines()[0]
+      raise UserError(f"--topology={self.name} is no slice that there is: {reason}") from error
 
 
 def parse(text: str) -> Topology:
@@ -257,8 +261,8 @@ def _check_size(topology: Topology) -> None:
   name, shape = topology.name, topology.shape
   if topology.num_devices > _MOST_DEVICES:
     raise UserError(
-      f"--topology={name} has {topology.num_devices:,} devices, and a plan {_MOST_DEVICES:,} at "
-      "most: memory and exchanges of a device hardly change beyond"
+      f"--topology={name} has {topology.num_devices:,} devices, and a plan at most "
+      f"{_MOST_DEVICES:,}: memory and exchanges of a device hardly change beyond"
     )
   is_slice = topology.accelerator.platform == "tpu" and math.prod(shape) > 1
   if is_slice and (shape[0] % 2 or shape[1] % 2):

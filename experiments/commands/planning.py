@@ -3,6 +3,8 @@
 import json
 import re
 import shlex
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from experiments.invocation import Invocation
 from experiments.resolution import Resolved
 from layers.errors import UserError
 
-_DOES_NOT_FIT = 3
+_DOES_NOT_FIT, _INTERRUPTED, _TERMINATED = 3, 130, 143
+_MINUTES = 4.0  # to search, unless told otherwise
 
 
 def plan_run(invocation: Invocation) -> int:
@@ -20,37 +23,45 @@ def plan_run(invocation: Invocation) -> int:
   _check(invocation)
   resolved = invocation.resolve()
   from runners import topologies
+  from runners.plan import CompileError, as_json, plan
 
   topology = topologies.parse(invocation.topology) if invocation.topology else None
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # tidies up on its way out
   if invocation.search:
     return _search(invocation, resolved, topology)
-  from runners.plan import as_json, plan
-
-  found = plan(resolved.config, resolved.exp, topology)
+  try:
+    found = plan(resolved.config, resolved.exp, topology)
+  except CompileError as error:
+    print(f"{error}\nrunner: error: the compiler failed, see above", file=sys.stderr)
+    return 1
   if invocation.json:
-    print(json.dumps(as_json(found), indent=1))
+    print(json.dumps(as_json(found, **_asked(invocation)), indent=1))
   else:
-    print(_report(invocation, resolved, found), end="")
+    print(_report(found, resolved.exp, invocation), end="")
   return 0 if found.fits and not found.over_budget else _DOES_NOT_FIT
 
 
 def _check(invocation: Invocation) -> None:
-  """The numbers among the flags."""
+  """The numbers among the flags, and none that means nothing."""
   if not 0 < invocation.mfu <= 1:
     raise UserError(f"--mfu={invocation.mfu:g} is not between 0 and 1: 0.4 is 40 %")
   for name in ("minutes", "tokens", "price"):
     value = getattr(invocation, name)
     if value is not None and value < 0:
       raise UserError(f"--{name}={value:g} is less than nothing")
-  if invocation.to and not invocation.search:
-    raise UserError("--to is where --search writes the best: give both")
+  for name in ("to", "minutes"):
+    if getattr(invocation, name) is not None and not invocation.search:
+      raise UserError(f"--{name} means something with --search only")
 
 
-def _report(invocation: Invocation, resolved: Resolved, found: Any) -> str:
+def _asked(invocation: Invocation) -> dict[str, Any]:
+  return {name: getattr(invocation, name) for name in ("mfu", "tokens", "price")}
+
+
+def _report(found: Any, exp: str, invocation: Invocation) -> str:
   from runners.plan_report import report
 
-  told = {name: getattr(invocation, name) for name in ("mfu", "tokens", "price")}
-  return report(found, resolved.exp, **told)
+  return report(found, exp, **_asked(invocation))
 
 
 def _search(invocation: Invocation, resolved: Resolved, topology: Any) -> int:
@@ -60,33 +71,51 @@ def _search(invocation: Invocation, resolved: Resolved, topology: Any) -> int:
 
   if topology is None:
     raise UserError("--search tries meshes over --topology: name one, as --topology=v5p:4x4x4")
-  file = Path(invocation.to or _file_name(resolved.exp, topology.name))
-  if file.exists() and not invocation.to:
-    raise UserError(f"{file} is there already: name another with --to=FILE")
+  file = _new_file(invocation.to or _file_name(resolved.exp, topology.name))
   tell = None if invocation.json else lambda line: print(line, flush=True)
-  found = search(resolved.config, resolved.exp, topology, 60 * invocation.minutes, tell)
+  minutes = _MINUTES if invocation.minutes is None else invocation.minutes
+  found = search(resolved.config, resolved.exp, topology, 60 * minutes, tell)
   best = found.best
-  if best is not None:
-    _write(file, resolved.exp, best.settings)
   if invocation.json:
-    candidates = [{"set": x.settings, **as_json(x.plan)} for x in found.ranked]
-    print(json.dumps({
+    answer = {
       "fits": best is not None,
       "file": str(file) if best else None,
-      "candidates": candidates,
+      "candidates": [
+        {"set": one.settings, **as_json(one.plan, **_asked(invocation))} for one in found.ranked
+      ],
+      "failed": found.failed,
       "untried": found.num_untried,
-    }, indent=1))  # fmt: skip
+    }
+    print(json.dumps(answer, indent=1))
   else:
     print("\n".join(ranking(found)))
-    if best is not None:
-      print(f"\n{_report(invocation, resolved, best.plan)}\nwritten: {file}; train with")
-      print(f"  {_command(invocation, resolved, file)}")
+  if best is not None:
+    _write(file, resolved.exp, best.settings)
+    if not invocation.json:
+      print(f"\n{_report(best.plan, resolved.exp, invocation)}")
+      print(f"written: {file}; train with\n  {_command(invocation, resolved, file)}")
+  if found.interrupted:
+    return _INTERRUPTED
   return 0 if best is not None else _DOES_NOT_FIT
+
+
+def _new_file(name: str) -> Path:
+  """Where the best will be written; what is there already stays."""
+  file = Path(name)
+  if file.exists():
+    raise UserError(f"{file} is there already: name another with --to=FILE")
+  try:
+    file.parent.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(f"cannot make {file.parent}: {error.strerror}; give --to=FILE") from error
+  return file
 
 
 def _command(invocation: Invocation, resolved: Resolved, file: Path) -> str:
   """The same overrides, then the file."""
-  words = [f"--exp={resolved.exp}", *map(str, invocation.overrides), f"--config={file}"]
+  loaded = [f"--load={module}" for module in invocation.load]
+  overrides = map(str, invocation.overrides)
+  words = [*loaded, f"--exp={resolved.exp}", *overrides, f"--config={file}"]
   return shlex.join(["runner", *words])
 
 
@@ -96,7 +125,6 @@ def _file_name(exp: str, topology: str) -> str:
 
 def _write(file: Path, exp: str, settings: dict[str, Any]) -> None:
   try:
-    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump({"exp": exp, "set": settings}, sort_keys=False))
   except OSError as error:
     raise UserError(f"cannot write {file}: {error.strerror}; name another with --to") from error

@@ -40,7 +40,9 @@ def run(capsys, monkeypatch, tmp_path):
     (["--mfu=40"], "0.4 is 40 %"),
     (["--tokens=-1"], "less than nothing"),
     (["--search"], "name one, as --topology=v5p:4x4x4"),
-    (["--to=best.yaml"], "give both"),
+    (["--to=best.yaml"], "with --search only"),
+    (["--minutes=3"], "with --search only"),
+    (["--search", "--topology=cpu:2", "--to=."], "is there already"),
   ],
 )
 def test_what_is_mistaken_is_one_line_and_code_2(run, arguments, cure):

@@ -121,20 +121,22 @@ def test_the_report_says_all_that_a_decision_takes():
   assert "1.208e+16 of the model a step; the program computes 1.452e+16 (1.20 x)" in text
   assert "fits: the peak is 10 % of what there is" in text
   assert "all-gather                    fsdp                      32         3.000" in text
-  assert "0.477 s a step at 40% MFU: 549,608 tokens/s" in text
+  assert "477 ms a step at 40% MFU: 549,608 tokens/s" in text
   assert "3,814,697 steps, 1e+12 tokens: 21.1 days, 32,346 device hours, 64,693 at 2" in text
   assert "note        Attention is BlockwiseAttention" in text
 
 
 def test_json_holds_the_same_with_sums_of_collectives():
-  answer = json.loads(json.dumps(as_json(LARGE)))
+  answer = json.loads(json.dumps(as_json(LARGE, mfu=0.4, tokens=1e12, price=2.0)))
   assert answer["parameters"] == 6_738_415_616
   assert answer["flops_per_step"] == 12_080_884_010_188_800
   assert answer["bytes_per_device"]["peak"] == 6 * GIB
   assert answer["collectives"] == [
     {"kind": "all-gather", "axes": ["fsdp"], "count": 32, "bytes": 3 * GIB}
   ]
-  assert answer["fits"] is True
+  assert answer["fits"] is True and answer["within_budget"] is True
+  assert answer["run"]["device_hours"] == pytest.approx(32346, rel=1e-3)
+  assert answer["run"]["cost"] == pytest.approx(64693, rel=1e-3)
 
 
 def test_jax_leaves_a_part_of_a_gpu_to_others(monkeypatch):

@@ -10,7 +10,7 @@ from layers.errors import UserError
 from runners import plan_search
 from runners.collectives import Collective
 from runners.meshes import MeshShape
-from runners.plan import Plan
+from runners.plan import CompileError, Plan
 from runners.topologies import parse
 from tests.runners.toy_run import toy_config
 
@@ -22,7 +22,7 @@ ACTIVATIONS = {"full": 1, "save_attention": 2, "minimal": 8, "none": 30}  # GiB 
 def _fake(asked):
   """A planner that knows without compiling; `asked` collects the configs it is asked about."""
 
-  def plan(config, exp, topology):
+  def plan(config, exp, topology, stop):
     asked.append(config)
     mesh = fdl.build(config.mesh).sizes(topology.num_devices)
     rows = config.microbatch_size // (mesh["data"] * mesh["fsdp"])
@@ -137,3 +137,44 @@ def test_what_exceeds_the_collective_budget_is_not_ranked(monkeypatch):
   monkeypatch.setattr(plan_search, "plan", over)
   found = plan_search.search(_config(), "toy", parse("h100:1x8"), 60)
   assert found.ranked == [] and found.best is None and found.too_large
+
+
+def test_one_that_cannot_be_compiled_is_told_and_leaves_the_others(monkeypatch):
+  inner, calls = _fake([]), []
+
+  def sometimes(*arguments):
+    calls.append(arguments)
+    if len(calls) == 1:
+      raise CompileError("frame\nthe last line")
+    return inner(*arguments)
+
+  monkeypatch.setattr(plan_search, "plan", sometimes)
+  found = plan_search.search(_config(), "toy", parse("h100:1x8"), 60)
+  assert found.best is not None
+  (failure,) = found.failed
+  assert failure.endswith(": the last line")
+  assert f"failed: {failure}" in plan_search.ranking(found)
+
+
+def test_ctrl_c_leaves_what_was_found(monkeypatch):
+  inner, calls = _fake([]), []
+
+  def interrupted(*arguments):
+    calls.append(arguments)
+    if len(calls) == 2:
+      raise KeyboardInterrupt
+    return inner(*arguments)
+
+  monkeypatch.setattr(plan_search, "plan", interrupted)
+  monkeypatch.setattr(plan_search.os, "cpu_count", lambda: 1)
+  found = plan_search.search(_config(), "toy", parse("h100:1x8"), 60)
+  assert found.interrupted and len(found.ranked) == 1 and len(calls) == 2
+
+
+def test_where_no_speed_is_known_what_computes_least_is_first(monkeypatch):
+  inner = _fake([])
+  slow = lambda *x: dataclasses.replace(inner(*x), peak_flops=None)
+  monkeypatch.setattr(plan_search, "plan", slow)
+  found = plan_search.search(_config(), "toy", parse("h100:1x8"), 60)
+  assert found.best.settings["model.remat"] == "none"
+  assert "nan" not in "".join(plan_search.ranking(found))
