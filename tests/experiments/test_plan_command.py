@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from experiments.command_line import main
+from runners.topologies import parse
 
 SMALL = (
   "--exp=lwm.TextLlamaDebug",
@@ -107,3 +108,20 @@ def test_the_search_writes_a_file_that_the_runner_takes(run, tmp_path):
   assert f"mesh.fsdp = {best['set']['mesh.fsdp']}" in shown.stdout
   again, _, err = run(*SMALL, "--topology=cpu:2", "--search")
   assert again == 2 and "is there already" in err[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["h100:1x4", "v5e:2x2"])
+def test_an_absent_accelerator_holds_what_a_simulated_device_holds(run, name):
+  topology = parse(name)
+  if not topology.can_compile():
+    pytest.skip(f"{topology.compiler} is not installed")
+  code, out, _ = run(*SMALL, f"--topology={name}", "--json")
+  plan = json.loads(out)
+  assert code == 0 and plan["within_budget"]
+  assert plan["compiled_for"].startswith(f"{name}, 4 x ")
+  _, out, _ = run(*SMALL, "--topology=cpu:4", "--json")
+  simulated = json.loads(out)
+  for part in ("parameters", "optimizer", "gradients"):
+    assert plan["bytes_per_device"][part] == simulated["bytes_per_device"][part]
+  assert plan["flops_per_step"] == simulated["flops_per_step"]
