@@ -61,7 +61,7 @@ class CudnnAttention:
     compute_dtype: str = "float32",
     drop_weights: Drop | None = None,
   ) -> jax.Array:
-    """See `AttentionCore`. Tokens of a segment stand in the order of their positions.
+    """See `AttentionCore`.
 
     Raises:
       UserError: dropout of the attention weights; what `refusal` says.

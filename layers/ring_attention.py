@@ -74,7 +74,7 @@ class RingAttention:
     compute_dtype: str = "float32",
     drop_weights: Drop | None = None,
   ) -> jax.Array:
-    """See `AttentionCore`. Tokens of a segment stand in the order of their positions.
+    """See `AttentionCore`.
 
     Raises:
       UserError: dropout of the attention weights, a mask that `inner` does not know.

@@ -52,7 +52,7 @@ class SplashAttention:
     compute_dtype: str = "float32",
     drop_weights: Drop | None = None,
   ) -> jax.Array:
-    """See `AttentionCore`. Tokens of a segment stand in the order of their positions.
+    """See `AttentionCore`.
 
     Raises:
       UserError: dropout of the attention weights, a mask that the kernels do not know, a GPU.

@@ -190,6 +190,8 @@ def _made(kernel: Kernel, save_residuals: bool) -> Any:
       head_shards=1,
       q_seq_shards=1,
       save_residuals=save_residuals,
+      # Who keeps these does not attend again. Of a part it is the whole's to be kept.
+      residual_checkpoint_name=None if save_residuals else "attention",
       interpret=kernel.interpret,
     )
     return jax.tree.map(np.asarray, made)
