@@ -10,6 +10,7 @@ from absl import logging
 
 from layers import cudnn_attention, splash_kernels
 from layers.attention import AttentionCore, dense_attention
+from layers.attention_layout import SPLIT_ROWS
 from layers.blockwise_attention import BlockwiseAttention
 from layers.cudnn_attention import CudnnAttention
 from layers.dropout import Drop
@@ -62,7 +63,7 @@ def auto_attention(
 
 def core_for_rows(length: int, head_dim: int, mask: Mask, compute_dtype: str) -> AttentionCore:
   """What `auto_attention` takes where rows of `length` tokens attend to themselves."""
-  _, ring_size = axis_devices("length")
+  _, ring_size = axis_devices("length", SPLIT_ROWS)
   if ring_size > 1:
     why = f"rows of {length} tokens lie on {ring_size} devices"
     return _said("RingAttention", why, RingAttention())

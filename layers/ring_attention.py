@@ -80,7 +80,7 @@ class RingAttention:
       UserError: dropout of the attention weights, a mask that `inner` does not know.
     """
     refuse_dropout(drop_weights, "RingAttention")
-    ring, inner = Ring(*axis_devices("length")), self._inner(mask)
+    ring, inner = Ring(*axis_devices("length", SPLIT_ROWS)), self._inner(mask)
     if ring.size == 1 or query_tokens is not key_tokens:
       return inner(
         query, key, value, query_tokens, key_tokens, mask=mask, compute_dtype=compute_dtype
