@@ -70,8 +70,11 @@ def core_for_rows(length: int, head_dim: int, mask: Mask, compute_dtype: str) ->
   if length < _SHORT or not on_mesh():
     return _choose_for_any(length, length)
   if platform() == "tpu" and splash_kernels.is_known(mask):
-    why = f"rows of {length} tokens on a TPU"
-    return _said("SplashAttention", why, SplashAttention())
+    if length <= splash_kernels.MOST_TOKENS:
+      why = f"rows of {length} tokens on a TPU"
+      return _said("SplashAttention", why, SplashAttention())
+    why = f"its tables take too long to make for rows of {length} tokens: split them"
+    _say("not SplashAttention", f"{why} over mesh.sequence")
   if platform() == "gpu":
     refusal = cudnn_attention.refusal(head_dim, compute_dtype)
     if refusal is None:

@@ -23,6 +23,10 @@ from layers.tokens import Tokens
 # A kernel holds 128 keys in a register, and segments of 128 queries in one.
 LANES = 128
 
+# The library makes a mask's table of blocks on the host, in time quadratic in the row: of 32K
+# tokens 4 seconds, of 128K a minute and a half.
+MOST_TOKENS = 65_536
+
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:

@@ -149,6 +149,7 @@ import flax.linen as nn, jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from layers.attention import Attention
 from layers.block import Block
+from layers.blockwise_attention import BlockwiseAttention
 from layers.feed_forward import GatedFeedForward
 from layers.normalization import RMSNorm
 from layers.rematerialization import Remat
@@ -161,7 +162,7 @@ from runners.meshes import DEFAULT_RULES
 shape = (2, 2, 2)
 mesh = Mesh(np.array(jax.devices()).reshape(1, *shape), ("data", "fsdp", "sequence", "tensor"))
 x, tokens = jax.random.normal(jax.random.key(1), (2, 16, 8)), Tokens.unpacked(2, 16)
-core = RingAttention(query_block=4, key_block=4)
+core = RingAttention(inner=BlockwiseAttention(query_block=4, key_block=4))
 block = Block(Attention(2, core=core), GatedFeedForward(16), RMSNorm())
 everything = Remat(save=("query", "key", "up"), offload=("block_input", "attention", "value"))
 flops, results = [], []
