@@ -28,7 +28,10 @@ Turn = Callable[[jax.Array, jax.Array], jax.Array]  # (heads, positions) -> head
 class AttentionCore(Protocol):
   """How scores become a weighted mean: the replaceable heart of attention.
 
-  What of it the backward pass needs it names "attention" (layers/rematerialization.py).
+  Tokens of a segment stand next to each other, in the order of their positions; rows of padding
+  are not compared. What of it the backward pass needs it names "attention"
+  (layers/rematerialization.py). Of cuDNN's kernels the log of the sums cannot be named from
+  outside: `CudnnAttention` attends again whoever keeps "attention".
   """
 
   def __call__(

@@ -10,6 +10,7 @@ from absl import logging
 
 from layers import cudnn_attention, splash_kernels
 from layers.attention import AttentionCore, dense_attention
+from layers.attention_layout import SPLIT_ROWS
 from layers.blockwise_attention import BlockwiseAttention
 from layers.cudnn_attention import CudnnAttention
 from layers.dropout import Drop
@@ -62,15 +63,18 @@ def auto_attention(
 
 def core_for_rows(length: int, head_dim: int, mask: Mask, compute_dtype: str) -> AttentionCore:
   """What `auto_attention` takes where rows of `length` tokens attend to themselves."""
-  _, ring_size = axis_devices("length")
+  _, ring_size = axis_devices("length", SPLIT_ROWS)
   if ring_size > 1:
     why = f"rows of {length} tokens lie on {ring_size} devices"
     return _said("RingAttention", why, RingAttention())
   if length < _SHORT or not on_mesh():
     return _choose_for_any(length, length)
   if platform() == "tpu" and splash_kernels.is_known(mask):
-    why = f"rows of {length} tokens on a TPU"
-    return _said("SplashAttention", why, SplashAttention())
+    if length <= splash_kernels.MOST_TOKENS:
+      why = f"rows of {length} tokens on a TPU"
+      return _said("SplashAttention", why, SplashAttention())
+    why = f"its tables take too long to make for rows of {length} tokens: split them"
+    _say("not SplashAttention", f"{why} over mesh.sequence")
   if platform() == "gpu":
     refusal = cudnn_attention.refusal(head_dim, compute_dtype)
     if refusal is None:

@@ -48,15 +48,16 @@ class LazyLogits:
 
   def losses(self, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
     """As `cross_entropy.token_losses`."""
-    axes, num_devices = axis_devices("activation_vocab")
+    tokens = ("batch", "length")
+    inputs = ((*tokens, None), (None, "activation_vocab"), tokens)
+    # Of a device's logits no mesh axis may split both tokens and columns.
+    logits = (*tokens, "activation_vocab")
+    axes, num_devices = axis_devices("activation_vocab", (inputs, logits))
     if self.kernel.shape[1] % num_devices:
       axes = ()
     head = _Head(self.vocab_size, self.chunk, self.compute_dtype, axes)
-    tokens = ("batch", "length")
     local = per_device(
-      functools.partial(_local_losses, head),
-      ((*tokens, None), (None, "activation_vocab"), tokens),
-      (tokens, tokens),
+      functools.partial(_local_losses, head), inputs, (tokens, tokens), within=logits
     )
     return local(self.features, self.kernel, targets)
 

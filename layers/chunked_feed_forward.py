@@ -74,27 +74,26 @@ def feed_forward_in_chunks(
     compute_dtype: see Projection.
   """
   down = params["down"]["kernel"]
-  gathered = _dividing("embed", down.shape[1])
-  is_split = len(_dividing("mlp", down.shape[0])) > 0
-  sum_dtype = "float32" if is_split else str(x.dtype)
-  chunks = Chunks(names, combine, size, compute_dtype, sum_dtype, gathered)
   rows = ("batch", "length", None)
   wide = {name: params[name] for name in names}
   axes = {"kernel": ("embed", "mlp"), "bias": ("mlp",)}
   wide_axes = {name: {key: axes[key] for key in weights} for name, weights in wide.items()}
+  inputs, output = (rows, wide_axes, ("mlp", "embed")), ("mlp", *rows)
+  gathered = _dividing("embed", down.shape[1], (inputs, output))
+  is_split = len(_dividing("mlp", down.shape[0], (inputs, output))) > 0
+  sum_dtype = "float32" if is_split else str(x.dtype)
+  chunks = Chunks(names, combine, size, compute_dtype, sum_dtype, gathered)
   # Each device's part of the sum over F is a row of its own: to add them is left to the
   # compiler, which then lays the sum out as the stream wants it.
-  parts = per_device(
-    functools.partial(_local, chunks), (rows, wide_axes, ("mlp", "embed")), ("mlp", *rows)
-  )(x, wide, down)
+  parts = per_device(functools.partial(_local, chunks), inputs, output)(x, wide, down)
   y = parts.sum(axis=0) if is_split else parts[0]
   if "bias" in params["down"]:
     y = y.astype(jnp.float32) + params["down"]["bias"].astype(jnp.float32)
   return y.astype(x.dtype)
 
 
-def _dividing(name: str, size: int) -> tuple[str, ...]:
-  axes, num_devices = axis_devices(name)
+def _dividing(name: str, size: int, arrays: Any) -> tuple[str, ...]:
+  axes, num_devices = axis_devices(name, arrays)
   return () if num_devices == 1 or size % num_devices else axes
 
 

@@ -26,7 +26,6 @@ from layers.tokens import Tokens
 
 # A row is cut into so many spans; queries of a span are shown no key beyond their reach.
 _MOST_SPANS = 8
-_MOST_HEAD_DIM = 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +60,7 @@ class CudnnAttention:
     compute_dtype: str = "float32",
     drop_weights: Drop | None = None,
   ) -> jax.Array:
-    """See `AttentionCore`. Tokens of a segment stand in the order of their positions.
+    """See `AttentionCore`.
 
     Raises:
       UserError: dropout of the attention weights; what `refusal` says.
@@ -84,10 +83,11 @@ def refusal(head_dim: int, compute_dtype: str) -> str | None:
     return f"runs on NVIDIA's GPUs, not on {platform()}"
   if compute_dtype == "float32":
     return "has no float32: set precision.compute_dtype=bfloat16"
-  if head_dim % 8 or head_dim > _MOST_HEAD_DIM:
+  most = _most_head_dim()
+  if head_dim % 8 or head_dim > most:
     return (
       f"has no heads of {head_dim} features: choose a head_dim that is a multiple of 8, and at "
-      f"most {_MOST_HEAD_DIM} (128 before Hopper)"
+      f"most {most} (JAX takes 256 where it finds a GPU of Hopper or later, else 128)"
     )
   if not is_installed():
     return "finds no cuDNN: pip install 'strata[gpu]'"
@@ -106,6 +106,17 @@ def is_installed() -> bool:
     return cuda_versions.cudnn_get_version() > 0
   except RuntimeError:  # the plugin without cuDNN
     return False
+
+
+def _most_head_dim() -> int:
+  """What JAX takes: it asks this process's first GPU, also where it compiles for others."""
+  if jax.default_backend() != "gpu":
+    return 128
+  device = jax.local_devices(backend="gpu")[0]
+  if "cuda" not in device.client.platform_version:
+    return 128
+  capability = tuple(int(x) for x in device.compute_capability.split("."))
+  return 256 if capability >= (9, 0) else 128
 
 
 def attend(

@@ -66,6 +66,8 @@ class Decoder(nn.Module):
     """
     if self.vocab_size is None:
       raise UserError("the model's vocab_size is unset and its data give no vocabulary")
+    if self.loss_chunk is not None and self.loss_chunk < 1:
+      raise UserError(f"model.loss_chunk={self.loss_chunk}: a chunk has at least one token")
     embedding = TokenEmbedding(
       self.vocab_size,
       self.model_dim,
@@ -88,7 +90,7 @@ class Decoder(nn.Module):
     x = constrain(x, "batch", "length", "activation_embed")
     kernel = embedding.head() if self.tied_head else self._head()(self.model_dim)
     logits = LazyLogits(x, kernel, self.vocab_size, self.loss_chunk or 0, self.compute_dtype)
-    return logits if self.loss_chunk else logits.whole()
+    return logits.whole() if self.loss_chunk is None else logits
 
   def _positions(self, length: int) -> LearnedPositions:
     max_positions = self.max_positions or length

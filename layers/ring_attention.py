@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from layers import attention_blocks, dtypes
+from layers import attention_blocks, dtypes, splash_kernels
 from layers.attention_blocks import Blocks, Side
 from layers.attention_layout import (
   KEY_FILL,
@@ -37,7 +37,7 @@ from layers.online_softmax import Gradients, Partial
 from layers.rematerialization import named
 from layers.ring import Ring
 from layers.sharding import axis_devices, per_device, platform
-from layers.splash_attention import SplashAttention
+from layers.splash_attention import SplashAttention, refuse_gpu
 from layers.splash_ring import SplashRing
 from layers.tokens import Tokens
 
@@ -49,17 +49,15 @@ class RingAttention:
   Without one, or where keys are not of the queries' tokens (generation), it is blockwise.
 
   The ring is whatever the rule for "length" names, of any size. A length that does not divide
-  is filled up. Within a device, blocks are those of `BlockwiseAttention`.
+  is filled up.
 
   Attributes:
-    query_block, key_block: tokens; lowered to the chunk where that is shorter.
-    inner: what computes a step of the ring: `SplashAttention`, whose kernels know causal and
-      full masks here, or `BlockwiseAttention`, any; with blocks of their own. None: the former
-      on TPU where it knows the mask, else the latter.
+    inner: what computes a step of the ring, by its blocks, lowered to the chunk where that is
+      shorter: `SplashAttention`, whose kernels know causal and full masks here, or
+      `BlockwiseAttention`, any. None: the former on TPU where it knows the mask and a device's
+      part of a row is not too long for its tables, else the latter.
   """
 
-  query_block: int = 512
-  key_block: int = 512
   inner: SplashAttention | BlockwiseAttention | None = None
 
   def __call__(
@@ -74,13 +72,15 @@ class RingAttention:
     compute_dtype: str = "float32",
     drop_weights: Drop | None = None,
   ) -> jax.Array:
-    """See `AttentionCore`. Tokens of a segment stand in the order of their positions.
+    """See `AttentionCore`.
 
     Raises:
-      UserError: dropout of the attention weights, a mask that `inner` does not know.
+      UserError: dropout of the attention weights, a mask that `inner` does not know,
+        `SplashAttention` on a GPU.
     """
     refuse_dropout(drop_weights, "RingAttention")
-    ring, inner = Ring(*axis_devices("length")), self._inner(mask)
+    ring = Ring(*axis_devices("length", SPLIT_ROWS))
+    inner = self._inner(mask, math.ceil(query.shape[1] / ring.size))
     if ring.size == 1 or query_tokens is not key_tokens:
       return inner(
         query, key, value, query_tokens, key_tokens, mask=mask, compute_dtype=compute_dtype
@@ -100,16 +100,21 @@ class RingAttention:
     local = per_device(functools.partial(_attend_in_ring, blocks, ring), *SPLIT_ROWS)
     return local(query, key, value, query_tokens, key_tokens)[:, :length]
 
-  def _inner(self, mask: Mask) -> SplashAttention | BlockwiseAttention:
+  def _inner(self, mask: Mask, length: int) -> SplashAttention | BlockwiseAttention:
+    """What computes a step where a device has `length` tokens of a row."""
     is_known = mask in (causal_mask, full_mask)
-    if isinstance(self.inner, SplashAttention) and not is_known:
-      raise UserError(
-        f"RingAttention.inner=SplashAttention does not know the mask {mask}: leave inner unset"
-      )
-    if self.inner is None and is_known and platform() == "tpu":
-      return SplashAttention()
-    blocks = {"query_block": self.query_block, "key_block": self.key_block}
-    return self.inner or BlockwiseAttention(**blocks)
+    if isinstance(self.inner, SplashAttention):
+      refuse_gpu("core=@RingAttention() with inner unset")
+      if not is_known:
+        raise UserError(
+          f"RingAttention.inner=SplashAttention does not know the mask {mask}: leave inner "
+          "unset"
+        )
+    if self.inner is not None:
+      return self.inner
+    is_short = length <= splash_kernels.MOST_TOKENS
+    flash = is_known and is_short and platform() == "tpu"
+    return SplashAttention() if flash else BlockwiseAttention()
 
 
 def own_pairs(length: int, blocks: Blocks) -> np.ndarray:

@@ -89,18 +89,22 @@ def partitioned_init(init: nn.initializers.Initializer, *names: str) -> Any:
   return nn.with_logical_partitioning(init, names)
 
 
-def per_device(function: Callable, inputs: tuple[Any, ...], output: Any) -> Callable:
+def per_device(
+  function: Callable, inputs: tuple[Any, ...], output: Any, within: Any = ()
+) -> Callable:
   """`function` on every device, with the part that lies there; outside a mesh, as it is.
 
   Within it there is no mesh any more, only its platform: what it calls may use this too.
 
-  A logical axis is split only where its devices divide every dimension of that name; else each
-  device gets the whole of it. Names of the output are among those of the inputs.
+  A logical axis is split as `axis_devices` says of all these arrays, and only where its devices
+  divide every dimension of that name; else each device gets the whole of it. Names of the
+  output are among those of the inputs.
 
   Args:
     function: of arrays and trees of arrays.
     inputs: for each argument a tree of tuples, the logical name of each dimension or None.
     output: the same of the result.
+    within: the same of larger arrays that `function` makes a device's part of.
   """
   mesh = _mesh_to_split()
   if mesh is None:
@@ -114,8 +118,10 @@ def per_device(function: Callable, inputs: tuple[Any, ...], output: Any) -> Call
       _ON_A_DEVICE.reset(token)
 
   def split(*arguments: Any) -> Any:
-    axes = _dividing_axes(mesh, inputs, arguments)
-    spec = lambda names: PartitionSpec(*(axes.get(name) for name in names))
+    axes = _agreed_axes((inputs, output, within))
+    undivided = _undivided(mesh, axes, inputs, arguments)
+    whole = lambda name: name is None or name in undivided
+    spec = lambda names: PartitionSpec(*(None if whole(n) else axes[n] for n in names))
     specs = jax.tree.map(spec, (inputs, output), is_leaf=_is_names)
     return jax.shard_map(
       local, mesh=mesh, in_specs=specs[0], out_specs=specs[1], check_vma=False
@@ -147,12 +153,21 @@ def platform() -> str:
   return "gpu" if name == "cuda" else name
 
 
-def axis_devices(name: str) -> tuple[tuple[str, ...], int]:
-  """The mesh axes that a logical axis is split over, and how many devices lie along them."""
+def axis_devices(name: str, arrays: Any = None) -> tuple[tuple[str, ...], int]:
+  """The mesh axes that a logical axis is split over, and how many devices lie along them.
+
+  A mesh axis serves an array once, whichever rule comes first. Where two arrays would for
+  that reason have a logical axis split in two ways, it is split in none.
+
+  Args:
+    name: of the logical axis.
+    arrays: a tree of tuples, the logical name of each dimension or None, as `per_device` has
+      them; None: one array of this axis alone.
+  """
   mesh = _mesh_to_split()
   if mesh is None:
     return (), 1
-  axes = _mesh_axes(name)
+  axes = _agreed_axes((name,) if arrays is None else arrays)[name]
   return axes, math.prod(mesh.shape[axis] for axis in axes)
 
 
@@ -167,24 +182,29 @@ def _mesh_to_split() -> Any:
   return None if mesh is None or mesh.size == 1 or _ON_A_DEVICE.get() else mesh
 
 
-def _mesh_axes(name: str) -> tuple[str, ...]:
-  (axes,) = nn.spmd.logical_to_mesh_axes((name,)) or (None,)
-  return axes if isinstance(axes, tuple) else () if axes is None else (axes,)
+def _agreed_axes(arrays: Any) -> dict[str, tuple[str, ...]]:
+  """Logical name -> mesh axes that all arrays of that name have for it; else none."""
+  agreed: dict[str, tuple[str, ...]] = {}
+  for names in jax.tree.leaves(arrays, is_leaf=_is_names):
+    found = nn.spmd.logical_to_mesh_axes(names) or ()
+    for name, axes in zip(names, found, strict=True):
+      if name is not None:
+        axes = axes if isinstance(axes, tuple) else () if axes is None else (axes,)
+        agreed[name] = axes if agreed.get(name, axes) == axes else ()
+  return agreed
 
 
-def _dividing_axes(mesh: Any, names: Any, arrays: Any) -> dict[str, tuple[str, ...]]:
-  """Logical name -> mesh axes, for those that divide all dimensions of the name."""
-  axes: dict[str, tuple[str, ...]] = {}
-  undivided = set()
+def _undivided(
+  mesh: Any, axes: dict[str, tuple[str, ...]], names: Any, arrays: Any
+) -> set[str]:
+  """Logical names of dimensions that their mesh axes do not divide."""
   pairs = zip(jax.tree.leaves(names, is_leaf=_is_names), jax.tree.leaves(arrays), strict=True)
-  for dimensions, array in pairs:
-    for name, size in zip(dimensions, array.shape, strict=True):
-      if name is None:
-        continue
-      axes[name] = _mesh_axes(name)
-      if size % math.prod(mesh.shape[axis] for axis in axes[name]):
-        undivided.add(name)
-  return {name: found for name, found in axes.items() if name not in undivided}
+  return {
+    name
+    for dimensions, array in pairs
+    for name, size in zip(dimensions, array.shape, strict=True)
+    if name is not None and size % math.prod(mesh.shape[axis] for axis in axes[name])
+  }
 
 
 def _is_names(x: Any) -> bool:

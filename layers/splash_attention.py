@@ -15,7 +15,7 @@ from layers.blockwise_attention import BlockwiseAttention, refuse_dropout
 from layers.dropout import Drop
 from layers.errors import UserError
 from layers.masks import Mask, causal_mask
-from layers.sharding import per_device, platform
+from layers.sharding import on_mesh, per_device, platform
 from layers.splash_kernels import Kernel
 from layers.tokens import Tokens
 
@@ -52,27 +52,37 @@ class SplashAttention:
     compute_dtype: str = "float32",
     drop_weights: Drop | None = None,
   ) -> jax.Array:
-    """See `AttentionCore`. Tokens of a segment stand in the order of their positions.
+    """See `AttentionCore`.
 
     Raises:
       UserError: dropout of the attention weights, a mask that the kernels do not know, a GPU.
     """
     refuse_dropout(drop_weights, "SplashAttention")
+    alone = functools.partial(
+      BlockwiseAttention(query_block=self.query_block, key_block=self.key_block),
+      *(query, key, value, query_tokens, key_tokens),
+      mask=mask,
+      compute_dtype=compute_dtype,
+    )
     if query_tokens is not key_tokens:
-      alone = BlockwiseAttention(query_block=self.query_block, key_block=self.key_block)
-      return alone(
-        query, key, value, query_tokens, key_tokens, mask=mask, compute_dtype=compute_dtype
-      )
+      return alone()
     if not splash_kernels.is_known(mask):
       raise UserError(
         f"SplashAttention does not know the mask {mask}: take core=@BlockwiseAttention(), "
         "which honours any"
       )
-    if platform() == "gpu":
-      raise UserError("SplashAttention runs on TPU: on a GPU take core=@CudnnAttention()")
+    refuse_gpu("core=@CudnnAttention()")
+    if not on_mesh() and platform() == "tpu":  # only shapes are asked: no kernel is made
+      return alone()
     attend = functools.partial(_attend_locally, self, mask, compute_dtype)
     local = per_device(attend, *WHOLE_ROWS)
     return local(query, key, value, query_tokens, key_tokens)
+
+
+def refuse_gpu(cure: str) -> None:
+  """Raises UserError on a GPU, with what to take there."""
+  if platform() == "gpu":
+    raise UserError(f"SplashAttention runs on TPU: on a GPU take {cure}")
 
 
 def _attend_locally(

@@ -23,6 +23,10 @@ from layers.tokens import Tokens
 # A kernel holds 128 keys in a register, and segments of 128 queries in one.
 LANES = 128
 
+# The library makes a mask's table of blocks on the host, in time quadratic in the row: of 32K
+# tokens 4 seconds, of 128K a minute and a half.
+MOST_TOKENS = 65_536
+
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
@@ -190,6 +194,8 @@ def _made(kernel: Kernel, save_residuals: bool) -> Any:
       head_shards=1,
       q_seq_shards=1,
       save_residuals=save_residuals,
+      # Who keeps these does not attend again. Of a part it is the whole's to be kept.
+      residual_checkpoint_name=None if save_residuals else "attention",
       interpret=kernel.interpret,
     )
     return jax.tree.map(np.asarray, made)

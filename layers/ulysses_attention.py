@@ -60,7 +60,7 @@ class UlyssesAttention:
     core = functools.partial(
       self.core, mask=mask, compute_dtype=compute_dtype, drop_weights=None
     )
-    axes, size = axis_devices("length")
+    axes, size = axis_devices("length", SPLIT_ROWS)
     if size == 1 or query_tokens is not key_tokens:
       return core(query, key, value, query_tokens, key_tokens)
     length = query.shape[1]

@@ -61,6 +61,8 @@ def _own_mask(queries, keys):
     ("cpu", 2048, causal_mask, "BlockwiseAttention"),
     ("tpu", 1024, causal_mask, "SplashAttention"),
     ("tpu", 2048, BlockCausal(size=5), "SplashAttention"),
+    ("tpu", 65_536, causal_mask, "SplashAttention"),
+    ("tpu", 65_537, causal_mask, "BlockwiseAttention"),
     ("tpu", 128, causal_mask, "dense_attention"),
     ("tpu", 2048, _own_mask, "BlockwiseAttention"),
   ],

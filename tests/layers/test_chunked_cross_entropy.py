@@ -22,6 +22,22 @@ with partitioned(mesh, DEFAULT_RULES):
 print(json.dumps("equal"))
 """
 
+SHARED = """
+import json
+import jax, numpy as np
+from jax.sharding import Mesh
+from layers.sharding import partitioned
+from runners.meshes import DEFAULT_RULES
+from tests.layers.test_chunked_cross_entropy import assert_like_plain
+mesh = Mesh(np.array(jax.devices()).reshape(1, 1, 2, 2), ("data", "fsdp", "sequence", "tensor"))
+shared = ("activation_vocab", ("tensor", "sequence"))
+others = [rule for rule in DEFAULT_RULES if rule[0] != "activation_vocab"]
+for rules in ((shared, *others), (*others, shared)):
+  with partitioned(mesh, rules):
+    assert_like_plain(vocab_size=21, columns=24, chunk=3)
+print(json.dumps("equal"))
+"""
+
 
 def assert_like_plain(vocab_size: int, columns: int, chunk: int) -> None:
   """In float32, to a millionth."""
@@ -49,3 +65,7 @@ def test_it_equals_the_plain_loss(chunk):
 
 def test_it_does_so_where_tokens_and_vocabulary_are_split(run_with_devices):
   assert run_with_devices(8, CODE) == "equal"
+
+
+def test_it_does_so_where_rules_split_both_over_one_axis(run_with_devices):
+  assert run_with_devices(4, SHARED) == "equal"

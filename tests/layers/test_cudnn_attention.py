@@ -120,13 +120,25 @@ def test_a_cpu_is_refused():
       {"head_dim": 12},
       "has no heads of 12 features: choose a head_dim that is a multiple of 8",
     ),
-    ({"head_dim": 264}, "has no heads of 264 features"),
+    ({"head_dim": 136}, "has no heads of 136 features: .* at most 128"),
     ({}, "finds no cuDNN: pip install 'strata.gpu.'"),
   ],
 )
 def test_what_cudnn_cannot_compute_is_refused_with_the_cure(fields, message):
   with partitioned(_Mesh(), ()), pytest.raises(UserError, match=f"CudnnAttention {message}"):
     _init(**fields)
+
+
+@pytest.mark.parametrize(("capability", "most"), [("8.9", 128), ("9.0", 256), ("12.0", 256)])
+def test_heads_are_as_wide_as_jax_takes_on_the_gpu_at_hand(capability, most, monkeypatch):
+  client = type("Client", (), {"platform_version": "cuda 12.9"})
+  device = type("Device", (), {"compute_capability": capability, "client": client})
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  monkeypatch.setattr(jax, "local_devices", lambda backend: [device])
+  monkeypatch.setattr(cudnn_attention, "is_installed", lambda: True)
+  with partitioned(_Mesh(), ()):
+    assert cudnn_attention.refusal(most, "bfloat16") is None
+    assert f"at most {most} " in (cudnn_attention.refusal(most + 8, "bfloat16") or "")
 
 
 def test_cudnn_is_looked_for_where_jax_looks():

@@ -112,3 +112,10 @@ def test_sequences_beyond_the_position_table_are_refused(make_decoder):
 def test_an_unset_vocabulary_is_named(make_decoder, packed):
   with pytest.raises(UserError, match="vocab_size is unset"):
     make_decoder(vocab_size=None).init(jax.random.key(0), *packed)
+
+
+@pytest.mark.parametrize("chunk", [-5, 0])
+def test_a_loss_chunk_of_no_token_is_refused(chunk, make_decoder, packed):
+  model = make_decoder(loss_chunk=chunk)
+  with pytest.raises(UserError, match=f"model.loss_chunk={chunk}: a chunk has at least one"):
+    jax.eval_shape(model.init, jax.random.key(0), *packed)

@@ -10,11 +10,13 @@ import pytest
 from layers.blockwise_attention import BlockwiseAttention
 from layers.errors import UserError
 from layers.feed_forward import GatedFeedForward
-from layers.rematerialization import Remat, TensorName, named
+from layers.rematerialization import Remat, TensorName, named, rematerialized
+from layers.splash_attention import SplashAttention
 from layers.tokens import Tokens
 from runners.flops import count
 
 BLOCKWISE = BlockwiseAttention(query_block=4, key_block=4)
+KEPT = ("none", "full", "save_attention", "minimal")
 LAYERS, TOKENS, D, F, KV = 3, 2 * 12, 32, 128, 16
 
 
@@ -51,6 +53,53 @@ def test_nobody_attends_again_who_keeps_what_attention_gave(repeated):
   assert repeated("full") - repeated("save_attention") == _attention_flops()
   assert repeated(Remat(save=("attention",))) == repeated("save_attention")
   assert repeated(Remat(offload=("attention",))) == repeated("save_attention")
+
+
+def gradient_kernels(core, length, policy):
+  """How many Pallas kernels a gradient of `core` calls under a policy."""
+  heads, tokens = jnp.ones((1, length, 2, 8)), Tokens.unpacked(1, length)
+  attend = lambda x: core(x, x, x, tokens, tokens, compute_dtype="bfloat16").sum()
+  attend = rematerialized(attend, policy, in_scan=False)
+  return _kernels_in(jax.make_jaxpr(jax.grad(attend))(heads).jaxpr)
+
+
+def _kernels_in(jaxpr):
+  """Calls that give something: tracing may leave one in whose results nobody reads."""
+  calls = 0
+  for equation in jaxpr.eqns:
+    inside = [x for value in equation.params.values() for x in jax.tree.leaves(value)]
+    inside = [getattr(x, "jaxpr", x) for x in inside]
+    if equation.primitive.name == "pallas_call":
+      calls += 1
+    elif equation.outvars:
+      calls += sum(_kernels_in(x) for x in inside if hasattr(x, "eqns"))
+  return calls
+
+
+def test_nobody_attends_again_in_splash_who_keeps_what_it_gave():
+  core = SplashAttention(query_block=128, key_block=128)
+  found = {policy: gradient_kernels(core, 128, policy) for policy in KEPT}
+  assert found == {"none": 3, "full": 4, "save_attention": 3, "minimal": 3}
+
+
+IN_A_RING = """
+import json
+import jax, numpy as np
+from jax.sharding import Mesh
+from layers.ring_attention import RingAttention
+from layers.sharding import partitioned
+from layers.splash_attention import SplashAttention
+from tests.layers.test_rematerialization import KEPT, gradient_kernels
+core = RingAttention(inner=SplashAttention(query_block=128, key_block=128))
+with partitioned(Mesh(np.array(jax.devices()), ("sequence",)), [("length", "sequence")]):
+  print(json.dumps([gradient_kernels(core, 512, policy) for policy in KEPT]))
+"""
+
+
+def test_nor_in_a_ring_of_splash_kernels(run_with_devices):
+  none, full, saved, minimal = run_with_devices(2, IN_A_RING)
+  assert none == saved == minimal
+  assert full > none
 
 
 def test_products_with_weights_are_done_once_under_dots(repeated):
@@ -100,6 +149,7 @@ import flax.linen as nn, jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from layers.attention import Attention
 from layers.block import Block
+from layers.blockwise_attention import BlockwiseAttention
 from layers.feed_forward import GatedFeedForward
 from layers.normalization import RMSNorm
 from layers.rematerialization import Remat
@@ -112,7 +162,7 @@ from runners.meshes import DEFAULT_RULES
 shape = (2, 2, 2)
 mesh = Mesh(np.array(jax.devices()).reshape(1, *shape), ("data", "fsdp", "sequence", "tensor"))
 x, tokens = jax.random.normal(jax.random.key(1), (2, 16, 8)), Tokens.unpacked(2, 16)
-core = RingAttention(query_block=4, key_block=4)
+core = RingAttention(inner=BlockwiseAttention(query_block=4, key_block=4))
 block = Block(Attention(2, core=core), GatedFeedForward(16), RMSNorm())
 everything = Remat(save=("query", "key", "up"), offload=("block_input", "attention", "value"))
 flops, results = [], []

@@ -11,13 +11,14 @@ from layers.block import Block
 from layers.decoder import Decoder
 from layers.feed_forward import GatedFeedForward
 from layers.normalization import RMSNorm
+from layers.blockwise_attention import BlockwiseAttention
 from layers.ring_attention import RingAttention
 from layers.sharding import partitioned
 from layers.tokens import Tokens
 from runners.meshes import DEFAULT_RULES, RESIDUAL_OVER_TENSOR
 mesh = Mesh(np.array(jax.devices()).reshape(1, 1, 2, 2), ("data", "fsdp", "sequence", "tensor"))
 ids, tokens = jnp.arange(2 * 16).reshape(2, 16) % 30, Tokens.unpacked(2, 16)
-core = RingAttention(query_block=4, key_block=4)
+core = RingAttention(inner=BlockwiseAttention(query_block=4, key_block=4))
 block = Block(Attention(2, core=core), GatedFeedForward(24), RMSNorm(), dropout_rate=0.1)
 model = Decoder(3, 8, block, RMSNorm(), vocab_size=30, remat="full", init_stddev=0.3)
 params = nn.unbox(jax.jit(model.init)(jax.random.key(0), ids, tokens))

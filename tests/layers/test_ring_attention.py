@@ -10,6 +10,7 @@ from layers.attention_blocks import Blocks
 from layers.errors import UserError
 from layers.masks import SlidingWindow, causal_mask, full_mask
 from layers.ring_attention import RingAttention, met_pairs, own_pairs
+from layers.sharding import on_platform
 from layers.splash_attention import SplashAttention
 from layers.splash_kernels import Kernel
 from layers.tokens import Tokens
@@ -18,6 +19,7 @@ CODE = """
 import json, sys
 import jax, numpy as np
 from jax.sharding import Mesh
+from layers.blockwise_attention import BlockwiseAttention
 from layers.ring_attention import RingAttention
 from layers.sharding import partitioned
 from runners.meshes import DEFAULT_RULES
@@ -25,7 +27,7 @@ from tests.layers.attention_batches import *
 shape, cases, length = {shape}, {cases}, {length}
 mesh = Mesh(np.array(jax.devices()).reshape(shape), ("data", "fsdp", "sequence", "tensor"))
 with partitioned(mesh, DEFAULT_RULES):
-  core = RingAttention(query_block=4, key_block=3)
+  core = RingAttention(inner=BlockwiseAttention(query_block=4, key_block=3))
   for layout, mask in cases:
     assert_like_dense(core, batch(layout, length), MASKS[mask])
     assert_documents_apart(core, batch(layout, length), MASKS[mask])
@@ -85,6 +87,14 @@ def test_a_mask_that_the_inner_kernels_do_not_know_is_refused():
     UserError, match="inner=SplashAttention does not know .* leave inner unset"
   ):
     _ring_of_one(mask=SlidingWindow(size=3))
+
+
+def test_splash_steps_are_refused_on_a_gpu():
+  with (
+    on_platform("gpu"),
+    pytest.raises(UserError, match=r"runs on TPU: .*@RingAttention\(\) with inner unset"),
+  ):
+    _ring_of_one()
 
 
 def test_the_gradients_of_some_keys_are_the_library_s():

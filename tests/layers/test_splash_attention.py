@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from layers import splash_kernels
 from layers.attention import Attention
 from layers.errors import UserError
 from layers.masks import causal_mask
-from layers.sharding import partitioned, platform
+from layers.ring_attention import RingAttention
+from layers.sharding import on_platform, partitioned, platform
 from layers.splash_attention import SplashAttention
 from layers.tokens import Tokens
 from tests.layers.attention_batches import (
@@ -91,6 +93,15 @@ def test_a_gpu_is_refused():
     pytest.raises(UserError, match="SplashAttention runs on TPU: .* core=@CudnnAttention"),
   ):
     _init()
+
+
+@pytest.mark.parametrize("core", [CORE, RingAttention(inner=CORE), RingAttention()])
+def test_who_asks_for_shapes_alone_makes_no_kernel(core, monkeypatch):
+  monkeypatch.setattr(splash_kernels, "_made", lambda *_, **__: pytest.fail("a kernel is made"))
+  heads, tokens = jnp.ones((1, 256, 2, 8)), Tokens.unpacked(1, 256)
+  with on_platform("tpu"):
+    mixed = jax.eval_shape(lambda x: core(x, x, x, tokens, tokens), heads)
+  assert mixed.shape == heads.shape
 
 
 def test_pallas_is_imported_only_when_it_computes():
