@@ -66,6 +66,8 @@ def _tally(jaxpr: Any) -> Tally:
 def _equation(equation: Any) -> Tally:
   """One equation: a product, a construct that repeats or chooses, or a plain call."""
   name, params = equation.primitive.name, equation.params
+  if not equation.outvars:  # what is left of a recomputation that nothing asks for
+    return Tally(0)
   if name in _PRODUCTS:
     return Tally(_PRODUCTS[name](equation))
   if name == "cond":  # the dearest branch: a bound that holds whichever is taken
