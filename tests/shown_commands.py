@@ -67,7 +67,6 @@ def shrunk(arguments: list[str]) -> list[str]:
     "show",
     "why",
     "data",
-    "plan",
   ):
     return arguments
   own = [re.sub(r"^--set=num_steps=\d+$", "--set=num_steps=3", a) for a in arguments]
