@@ -50,7 +50,7 @@ class TextLlama(Llama):
 
   def collective_budget(self) -> list[fdl.Config]:
     # Nine weights of a layer, gathered forward and backward. Activations stay where they are.
-    gathers = fdl.Config(Allowance, kind="all-gather", axis="fsdp", per_layer=20, per_step=8)
+    gathers = fdl.Config(Allowance, kind="all-gather", axis="fsdp", per_layer=20, per_pass=8)
     return [gathers]
 
   def checkpoints(self) -> fdl.Config:

@@ -27,13 +27,13 @@ class Allowance:
     kind: all-gather, all-reduce, reduce-scatter, all-to-all or collective-permute.
     axis: of the mesh; exchanges along it, alone or with others, count. None: along any.
     per_layer: times for each layer and microbatch, forward and backward together.
-    per_step: times more in a step, whatever the layers.
+    per_pass: times more for each microbatch, whatever the layers.
   """
 
   kind: str
   axis: str | None = None
   per_layer: int = 0
-  per_step: int = 0
+  per_pass: int = 0
 
   def __post_init__(self):
     if self.kind not in KINDS:
@@ -48,7 +48,7 @@ class Allowance:
 
   def at_most(self, num_layers: int, num_microbatches: int) -> int:
     """Times in a step."""
-    return self.per_layer * num_layers * num_microbatches + self.per_step
+    return (self.per_layer * num_layers + self.per_pass) * num_microbatches
 
 
 def violations(

@@ -16,7 +16,7 @@ STEP = {"num_layers": 2, "num_microbatches": 2}
 
 def test_within_the_budget_nothing_is_said():
   budget = [
-    Allowance(kind="all-gather", axis="fsdp", per_layer=2, per_step=1),
+    Allowance(kind="all-gather", axis="fsdp", per_layer=2, per_pass=1),
     Allowance(kind="all-reduce", per_layer=1),
   ]
   assert violations(budget, FOUND, **STEP) == []
