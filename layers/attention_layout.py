@@ -55,6 +55,21 @@ def by_token(mixed: jax.Array) -> jax.Array:
   return mixed.transpose(0, 3, 1, 2, 4).reshape(B, T, K * G, H)
 
 
+def both_filled(
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  query_tokens: Tokens,
+  key_tokens: Tokens,
+  multiples: tuple[int, int],
+) -> tuple[jax.Array, jax.Array, jax.Array, Tokens, Tokens]:
+  """Queries and keys filled up to a multiple each, with tokens that see each other nowhere."""
+  query, query_tokens = filled(query, query_tokens, multiples[0], QUERY_FILL)
+  key, _ = filled(key, key_tokens, multiples[1], KEY_FILL)
+  value, key_tokens = filled(value, key_tokens, multiples[1], KEY_FILL)
+  return query, key, value, query_tokens, key_tokens
+
+
 def filled(
   x: jax.Array, tokens: Tokens, multiple: int, segment: int
 ) -> tuple[jax.Array, Tokens]:

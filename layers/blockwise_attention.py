@@ -14,20 +14,11 @@ import numpy as np
 
 from layers import attention_blocks, dtypes
 from layers.attention_blocks import Blocks, Side
-from layers.attention_layout import (
-  KEY_FILL,
-  QUERY_FILL,
-  WHOLE_ROWS,
-  by_head,
-  by_key_head,
-  by_token,
-  filled,
-)
+from layers.attention_layout import WHOLE_ROWS, both_filled, by_head, by_key_head, by_token
 from layers.dropout import Drop
 from layers.errors import UserError
 from layers.masks import Mask, causal_mask
-from layers.online_softmax import Gradients, Partial
-from layers.rematerialization import named
+from layers.online_softmax import Gradients, Partial, kept
 from layers.sharding import per_device
 from layers.tokens import Tokens
 
@@ -100,9 +91,9 @@ def _attend_locally(
 ) -> jax.Array:
   """What one device computes: all of its rows and heads, [B, T, N, H]."""
   length = query.shape[1]
-  query, query_tokens = filled(query, query_tokens, blocks.query, QUERY_FILL)
-  key, _ = filled(key, key_tokens, blocks.key, KEY_FILL)
-  value, key_tokens = filled(value, key_tokens, blocks.key, KEY_FILL)
+  query, key, value, query_tokens, key_tokens = both_filled(
+    query, key, value, query_tokens, key_tokens, (blocks.query, blocks.key)
+  )
   heads = by_key_head(query, key.shape[2]), by_head(key), by_head(value)
   mixed = cast(jax.Array, _attend(blocks, in_order, *heads, query_tokens, key_tokens))
   return by_token(mixed)[:, :length]
@@ -121,8 +112,7 @@ def _forward(blocks, in_order, query, key, value, query_tokens, key_tokens):
   keys = Side(operands[1:], key_tokens, places[1])
   part = attention_blocks.attend(Partial.none(query.shape), queries, keys, blocks, which)
   mixed, log_sum = part.finish()
-  # In the dtype in which they are kept, and named: who keeps these two does not attend again.
-  mixed, log_sum = named(mixed.astype(dtype), "attention"), named(log_sum, "attention")
+  mixed, log_sum = kept(mixed, log_sum, dtype)
   like = tuple(jnp.empty(0, x.dtype) for x in (query, key, value))
   return mixed.astype(jnp.float32), (operands, query_tokens, key_tokens, mixed, log_sum, like)
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from layers import dtypes
-from layers.attention_layout import KEY_FILL, QUERY_FILL, WHOLE_ROWS, filled
+from layers.attention_layout import WHOLE_ROWS, both_filled
 from layers.blockwise_attention import BlockwiseAttention, refuse_dropout
 from layers.dropout import Drop
 from layers.errors import UserError
@@ -167,10 +167,8 @@ def _attend_masked(
   """Of any rows: span by span, whose keys are those in reach, and C queries at a time."""
   length = query.shape[1]
   block = min(query_block, length + -length % 64)
-  query, query_tokens = filled(query, query_tokens, block, QUERY_FILL)
-  value, _ = filled(value, key_tokens, block, KEY_FILL)
-  key, key_tokens = filled(key, key_tokens, block, KEY_FILL)
-  mixed = _attend_blocks(run, mask, block, query, key, value, query_tokens, key_tokens)
+  rows = both_filled(query, key, value, query_tokens, key_tokens, (block, block))
+  mixed = _attend_blocks(run, mask, block, *rows)
   return cast(jax.Array, mixed)[:, :length]
 
 

@@ -12,12 +12,13 @@ Letters: B batch, K key heads, T queries times query heads per key head, S keys,
 dimension.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from layers.product import product
+from layers.rematerialization import named
 
 LOWEST = float(jnp.finfo(jnp.float32).min)
 
@@ -79,6 +80,14 @@ class Partial(NamedTuple):
     total = jnp.where(seen, self.total, 1.0)
     log_sum = jnp.where(seen, self.highest + jnp.log(total), -LOWEST)
     return self.mixed / total[..., None], log_sum
+
+
+def kept(mixed: jax.Array, log_sum: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
+  """Attention and the log of its sums for the backward pass, in the dtype of the products.
+
+  Named (layers/rematerialization.py): who keeps these two does not attend again.
+  """
+  return named(mixed.astype(dtype), "attention"), named(log_sum, "attention")
 
 
 class Gradients(NamedTuple):

@@ -21,20 +21,17 @@ import numpy as np
 from layers import attention_blocks, dtypes, splash_kernels
 from layers.attention_blocks import Blocks, Side
 from layers.attention_layout import (
-  KEY_FILL,
-  QUERY_FILL,
   SPLIT_ROWS,
+  both_filled,
   by_head,
   by_key_head,
   by_token,
-  filled,
 )
 from layers.blockwise_attention import BlockwiseAttention, pairs, refuse_dropout
 from layers.dropout import Drop
 from layers.errors import UserError
 from layers.masks import Mask, causal_mask, full_mask, reach
-from layers.online_softmax import Gradients, Partial
-from layers.rematerialization import named
+from layers.online_softmax import Gradients, Partial, kept
 from layers.ring import Ring
 from layers.sharding import axis_devices, per_device, platform
 from layers.splash_attention import SplashAttention, refuse_gpu
@@ -94,11 +91,9 @@ class RingAttention:
       min(inner.query_block, chunk), min(inner.key_block, chunk), mask, compute_dtype
     )
     multiple = 2 * ring.size * math.lcm(blocks.query, blocks.key)
-    query, query_tokens = filled(query, query_tokens, multiple, QUERY_FILL)
-    value, _ = filled(value, key_tokens, multiple, KEY_FILL)
-    key, key_tokens = filled(key, key_tokens, multiple, KEY_FILL)
+    rows = both_filled(query, key, value, query_tokens, key_tokens, (multiple, multiple))
     local = per_device(functools.partial(_attend_in_ring, blocks, ring), *SPLIT_ROWS)
-    return local(query, key, value, query_tokens, key_tokens)[:, :length]
+    return local(*rows)[:, :length]
 
   def _inner(self, mask: Mask, length: int) -> SplashAttention | BlockwiseAttention:
     """What computes a step where a device has `length` tokens of a row."""
@@ -181,8 +176,7 @@ def _forward(blocks, ring, query, key, value, query_tokens, key_tokens):
   keys = Side(operands[1:], key_tokens, None)
   part, _ = _go_round(ring, blocks, meet, Partial.none(query.shape), (), keys)
   mixed, log_sum = part.finish()
-  # In the dtype in which they are kept, and named: who keeps these two does not attend again.
-  mixed, log_sum = named(mixed.astype(dtype), "attention"), named(log_sum, "attention")
+  mixed, log_sum = kept(mixed, log_sum, dtype)
   like = tuple(jnp.empty(0, x.dtype) for x in (query, key, value))
   return mixed.astype(jnp.float32), (operands, query_tokens, key_tokens, mixed, log_sum, like)
 

@@ -20,8 +20,7 @@ import jax.numpy as jnp
 from layers import dtypes, splash_kernels
 from layers.attention_layout import QUERY_FILL, SPLIT_ROWS, by_head, filled
 from layers.masks import Mask, full_mask
-from layers.online_softmax import LOWEST
-from layers.rematerialization import named
+from layers.online_softmax import LOWEST, kept
 from layers.ring import Ring
 from layers.sharding import per_device, platform
 from layers.splash_attention import SplashAttention
@@ -108,8 +107,7 @@ def _forward(steps, query, key, value, segments):
     return _joined_chunks(part, always, decided, is_later), none
 
   (mixed, log_sum), _ = ring.go_round(meet, None, (), (*operands[1:], segments))
-  # In the dtype in which they are kept, and named: who keeps these two does not attend again.
-  mixed, log_sum = named(mixed.astype(dtype), "attention"), named(log_sum, "attention")
+  mixed, log_sum = kept(mixed, log_sum, dtype)
   like = tuple(jnp.empty(0, x.dtype) for x in (query, key, value))
   return mixed.astype(jnp.float32), (operands, segments, mixed, log_sum, like)
 
