@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from runners.simulated_devices import give_threads
+
 ROOT = Path(__file__).parent.parent
 
 # Before the first test module imports jax or TensorFlow; subprocesses inherit it.
@@ -46,13 +48,13 @@ def run_with_devices():
 
   def run(num_devices: int, code: str, *, timeout_s: float = 600):
     devices = f"--xla_force_host_platform_device_count={num_devices}"
-    # XLA has a thread for each device. Collectives that do not wait for one another come in
-    # another order on each, and all threads can end up waiting for one that is not there.
-    threads = str(8 * num_devices)
+    environment = {**os.environ, "XLA_FLAGS": devices}
+    environment.pop("NPROC", None)
+    give_threads(environment)
     result = subprocess.run(
       [sys.executable, "-c", code],
       cwd=ROOT,
-      env={**os.environ, "XLA_FLAGS": devices, "NPROC": threads},
+      env=environment,
       capture_output=True,
       text=True,
       timeout=timeout_s,
