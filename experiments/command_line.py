@@ -20,7 +20,7 @@ from experiments.error_lines import error_lines
 from experiments.invocation import Invocation
 from experiments.overrides import VERBS, Override
 from layers.errors import Diverged, UserError
-from runners.suggestions import did_you_mean
+from layers.suggestions import did_you_mean
 
 DEFAULT_COMMAND = "train"
 HELP = "help"

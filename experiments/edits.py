@@ -13,6 +13,7 @@ from fiddle import daglish
 
 from experiments.values import typed
 from layers.errors import UserError
+from layers.suggestions import did_you_mean, nearest
 from runners.config_fields import (
   REQUIRED,
   as_node,
@@ -23,7 +24,6 @@ from runners.config_fields import (
   value_of,
 )
 from runners.config_tree import Path, Step, flatten, format_value, path_text
-from runners.suggestions import did_you_mean, nearest
 
 
 class Place(NamedTuple):

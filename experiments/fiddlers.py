@@ -16,9 +16,9 @@ import fiddle as fdl
 from experiments.value_syntax import Reference, parse_value
 from experiments.values import typed
 from layers.errors import UserError
+from layers.suggestions import did_you_mean
 from runners.config_fields import REQUIRED, fields
 from runners.import_by_name import import_object
-from runners.suggestions import did_you_mean
 
 _fiddlers: dict[str, Callable[..., Any]] = {}
 

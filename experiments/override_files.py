@@ -17,8 +17,8 @@ import fiddle as fdl
 import yaml
 
 from layers.errors import UserError
+from layers.suggestions import did_you_mean
 from runners.config_files import JSON_NAME, from_json, read_text
-from runners.suggestions import did_you_mean
 
 _KEYS = ("exp", "set", "unset", "fiddlers")
 

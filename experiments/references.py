@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from layers.errors import UserError
+from layers.suggestions import did_you_mean
 from runners.import_by_name import import_object
-from runners.suggestions import did_you_mean
 
 _BY_MODULE = {
   "layers.attention": ("Attention", "dense_attention"),

@@ -24,8 +24,8 @@ import fiddle as fdl
 from absl import logging
 
 from layers.errors import UserError
+from layers.suggestions import did_you_mean
 from runners.import_by_name import import_module
-from runners.suggestions import did_you_mean
 
 if TYPE_CHECKING:  # the trainer loads jax; a list of names should not
   from runners.trainer import Trainer

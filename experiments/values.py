@@ -17,9 +17,9 @@ from experiments.references import find_reference, known_references
 from experiments.value_syntax import FileText, Reference, Word, parse_value
 from layers import dtypes
 from layers.errors import UserError
+from layers.suggestions import did_you_mean, nearest
 from runners.config_fields import Field, accepts_any_name, fields, produced_type
 from runners.config_tree import format_value
-from runners.suggestions import did_you_mean, nearest
 
 _SEQUENCES = (
   list,

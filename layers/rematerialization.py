@@ -14,7 +14,6 @@ Letters: B batch, T length, D model dimension, F hidden dimension, N and K heads
 """
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 from typing import Literal, cast, get_args
 
@@ -22,6 +21,7 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 
 from layers.errors import UserError
+from layers.suggestions import did_you_mean
 
 TensorName = Literal[
   "block_input",
@@ -115,6 +115,4 @@ def _by_name(remat: Remat) -> Callable:
 def _check_name(name: str, where: str) -> None:
   names = get_args(TensorName)
   if name not in names:
-    close = difflib.get_close_matches(name, names, n=2)
-    cure = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}"
-    raise UserError(f"{where}: there is no tensor {name!r}: {cure}")
+    raise UserError(f"{where}: there is no tensor {name!r}: {did_you_mean(name, names, 2)}")

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import jax
 
 from layers.errors import Diverged, UserError
-from runners.suggestions import did_you_mean
+from layers.suggestions import did_you_mean
 
 
 @dataclasses.dataclass

@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 
 from layers.errors import UserError
+from layers.suggestions import did_you_mean
 from runners.collectives import KINDS, Collective
 from runners.meshes import AXES
-from runners.suggestions import did_you_mean
 
 _WRAPPING = (
   "while",

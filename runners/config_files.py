@@ -18,11 +18,11 @@ import fiddle as fdl
 from fiddle.experimental import serialization
 
 from layers.errors import UserError
+from layers.suggestions import did_you_mean
 from runners.config_fields import field_of, fields, target_of
 from runners.config_tree import callables_in, flatten, path_text, walk
 from runners.derivation import derive_eval_data, derived_fields
 from runners.import_by_name import import_object, public_name
-from runners.suggestions import did_you_mean
 
 JSON_NAME = "config.json"
 TEXT_NAME = "config.txt"

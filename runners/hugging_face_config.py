@@ -19,9 +19,9 @@ from layers.feed_forward import FeedForward, GatedFeedForward, gelu_exact, gelu_
 from layers.masks import causal_mask
 from layers.normalization import LayerNorm, RMSNorm
 from layers.rotary import LinearScaling, Llama3Scaling, Rotary, YarnScaling
+from layers.suggestions import did_you_mean
 from runners.config_fields import as_node
 from runners.config_tree import format_value
-from runners.suggestions import did_you_mean
 
 CONFIG = "config.json"
 

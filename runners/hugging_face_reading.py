@@ -9,12 +9,12 @@ import jax
 import numpy as np
 
 from layers.errors import UserError
+from layers.suggestions import did_you_mean
 from runners.checkpoint_inventory import array_name, named_arrays
 from runners.checkpoint_reading import listed
 from runners.hugging_face_config import MAY_CHANGE, differences, read_config
 from runners.hugging_face_names import BUFFERS, TIED_HEAD, Match, Place, matches
 from runners.safetensors_files import FLOATS, Described, TensorFolder
-from runners.suggestions import did_you_mean
 
 _PREFIXES = ("transformer.", "model.")  # a headless model's files lack it
 

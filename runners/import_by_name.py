@@ -9,7 +9,7 @@ import types
 from typing import Any
 
 from layers.errors import UserError
-from runners.suggestions import did_you_mean
+from layers.suggestions import did_you_mean
 
 
 def import_module(name: str) -> types.ModuleType:

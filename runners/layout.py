@@ -18,9 +18,9 @@ from absl import logging
 
 from layers.errors import UserError
 from layers.sharding import Constraint, Rules, names_in
+from layers.suggestions import did_you_mean
 from runners.config_tree import path_text, walk
 from runners.meshes import AXES, BATCH_AXES
-from runners.suggestions import did_you_mean
 
 # Logical axis -> the fields of layers that give its size, for what is said of one.
 _FIELDS = {

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import optax
 
 from layers.errors import UserError
+from layers.suggestions import did_you_mean
 from runners.checkpoint_inventory import array_name
-from runners.suggestions import did_you_mean
 
 DecayMask = Callable[[Any], Any]
 

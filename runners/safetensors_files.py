@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from layers.errors import UserError
-from runners.suggestions import did_you_mean
+from layers.suggestions import did_you_mean
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"

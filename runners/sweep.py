@@ -23,12 +23,12 @@ from pathlib import Path
 import fiddle as fdl
 
 from layers.errors import UserError
+from layers.suggestions import did_you_mean
 from runners import config_files
 from runners.config_tree import flatten
 from runners.folder_lock import hold
 from runners.job_queue import LOG_NAME, Event, Job, JobQueue, core_shares
 from runners.signals import Interruption
-from runners.suggestions import did_you_mean
 from runners.sweep_table import (
   CHANGED,
   FINISHED,

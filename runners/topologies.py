@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from layers.errors import UserError
-from runners.suggestions import did_you_mean
+from layers.suggestions import did_you_mean
 
 Platform = Literal["tpu", "cuda", "cpu"]
 

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from layers.errors import UserError
+from layers.suggestions import nearest
 from runners.checkpoint_inventory import array_name, named_arrays
 from runners.checkpoint_listing import find_step_folder
 from runners.checkpoint_reading import (
@@ -26,7 +27,6 @@ from runners.checkpoints import IMPORTED
 from runners.hugging_face_config import is_folder_of_theirs
 from runners.hugging_face_reading import read_params
 from runners.init_from import InitFrom, check_source, source_of
-from runners.suggestions import nearest
 from runners.train_state import Initializer, TrainState
 
 _BELOW = f"{PARAMS}/"

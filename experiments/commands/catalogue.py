@@ -3,7 +3,7 @@
 from experiments import registry
 from experiments.invocation import Invocation
 from layers.errors import UserError
-from runners.suggestions import did_you_mean
+from layers.suggestions import did_you_mean
 
 
 def list_experiments(invocation: Invocation) -> int:

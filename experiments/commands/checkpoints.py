@@ -4,7 +4,7 @@ import pathlib
 
 from experiments.invocation import Invocation
 from layers.errors import UserError
-from runners.suggestions import did_you_mean
+from layers.suggestions import did_you_mean
 
 
 def inspect_checkpoints(invocation: Invocation) -> int:

@@ -15,9 +15,9 @@ from experiments.invocation import Invocation
 from experiments.overrides import Override
 from experiments.paths import parse_path
 from layers.errors import UserError
+from layers.suggestions import did_you_mean, nearest
 from runners.config_files import JSON_NAME, load
 from runners.config_tree import path_text
-from runners.suggestions import did_you_mean, nearest
 
 
 def train(invocation: Invocation) -> int:
