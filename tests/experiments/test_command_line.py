@@ -11,25 +11,12 @@ import types
 import fiddle as fdl
 import pytest
 
-from experiments.command_line import COMMANDS, main
+from experiments.command_line import COMMANDS
 from layers.errors import Diverged
 from runners.config_files import save
 from tests.experiments.toy_family import Stop, Toy
 
 TOY = ("--load=tests.experiments.toy_family", "--exp=toy_family.Nano")
-
-
-@pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-  """Runs the command line in this process, in an empty folder: (code, stdout, stderr lines)."""
-  monkeypatch.chdir(tmp_path)
-
-  def call(*arguments: str):
-    code = main(["runner", *arguments])
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err.splitlines()
-
-  return call
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import sys
 import pytest
 import yaml
 
-from experiments.command_line import main
 from runners.topologies import parse
 
 SMALL = (
+  "plan",
   "--exp=lwm.TextLlamaDebug",
   "--set=model.model_dim=32",
   "--set=model.block.feed_forward.hidden_dim=64",
@@ -19,19 +19,6 @@ SMALL = (
   "--set=batch_size=8",
   "--set=microbatch_size=None",
 )
-
-
-@pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-  """Runs the command line in this process, in an empty folder: (code, stdout, stderr lines)."""
-  monkeypatch.chdir(tmp_path)
-
-  def call(*arguments: str):
-    code = main(["runner", "plan", *arguments])
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err.splitlines()
-
-  return call
 
 
 @pytest.mark.parametrize(
@@ -47,7 +34,7 @@ def run(capsys, monkeypatch, tmp_path):
   ],
 )
 def test_what_is_mistaken_is_one_line_and_code_2(run, arguments, cure):
-  code, out, err = run("--exp=gpt2.Nano", *arguments)
+  code, out, err = run("plan", "--exp=gpt2.Nano", *arguments)
   assert (code, out, len(err)) == (2, "", 1)
   assert cure in err[0]
 
