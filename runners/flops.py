@@ -59,6 +59,20 @@ def train_step_flops(forward: Callable, *arguments: Any) -> int:
   return 3 * count(forward, *arguments)
 
 
+def programs_within(params: Mapping[str, Any]) -> Iterator[Any]:
+  """The programs inside an equation, whichever parameter holds them: jit, checkpoint, scan, ...
+
+  A custom derivative holds its primal as a program and its rules as functions, so what counts
+  of it is the primal. Programs are known by their `eqns`: their classes differ between releases
+  of jax.
+  """
+  for value in params.values():
+    for item in value if isinstance(value, tuple | list) else (value,):
+      item = getattr(item, "jaxpr", item)  # a ClosedJaxpr wraps a Jaxpr
+      if hasattr(item, "eqns"):
+        yield item
+
+
 def _tally(jaxpr: Any) -> Tally:
   return sum((_equation(equation) for equation in jaxpr.eqns), Tally(0))
 
@@ -71,26 +85,14 @@ def _equation(equation: Any) -> Tally:
   if name in _PRODUCTS:
     return Tally(_PRODUCTS[name](equation))
   if name == "cond":  # the dearest branch: a bound that holds whichever is taken
-    return max((_tally(branch) for branch in _jaxprs(params)), key=lambda branch: branch.flops)
-  inside = sum((_tally(jaxpr) for jaxpr in _jaxprs(params)), Tally(0))
+    return max(
+      (_tally(branch) for branch in programs_within(params)), key=lambda branch: branch.flops
+    )
+  inside = sum((_tally(jaxpr) for jaxpr in programs_within(params)), Tally(0))
   if name == "while" and inside.flops:
     stack = str(equation.source_info.name_stack)
     return inside + Tally(0, (f"{stack}/while" if stack else "while",))
   return inside * _repetitions(name, params)
-
-
-def _jaxprs(params: Mapping[str, Any]) -> Iterator[Any]:
-  """The programs inside an equation, whichever parameter holds them: jit, checkpoint, scan, ...
-
-  A custom derivative holds its primal as a program and its rules as functions, so what counts
-  of it is the primal. Programs are known by their `eqns`: their classes differ between releases
-  of jax.
-  """
-  for value in params.values():
-    for item in value if isinstance(value, tuple | list) else (value,):
-      item = getattr(item, "jaxpr", item)  # a ClosedJaxpr wraps a Jaxpr
-      if hasattr(item, "eqns"):
-        yield item
 
 
 def _repetitions(name: str, params: Mapping[str, Any]) -> int:

@@ -12,6 +12,7 @@ from layers.blockwise_attention import BlockwiseAttention, pairs
 from layers.errors import UserError
 from layers.masks import SlidingWindow, causal_mask, full_mask
 from layers.tokens import Tokens
+from runners.flops import programs_within
 from tests.layers.attention_batches import CASES, MASKS, assert_like_dense, batch
 
 
@@ -90,8 +91,5 @@ def _sizes(jaxpr):
   """Of every array in a program, those of the programs within it too."""
   for equation in jaxpr.eqns:
     yield from (math.prod(getattr(out.aval, "shape", ())) for out in equation.outvars)
-    for value in equation.params.values():
-      for inner in value if isinstance(value, tuple | list) else (value,):
-        inner = getattr(inner, "jaxpr", inner)
-        if hasattr(inner, "eqns"):
-          yield from _sizes(inner)
+    for inner in programs_within(equation.params):
+      yield from _sizes(inner)

@@ -13,7 +13,7 @@ from layers.feed_forward import GatedFeedForward
 from layers.rematerialization import Remat, TensorName, named, rematerialized
 from layers.splash_attention import SplashAttention
 from layers.tokens import Tokens
-from runners.flops import count
+from runners.flops import count, programs_within
 
 BLOCKWISE = BlockwiseAttention(query_block=4, key_block=4)
 KEPT = ("none", "full", "save_attention", "minimal")
@@ -67,12 +67,10 @@ def _kernels_in(jaxpr):
   """Calls that give something: tracing may leave one in whose results nobody reads."""
   calls = 0
   for equation in jaxpr.eqns:
-    inside = [x for value in equation.params.values() for x in jax.tree.leaves(value)]
-    inside = [getattr(x, "jaxpr", x) for x in inside]
     if equation.primitive.name == "pallas_call":
       calls += 1
     elif equation.outvars:
-      calls += sum(_kernels_in(x) for x in inside if hasattr(x, "eqns"))
+      calls += sum(map(_kernels_in, programs_within(equation.params)))
   return calls
 
 
