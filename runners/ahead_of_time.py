@@ -12,7 +12,6 @@ import math
 import os
 import re
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from absl import logging
 
 from layers.errors import UserError
 from layers.sharding import on_platform
-from runners import collectives, config_files, flops, step_flops, topologies
+from runners import collectives, config_files, flops, parent_process, step_flops, topologies
 from runners.assembly import check_counts, draw, jitted_train_step
 from runners.derivation import derive_eval_data
 from runners.memory import bytes_per_device, device_bytes
@@ -178,16 +177,9 @@ def _warnings_gathered() -> Iterator[list[str]]:
     logger.removeHandler(handler)
 
 
-def _leave_with_the_planner() -> None:
-  """Its end of the pipe on standard input closes however it ends."""
-  while os.read(sys.stdin.fileno(), 1024):
-    pass  # nothing is said on it
-  os._exit(1)
-
-
 def main() -> int:
   """Reads the request, writes the result: the facts, or what is wrong with the config."""
-  threading.Thread(target=_leave_with_the_planner, daemon=True).start()
+  parent_process.when_gone(lambda: os._exit(1))
   request, result = map(Path, sys.argv[1:])
   asked = json.loads(request.read_text())
   topology = asked["topology"] and topologies.parse(asked["topology"])

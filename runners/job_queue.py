@@ -2,7 +2,7 @@
 
 A job leads its own process group, so that Ctrl-C reaches it once, through here. Its standard
 input is a pipe that nobody writes to: the system closes it however this process ends, and a job
-that waits for that moment (experiments/sweep_point.py does) is left behind by no kill.
+that waits for that moment (see runners/parent_process.py) is left behind by no kill.
 """
 
 import collections
