@@ -129,7 +129,7 @@ class Stage(TextLlama):
   4 M tokens a step at a constant 8e-5 after 5 steps of warmup. Rows are split by length: their
   number falls below that of the devices. What attention gave is kept, since to attend again
   would cost more than all the rest. The feed-forward has no chunks: compiled for 64 H100 at 1M,
-  where a device has 16 K tokens, they take 0.8 GiB more than they save.
+  where a device has 16 K tokens, they take 0.5 GiB more than they save.
   """
 
   size = SIZES["7b"]

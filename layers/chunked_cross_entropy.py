@@ -2,7 +2,8 @@
 
 Logits [tokens, vocabulary] exist for one chunk only, forward and backward: the backward pass
 computes them again. Where the vocabulary is split over devices each has its columns, and what
-they have to exchange is a few numbers for each token.
+they have to exchange is a few numbers for each token. Rows of the matrix that are split over
+devices are gathered once, for all chunks.
 
 Letters: B batch, T length, D model dimension, V vocabulary with its padding, N tokens.
 """
@@ -17,8 +18,9 @@ import jax.numpy as jnp
 
 from layers import dtypes
 from layers.embeddings import mask_padding
+from layers.gathered_kernels import dividing_axes, gathered, scattered
 from layers.product import product, project
-from layers.sharding import axis_devices, per_device
+from layers.sharding import per_device
 
 _LOWEST = float(jnp.finfo(jnp.float32).min)
 
@@ -49,13 +51,13 @@ class LazyLogits:
   def losses(self, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
     """As `cross_entropy.token_losses`."""
     tokens = ("batch", "length")
-    inputs = ((*tokens, None), (None, "activation_vocab"), tokens)
+    inputs = ((*tokens, None), ("embed", "activation_vocab"), tokens)
     # Of a device's logits no mesh axis may split both tokens and columns.
     logits = (*tokens, "activation_vocab")
-    axes, num_devices = axis_devices("activation_vocab", (inputs, logits))
-    if self.kernel.shape[1] % num_devices:
-      axes = ()
-    head = _Head(self.vocab_size, self.chunk, self.compute_dtype, axes)
+    dividing = lambda name, size: dividing_axes(name, size, (inputs, logits))
+    split = dividing("embed", self.kernel.shape[0])
+    axes = dividing("activation_vocab", self.kernel.shape[1])
+    head = _Head(self.vocab_size, self.chunk, self.compute_dtype, split, axes)
     local = per_device(
       functools.partial(_local_losses, head), inputs, (tokens, tokens), within=logits
     )
@@ -69,11 +71,18 @@ def whole_logits(logits: jax.Array | LazyLogits) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class _Head:
-  """What is known of the head besides its matrix; axes: what its columns are split over."""
+  """What is known of the head besides its matrix.
+
+  Attributes:
+    vocab_size, chunk, compute_dtype: see LazyLogits.
+    gathered: mesh axes that D of the matrix is split over.
+    axes: that its columns are split over.
+  """
 
   vocab_size: int
   chunk: int
   compute_dtype: str
+  gathered: tuple[str, ...]
   axes: tuple[str, ...]
 
   def ids(self, num_columns: int) -> jax.Array:
@@ -112,11 +121,11 @@ def _losses(head, x, kernel, targets):
 
 def _forward(head, x, kernel, targets):
   dtype = dtypes.resolve(head.compute_dtype)
-  rounded = kernel.astype(dtype)
+  whole = gathered(kernel, head.gathered, 0, head.compute_dtype)
 
   def of_chunk(chunk: Any):
     x, targets = chunk
-    logits = head.logits(x, rounded)
+    logits = head.logits(x, whole)
     highest = head.max(logits.max(axis=-1))
     log_z = highest + jnp.log(head.sum(jnp.exp(logits - highest[:, None]).sum(axis=-1)))
     is_target = head.ids(logits.shape[1]) == targets[:, None]
@@ -126,7 +135,7 @@ def _forward(head, x, kernel, targets):
   nll, log_z = jax.lax.map(of_chunk, (_chunks(head, x), _chunks(head, targets)))
   like = jnp.empty(0, x.dtype), jnp.empty(0, kernel.dtype)
   losses = nll.reshape(-1), log_z.reshape(-1)
-  return losses, (x.astype(dtype), rounded, targets, losses[1], like)
+  return losses, (x.astype(dtype), whole, targets, losses[1], like)
 
 
 def _backward(head, residuals, gradients):
@@ -148,7 +157,11 @@ def _backward(head, residuals, gradients):
 
   chunks = tuple(_chunks(head, y) for y in (x, targets, log_z, dnll, dlog_z))
   dkernel, dx = jax.lax.scan(add, jnp.zeros(kernel.shape), chunks)
-  return dx.reshape(x.shape), dkernel.astype(like[1].dtype), None
+  dkernel = scattered(dkernel, head.gathered, 0).astype(like[1].dtype)
+  # Nothing but the optimizer asks for the matrix's gradient: unless layers wait for it, the
+  # whole of it may lie there, not yet summed over devices, until all of them are through.
+  dx, dkernel = jax.lax.optimization_barrier((dx, dkernel))
+  return dx.reshape(x.shape), dkernel, None
 
 
 _losses.defvjp(_forward, _backward)

@@ -15,9 +15,9 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from layers import dtypes
+from layers.gathered_kernels import dividing_axes, gathered, scattered
 from layers.product import product
-from layers.sharding import axis_devices, per_device
+from layers.sharding import per_device
 
 Widened = dict[str, Any]  # name of a projection to F -> {"kernel": [D, F], "bias": [F]}
 
@@ -79,10 +79,10 @@ def feed_forward_in_chunks(
   axes = {"kernel": ("embed", "mlp"), "bias": ("mlp",)}
   wide_axes = {name: {key: axes[key] for key in weights} for name, weights in wide.items()}
   inputs, output = (rows, wide_axes, ("mlp", "embed")), ("mlp", *rows)
-  gathered = _dividing("embed", down.shape[1], (inputs, output))
-  is_split = len(_dividing("mlp", down.shape[0], (inputs, output))) > 0
+  split = dividing_axes("embed", down.shape[1], (inputs, output))
+  is_split = len(dividing_axes("mlp", down.shape[0], (inputs, output))) > 0
   sum_dtype = "float32" if is_split else str(x.dtype)
-  chunks = Chunks(names, combine, size, compute_dtype, sum_dtype, gathered)
+  chunks = Chunks(names, combine, size, compute_dtype, sum_dtype, split)
   # Each device's part of the sum over F is a row of its own: to add them is left to the
   # compiler, which then lays the sum out as the stream wants it.
   parts = per_device(functools.partial(_local, chunks), inputs, output)(x, wide, down)
@@ -90,11 +90,6 @@ def feed_forward_in_chunks(
   if "bias" in params["down"]:
     y = y.astype(jnp.float32) + params["down"]["bias"].astype(jnp.float32)
   return y.astype(x.dtype)
-
-
-def _dividing(name: str, size: int, arrays: Any) -> tuple[str, ...]:
-  axes, num_devices = axis_devices(name, arrays)
-  return () if num_devices == 1 or size % num_devices else axes
 
 
 def _local(chunks: Chunks, x: jax.Array, wide: Widened, down: jax.Array) -> jax.Array:
@@ -142,30 +137,16 @@ _in_chunks.defvjp(_forward, _backward)
 
 
 def _gathered(chunks: Chunks, wide: Widened, down: jax.Array) -> tuple[Widened, jax.Array]:
-  """The kernels with all of D, rounded before they travel."""
-  dtype = dtypes.resolve(chunks.compute_dtype)
-
-  def gather(kernel: jax.Array, axis: int) -> jax.Array:
-    kernel = kernel.astype(dtype)
-    if not chunks.gathered:
-      return kernel
-    return jax.lax.all_gather(kernel, chunks.gathered, axis=axis, tiled=True)
-
-  wide = {
-    name: weights | {"kernel": gather(weights["kernel"], 0)} for name, weights in wide.items()
-  }
+  """The kernels with all of D."""
+  gather = lambda kernel, dimension: gathered(
+    kernel, chunks.gathered, dimension, chunks.compute_dtype
+  )
+  wide = {name: w | {"kernel": gather(w["kernel"], 0)} for name, w in wide.items()}
   return wide, gather(down, 1)
 
 
 def _scattered(chunks: Chunks, wide: Widened, down: jax.Array) -> tuple[Widened, jax.Array]:
   """Gradients of whole kernels summed over those who gathered them, each its part of D."""
-
-  def scatter(gradient: jax.Array, axis: int) -> jax.Array:
-    if not chunks.gathered:
-      return gradient
-    return jax.lax.psum_scatter(gradient, chunks.gathered, scatter_dimension=axis, tiled=True)
-
-  wide = {
-    name: weights | {"kernel": scatter(weights["kernel"], 0)} for name, weights in wide.items()
-  }
+  scatter = lambda gradient, dimension: scattered(gradient, chunks.gathered, dimension)
+  wide = {name: w | {"kernel": scatter(w["kernel"], 0)} for name, w in wide.items()}
   return wide, scatter(down, 1)

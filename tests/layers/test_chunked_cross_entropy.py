@@ -69,3 +69,39 @@ def test_it_does_so_where_tokens_and_vocabulary_are_split(run_with_devices):
 
 def test_it_does_so_where_rules_split_both_over_one_axis(run_with_devices):
   assert run_with_devices(4, SHARED) == "equal"
+
+
+EXCHANGED = """
+import json
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh
+from layers.chunked_cross_entropy import LazyLogits
+from layers.sharding import partitioned
+from runners.flops import programs_within
+from runners.meshes import DEFAULT_RULES
+
+def exchanges(program):
+  for equation in program.eqns:
+    if equation.primitive.name in ("all_gather", "reduce_scatter", "optimization_barrier"):
+      sizes = [(x.aval.dtype.name, *x.aval.shape) for x in equation.invars]
+      yield equation.primitive.name, sizes
+    for inner in programs_within(equation.params):
+      yield from exchanges(inner)
+
+def loss(features, kernel):
+  losses, _ = LazyLogits(features, kernel, 32, 4, "bfloat16").losses(jnp.ones((4, 6), int))
+  return losses.sum()
+
+mesh = Mesh(np.array(jax.devices()).reshape(1, 4, 1, 1), ("data", "fsdp", "sequence", "tensor"))
+with partitioned(mesh, DEFAULT_RULES):
+  arrays = jnp.ones((4, 6, 8), jnp.bfloat16), jnp.ones((8, 32))
+  print(json.dumps(list(exchanges(jax.make_jaxpr(jax.grad(loss, (0, 1)))(*arrays).jaxpr))))
+"""
+
+
+def test_the_matrix_travels_rounded_and_layers_wait_for_its_gradient(run_with_devices):
+  assert run_with_devices(4, EXCHANGED) == [
+    ["all_gather", [["bfloat16", 2, 32]]],
+    ["reduce_scatter", [["float32", 8, 32]]],
+    ["optimization_barrier", [["bfloat16", 2, 4, 8], ["float32", 2, 32]]],
+  ]
