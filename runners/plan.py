@@ -266,8 +266,8 @@ def _compiled_for(topology: Topology | None, devices: int, kind: str) -> str:
     return f"{devices} x {kind}, the devices here"
   if topology.can_compile():
     return f"{topology.name}, {devices} x {kind}"
-  extra = {"libtpu": "tpu", "jax_cuda12_plugin": "gpu-plan"}[topology.compiler or ""]
   return (
     f"{devices} simulated CPU devices in place of {topology.name}, whose compiler is not "
-    f"installed (pip install 'strata[{extra}]'): activations come out larger than there"
+    f"installed (pip install 'strata[{topology.extra}]'): activations come out larger than "
+    "there"
   )

@@ -138,6 +138,13 @@ ACCELERATORS = {
   "cpu": Accelerator("cpu", "cpu", None, num_dimensions=1),
 }
 
+# Modules that bring the compiler for a platform, any one of them.
+_COMPILERS: dict[Platform, tuple[str, ...]] = {
+  "tpu": ("libtpu",),
+  "cuda": ("jax_cuda12_plugin", "jax_cuda13_plugin"),
+  "cpu": (),
+}
+
 # What the CUDA compiler has to know of a device that is not there.
 _TARGET = """
 gpu_device_info {{
@@ -182,15 +189,14 @@ class Topology:
     return self.shape[-1] if self.accelerator.platform == "cuda" else self.num_devices
 
   @property
-  def compiler(self) -> str | None:
-    """What has to be installed to compile for it, or None."""
-    return {"tpu": "libtpu", "cuda": "jax_cuda12_plugin", "cpu": None}[
-      self.accelerator.platform
-    ]
+  def extra(self) -> str | None:
+    """Which extra of Strata installs the compiler for it; None: there is one always."""
+    return {"tpu": "tpu", "cuda": "gpu-plan", "cpu": None}[self.accelerator.platform]
 
   def can_compile(self) -> bool:
     """Whether its compiler is installed."""
-    return self.compiler is None or importlib.util.find_spec(self.compiler) is not None
+    modules = _COMPILERS[self.accelerator.platform]
+    return not modules or any(map(importlib.util.find_spec, modules))
 
   def environment(self) -> dict[str, str]:
     """Variables of a process that compiles for it; set before jax begins."""

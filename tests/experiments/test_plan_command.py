@@ -102,7 +102,7 @@ def test_the_search_writes_a_file_that_the_runner_takes(run, tmp_path):
 def test_an_absent_accelerator_holds_what_a_simulated_device_holds(run, name):
   topology = parse(name)
   if not topology.can_compile():
-    pytest.skip(f"{topology.compiler} is not installed")
+    pytest.skip(f"strata[{topology.extra}] is not installed")
   code, out, _ = run(*SMALL, f"--topology={name}", "--json")
   plan = json.loads(out)
   assert code == 0 and plan["within_budget"]

@@ -66,3 +66,10 @@ def test_without_its_compiler_as_many_cpu_devices_stand_in(monkeypatch):
     "JAX_PLATFORMS": "cpu",
     "XLA_FLAGS": "--xla_force_host_platform_device_count=16",
   }
+
+
+@pytest.mark.parametrize("plugin", ["jax_cuda12_plugin", "jax_cuda13_plugin"])
+def test_either_plugin_compiles_for_a_gpu(monkeypatch, plugin):
+  monkeypatch.setattr("importlib.util.find_spec", lambda name: name == plugin or None)
+  assert parse("h100:2x8").can_compile()
+  assert not parse("v5p:2x2x2").can_compile()
