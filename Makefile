@@ -10,7 +10,7 @@ EXTRAS ?= dev
 
 INSTALLED := $(VENV)/.installed
 BIN := $(VENV)/bin
-PYTEST := $(BIN)/python -m pytest -q --numprocesses=$(WORKERS) --dist=loadfile
+PYTEST := $(BIN)/python -m pytest -q --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 
 .PHONY: install demo test test-fast lint format clean
 .DEFAULT_GOAL := test

@@ -1,5 +1,6 @@
 """The suite runs on CPUs, leaves the user's caches alone, and can simulate many devices."""
 
+import collections
 import json
 import os
 import subprocess
@@ -25,6 +26,13 @@ def pytest_addoption(parser):
   parser.addoption(
     "--update-golden", action="store_true", help="write golden files instead of comparing"
   )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+  """Files with most slow tests come first: the last ones to run should leave no worker idle."""
+  slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
+  items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture
