@@ -13,7 +13,7 @@ from layers.normalization import LayerNorm
 from layers.tokens import Tokens
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_decoder():
   """Builds a decoder of 3 layers, width 32, 67 ids; keywords override its fields."""
 
@@ -30,7 +30,7 @@ def make_decoder():
   return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def packed():
   """(ids, tokens) [2, 12]: documents of 5 and 7 tokens; of 9, and 3 tokens of padding."""
   segments = np.array([[1] * 5 + [2] * 7, [1] * 9 + [0] * 3], np.int32)
