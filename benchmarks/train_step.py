@@ -1,7 +1,7 @@
 """The time and memory of a training step, beside the same GPT in PyTorch.
 
 python benchmarks/train_step.py            about ten minutes; needs the extra `bench` (PyTorch)
-python benchmarks/train_step.py --quick    every row at its smallest size, on all cores
+python benchmarks/train_step.py --quick    every row at its smallest size
 
 Both train the same model from the same parameters on the same batches: 4 layers of width 128
 on 12 rows of 64 characters, and 6 layers of width 384 on 16 rows of 256, on one core and on
@@ -45,7 +45,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("--quick", action="store_true", help="a tiny model, one turn, all cores")
+  parser.add_argument("--quick", action="store_true", help="a tiny model, one turn")
   parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["small", "large"])
   parser.add_argument("--turns", type=int, default=9, help="of each program (default: 9)")
   options = parser.parse_args()
@@ -53,7 +53,7 @@ def main() -> None:
   print_head("jax", "flax", *(["torch"] if with_torch else []))
   num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
   for size in ["tiny"] if options.quick else options.sizes:
-    for cores in [num_cores] if options.quick else sorted({1, num_cores}):
+    for cores in sorted({1, num_cores}):
       print(f"{SIZES[size]}; {cores} core(s)\n")
       compare(size, cores, 1 if options.quick else options.turns, with_torch)
 
