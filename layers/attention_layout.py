@@ -34,7 +34,7 @@ WHOLE_ROWS = _layout(None)
 SPLIT_ROWS = _layout("length")
 
 # Segments of what fills up a row: neither equals any other.
-QUERY_FILL, KEY_FILL = -1, -2
+_QUERY_FILL, _KEY_FILL = -1, -2
 
 
 def by_head(x: jax.Array) -> jax.Array:
@@ -64,13 +64,22 @@ def both_filled(
   multiples: tuple[int, int],
 ) -> tuple[jax.Array, jax.Array, jax.Array, Tokens, Tokens]:
   """Queries and keys filled up to a multiple each, with tokens that see each other nowhere."""
-  query, query_tokens = filled(query, query_tokens, multiples[0], QUERY_FILL)
-  key, _ = filled(key, key_tokens, multiples[1], KEY_FILL)
-  value, key_tokens = filled(value, key_tokens, multiples[1], KEY_FILL)
+  query, query_tokens = _filled(query, query_tokens, multiples[0], _QUERY_FILL)
+  key, _ = _filled(key, key_tokens, multiples[1], _KEY_FILL)
+  value, key_tokens = _filled(value, key_tokens, multiples[1], _KEY_FILL)
   return query, key, value, query_tokens, key_tokens
 
 
-def filled(
+def rows_filled(
+  query: jax.Array, key: jax.Array, value: jax.Array, tokens: Tokens, multiple: int
+) -> tuple[jax.Array, jax.Array, jax.Array, Tokens]:
+  """Rows that attend to themselves filled up, with tokens that see one another alone."""
+  key, value = (_filled(x, tokens, multiple, _QUERY_FILL)[0] for x in (key, value))
+  query, tokens = _filled(query, tokens, multiple, _QUERY_FILL)
+  return query, key, value, tokens
+
+
+def _filled(
   x: jax.Array, tokens: Tokens, multiple: int, segment: int
 ) -> tuple[jax.Array, Tokens]:
   """x [B, T, ...] and its tokens, filled up to a multiple of tokens with ones of `segment`."""

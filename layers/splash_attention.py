@@ -10,7 +10,7 @@ import math
 import jax
 
 from layers import dtypes, splash_kernels
-from layers.attention_layout import QUERY_FILL, WHOLE_ROWS, by_head, filled
+from layers.attention_layout import WHOLE_ROWS, by_head, rows_filled
 from layers.blockwise_attention import BlockwiseAttention, refuse_dropout
 from layers.dropout import Drop
 from layers.errors import UserError
@@ -100,10 +100,7 @@ def _attend_locally(
   query_block = splash_kernels.block(core.query_block, length)
   key_block = splash_kernels.block(core.key_block, length)
   multiple = math.lcm(query_block, key_block)
-  # What fills up attends to itself alone: both sides get the same segment.
-  key, _ = filled(key, key_tokens, multiple, QUERY_FILL)
-  value, _ = filled(value, key_tokens, multiple, QUERY_FILL)
-  query, tokens = filled(query, query_tokens, multiple, QUERY_FILL)
+  query, key, value, tokens = rows_filled(query, key, value, query_tokens, multiple)
   kernel = Kernel(
     mask,
     num_heads,

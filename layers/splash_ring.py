@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from layers import dtypes, splash_kernels
-from layers.attention_layout import QUERY_FILL, SPLIT_ROWS, by_head, filled
+from layers.attention_layout import SPLIT_ROWS, by_head, rows_filled
 from layers.masks import Mask, full_mask
 from layers.online_softmax import LOWEST, kept
 from layers.ring import Ring
@@ -63,9 +63,7 @@ class SplashRing:
   ) -> jax.Array:
     """Attention of rows [B, rows' length, heads, H] to themselves; float32."""
     length, multiple = query.shape[1], self.ring.size * self.own.num_queries
-    # What fills up attends to itself alone: both sides get the same segment.
-    key, value = (filled(x, tokens, multiple, QUERY_FILL)[0] for x in (key, value))
-    query, tokens = filled(query, tokens, multiple, QUERY_FILL)
+    query, key, value, tokens = rows_filled(query, key, value, tokens, multiple)
     local = per_device(functools.partial(_attend_locally, self), *SPLIT_ROWS)
     return local(query, key, value, tokens, tokens)[:, :length]
 

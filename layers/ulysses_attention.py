@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from layers.attention import AttentionCore
-from layers.attention_layout import QUERY_FILL, SPLIT_ROWS, filled
+from layers.attention_layout import SPLIT_ROWS, rows_filled
 from layers.auto_attention import auto_attention
 from layers.blockwise_attention import refuse_dropout
 from layers.dropout import Drop
@@ -64,9 +64,7 @@ class UlyssesAttention:
     if size == 1 or query_tokens is not key_tokens:
       return core(query, key, value, query_tokens, key_tokens)
     length = query.shape[1]
-    # What fills up attends to itself alone: both sides get the same segment.
-    key, value = (filled(x, key_tokens, size, QUERY_FILL)[0] for x in (key, value))
-    query, tokens = filled(query, query_tokens, size, QUERY_FILL)
+    query, key, value, tokens = rows_filled(query, key, value, query_tokens, size)
     local = per_device(functools.partial(_attend_locally, core, axes, size), *SPLIT_ROWS)
     return local(query, key, value, tokens, tokens)[:, :length]
 
