@@ -18,9 +18,9 @@ import jax.numpy as jnp
 
 from layers import dtypes
 from layers.embeddings import mask_padding
-from layers.gathered_kernels import dividing_axes, gathered, scattered
+from layers.gathered_kernels import gathered, scattered
 from layers.product import product, project
-from layers.sharding import per_device
+from layers.sharding import dividing_axes, per_device
 
 _LOWEST = float(jnp.finfo(jnp.float32).min)
 

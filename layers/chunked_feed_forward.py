@@ -15,9 +15,9 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from layers.gathered_kernels import dividing_axes, gathered, scattered
+from layers.gathered_kernels import gathered, scattered
 from layers.product import product
-from layers.sharding import per_device
+from layers.sharding import dividing_axes, per_device
 
 Widened = dict[str, Any]  # name of a projection to F -> {"kernel": [D, F], "bias": [F]}
 

@@ -4,24 +4,9 @@ For work that is split over devices by hand (`layers.sharding.per_device`): what
 rounded before it travels, and gradients are summed in float32 where they belong.
 """
 
-from typing import Any
-
 import jax
 
 from layers import dtypes
-from layers.sharding import axis_devices
-
-
-def dividing_axes(name: str, size: int, arrays: Any) -> tuple[str, ...]:
-  """The mesh axes over which `per_device` splits a dimension of that name and size.
-
-  Args:
-    name: of a logical axis.
-    size: of the dimension.
-    arrays: see `axis_devices`.
-  """
-  axes, num_devices = axis_devices(name, arrays)
-  return () if num_devices == 1 or size % num_devices else axes
 
 
 def gathered(

@@ -171,6 +171,18 @@ def axis_devices(name: str, arrays: Any = None) -> tuple[tuple[str, ...], int]:
   return axes, math.prod(mesh.shape[axis] for axis in axes)
 
 
+def dividing_axes(name: str, size: int, arrays: Any) -> tuple[str, ...]:
+  """The mesh axes over which `per_device` splits a dimension of that name and size.
+
+  Args:
+    name: of the logical axis.
+    size: of the dimension.
+    arrays: see `axis_devices`.
+  """
+  axes, num_devices = axis_devices(name, arrays)
+  return () if num_devices == 1 or size % num_devices else axes
+
+
 def is_split() -> bool:
   """Whether arrays here may lie on several devices."""
   return _mesh_to_split() is not None
