@@ -1,0 +1,63 @@
+"""Files in a folder that a stranger may have filled: read within bounds, and only from there.
+
+A name in an index may lead out of its folder (`../../etc/passwd`), a file may be a link to
+anywhere, a device, a pipe, or without an end. Links within the cache of the Hugging Face hub
+(`snapshots/<revision>/name -> ../../blobs/<hash>`) are the exception: they stay in the cache.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+from layers.errors import UserError
+
+
+def file_within(folder: str | Path, name: str) -> Path:
+  """The path of the file `name` in `folder`, known to lie there when links are followed.
+
+  A file that does not exist is no error here: opening it says so.
+
+  Raises:
+    UserError: the name or a link leads out of the folder, or to something that is no file.
+  """
+  folder = Path(folder)
+  path = folder / name
+  if os.path.isabs(name) or ".." in Path(name).parts or "\0" in name or not name:
+    raise UserError(f"{folder} names the file {name!r}, which is not within that folder")
+  try:
+    real = path.resolve()
+  except (OSError, RuntimeError) as error:  # links in a circle
+    raise UserError(f"cannot follow the link {path}: {error}") from error
+  if not any(real.is_relative_to(root) for root in _roots(folder)):
+    raise UserError(
+      f"{path} is a link to {real}, outside of its folder, and is not followed: put a copy of"
+      " the file there"
+    )
+  if real.exists() and not real.is_file():
+    raise UserError(f"{path} is no file")
+  return path
+
+
+def read_bytes(file: str | Path, max_bytes: int) -> bytes:
+  """The contents of a regular file of at most `max_bytes`.
+
+  Raises:
+    UserError: it is not there, cannot be read, is larger, or is a pipe or device.
+  """
+  try:
+    with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
+      if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        raise UserError(f"{file} is no regular file")
+      content = stream.read(max_bytes + 1)
+  except OSError as error:
+    raise UserError(f"cannot read {file}: {error.strerror or error}") from error
+  if len(content) > max_bytes:
+    raise UserError(f"{file} has more than {max_bytes:,} bytes, and is not read")
+  return content
+
+
+def _roots(folder: Path) -> list[Path]:
+  """Where the files of a folder may lie: in it, or in the hub's cache that it is part of."""
+  real = folder.resolve()
+  cached = real.parent.name == "snapshots" and (real.parent.parent / "blobs").is_dir()
+  return [real, real.parent.parent / "blobs"] if cached else [real]
