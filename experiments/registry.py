@@ -21,9 +21,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import fiddle as fdl
-from absl import logging
 
 from layers.errors import UserError
+from layers.notices import note
 from layers.suggestions import did_you_mean
 from runners.import_by_name import import_module
 
@@ -153,7 +153,7 @@ def _import_entry_points() -> None:
       import_module(module)
     except Exception as error:
       reason = f"{type(error).__name__}: {error}"
-      logging.warning("The experiments of %s (%s) are left out: %s", name, module, reason)
+      note(f"The experiments of {name} ({module}) are left out: {reason}")
 
 
 def _modules_of(family: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""JSON that a stranger may have written: its size, depth and types are checked where it is read.
+"""JSON that a stranger may have written: size, depth and types are checked where it is read.
 
 Whoever reads such a file asks a `Document` for each field by name and type. A field that is not
 what it has to be is the user's error, in one line that names the file and the field, so that
@@ -104,7 +104,8 @@ class Document:
     value = self.text(name, default)
     options = list(options)
     if value is not default and value not in options:
-      raise UserError(f"{self.source}: {name} is {_shown(value)}; {did_you_mean(value, options)}")
+      cure = did_you_mean(str(value), options)
+      raise UserError(f"{self.source}: {name} is {_shown(value)}; {cure}")
     return value
 
   def list(self, name: str, default: T = _REQUIRED) -> "list[Any] | T":

@@ -3,10 +3,7 @@
 Letters: T query length, S key length.
 """
 
-import functools
-
 import jax
-from absl import logging
 
 from layers import cudnn_attention, splash_kernels
 from layers.attention import AttentionCore, dense_attention
@@ -15,6 +12,7 @@ from layers.blockwise_attention import BlockwiseAttention
 from layers.cudnn_attention import CudnnAttention
 from layers.dropout import Drop
 from layers.masks import Mask, causal_mask
+from layers.notices import note, remark
 from layers.ring_attention import RingAttention
 from layers.sharding import axis_devices, on_mesh, platform
 from layers.splash_attention import SplashAttention
@@ -37,7 +35,7 @@ def auto_attention(
   compute_dtype: str = "float32",
   drop_weights: Drop | None = None,
 ) -> jax.Array:
-  """See `AttentionCore`. Logs what it chose, once for each choice.
+  """See `AttentionCore`. What it chose goes on record (layers/notices.py).
 
   Dense where weights are dropped or few; a ring where the rows are split over devices; the
   platform's flash kernel where there is one that honours all that is asked; else blockwise.
@@ -74,13 +72,13 @@ def core_for_rows(length: int, head_dim: int, mask: Mask, compute_dtype: str) ->
       why = f"rows of {length} tokens on a TPU"
       return _said("SplashAttention", why, SplashAttention())
     why = f"its tables take too long to make for rows of {length} tokens: split them"
-    _say("not SplashAttention", f"{why} over mesh.sequence")
+    note(f"Attention is not SplashAttention: {why} over mesh.sequence.")
   if platform() == "gpu":
     refusal = cudnn_attention.refusal(head_dim, compute_dtype)
     if refusal is None:
       why = f"rows of {length} tokens on a GPU, with cuDNN"
       return _said("CudnnAttention", why, CudnnAttention())
-    _say("not CudnnAttention", f"it {refusal}")
+    note(f"Attention is not CudnnAttention: it {refusal}.")
   return _choose_for_any(length, length)
 
 
@@ -93,15 +91,6 @@ def _choose_for_any(num_queries: int, num_keys: int) -> AttentionCore:
 
 
 def _said(name: str, why: str, core: AttentionCore) -> AttentionCore:
-  _say(name, why)
-  return core
-
-
-def _say(name: str, why: str) -> None:
   if on_mesh():  # without one another core may be chosen, and is not run
-    _say_once(name, why)
-
-
-@functools.cache
-def _say_once(name: str, why: str) -> None:
-  logging.warning("Attention is %s: %s.", name, why)
+    remark(f"Attention is {name}: {why}.")
+  return core

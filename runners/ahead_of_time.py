@@ -5,23 +5,21 @@ The environment that a topology asks for has to be set before jax begins, so the
 of its own.
 """
 
-import contextlib
 import json
-import logging as std_logging
 import math
 import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import fiddle as fdl
 import jax
-from absl import logging
 
 from layers.errors import UserError
+from layers.notices import heard, note
 from layers.sharding import on_platform
 from runners import collectives, config_files, flops, parent_process, step_flops, topologies
 from runners.assembly import check_counts, draw, jitted_train_step
@@ -61,7 +59,7 @@ def _facts(
   traced = step.trace(state, step_flops.global_batch(trainer, batch_sharding(mesh)))
   program = flops.tally_traced(traced)
   for loop in program.open_loops:
-    logging.warning("How often the loop %s runs is not known: its FLOPs count once.", loop)
+    note(f"How often the loop {loop} runs is not known: its FLOPs count once.")
   held = {
     "parameters": bytes_per_device(state.params),
     "optimizer": bytes_per_device(state.opt_state),
@@ -159,24 +157,6 @@ def _exchanges(compiled: Any, mesh: jax.sharding.Mesh) -> list[dict[str, Any]] |
   return [collective._asdict() for collective in found]
 
 
-@contextlib.contextmanager
-def _warnings_gathered() -> Iterator[list[str]]:
-  """What the parts of the run log while they are put together, such as which core is chosen."""
-  notes: list[str] = []
-
-  class Gather(std_logging.Handler):
-    def emit(self, record: std_logging.LogRecord) -> None:
-      notes.append(record.getMessage())
-
-  handler = Gather(std_logging.WARNING)
-  logger = logging.get_absl_logger()
-  logger.addHandler(handler)
-  try:
-    yield notes
-  finally:
-    logger.removeHandler(handler)
-
-
 def main() -> int:
   """Reads the request, writes the result: the facts, or what is wrong with the config."""
   parent_process.when_gone(lambda: os._exit(1))
@@ -184,7 +164,7 @@ def main() -> int:
   asked = json.loads(request.read_text())
   topology = asked["topology"] and topologies.parse(asked["topology"])
   try:
-    with _warnings_gathered() as notes:
+    with heard(aloud=False) as notes:  # such as which core is chosen
       stored = config_files.from_json(json.dumps(asked["config"]), "the request")
       answer = plan_step(stored.config, topology)
     answer["notes"] = list(dict.fromkeys(notes))

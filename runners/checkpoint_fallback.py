@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import logging
 from jax.experimental import multihost_utils
 
 from layers.errors import UserError
+from layers.notices import note
 from runners.checkpoint_listing import SET_ASIDE, saved_steps
 from runners.checkpoint_reading import RUN, DamagedCheckpoint, Step, open_step, restore
 from runners.train_state import TrainState
@@ -60,9 +60,7 @@ def restore_newest(
     return None
   number, state = found
   if not steps[number].has_checksums:
-    logging.warning(
-      "Checkpoint %d was saved without checksums: its values are not verified.", number
-    )
+    note(f"Checkpoint {number} was saved without checksums: its values are not verified.")
   return state, steps[number].documents[RUN]
 
 
@@ -83,16 +81,14 @@ def _clean(directory: Path, damaged: dict[int, str], continued: int | None) -> N
     for number, reason in sorted(damaged.items()):
       aside = _free(directory / f"{number}{SET_ASIDE}")
       (directory / str(number)).rename(aside)
-      logging.warning(
-        "Checkpoint %d is damaged: %s. The run continues from step %d; it is kept as %s.",
-        *(number, reason, continued, aside.name),
+      note(
+        f"Checkpoint {number} is damaged: {reason}. The run continues from step {continued}; "
+        f"it is kept as {aside.name}."
       )
     for folder in directory.glob(f"[0-9]*{_UNFINISHED}*"):
       shutil.rmtree(folder)
-      logging.warning(
-        "The save of step %s was cut off, and what it left is removed.",
-        folder.name.split(".")[0],
-      )
+      step = folder.name.split(".")[0]
+      note(f"The save of step {step} was cut off, and what it left is removed.")
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices("checkpoints cleaned")
 

@@ -5,9 +5,8 @@ import math
 import re
 from pathlib import Path
 
-from absl import logging
-
 from layers.errors import UserError
+from layers.notices import note
 
 CHECKPOINTS = "checkpoints"
 SET_ASIDE = ".unreadable"  # behind the step of a checkpoint that was found damaged
@@ -86,7 +85,7 @@ def best_step(path: str, metric: str, mode: str) -> int:
     try:
       metrics = open_step(folder).documents.get(METRICS, {})
     except DamagedCheckpoint as error:
-      logging.warning("Checkpoint %s is damaged and passed over: %s.", folder.name, error)
+      note(f"Checkpoint {folder.name} is damaged and passed over: {error}.")
       continue
     if metric in metrics:
       values[int(folder.name)] = metrics[metric]
@@ -103,7 +102,7 @@ def _metrics(path: str, step: int) -> dict[str, float]:
   try:
     return dict(json.loads(file.read_text())) if file.is_file() else {}
   except (ValueError, TypeError):
-    logging.warning("%s is damaged: step %d counts as one without metrics.", file, step)
+    note(f"{file} is damaged: step {step} counts as one without metrics.")
     return {}
 
 

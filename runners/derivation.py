@@ -12,11 +12,11 @@ from typing import Any
 
 import fiddle as fdl
 import jax
-from absl import logging
 from fiddle import daglish
 
 from input_pipelines.vocabularies import Vocabulary
 from layers.errors import UserError
+from layers.notices import note
 from runners.config_tree import copy_config, path_text
 from runners.layout import vocabulary_split
 
@@ -142,11 +142,7 @@ def _padded(vocab_size: int, config: fdl.Config, mesh: Mapping[str, int]) -> int
   multiple, axes = vocabulary_split(config.sharding, mesh)
   padded = multiple * math.ceil(vocab_size / multiple)
   if padded != vocab_size:
-    logging.warning(
-      "The vocabulary of %d is padded to %d, a multiple of %s=%d.",
-      vocab_size,
-      padded,
-      axes,
-      multiple,
+    note(
+      f"The vocabulary of {vocab_size} is padded to {padded}, a multiple of {axes}={multiple}."
     )
   return padded

@@ -14,9 +14,9 @@ import fiddle as fdl
 import flax.linen as nn
 import jax
 import numpy as np
-from absl import logging
 
 from layers.errors import UserError
+from layers.notices import note
 from layers.sharding import Constraint, Rules, names_in
 from layers.suggestions import did_you_mean
 from runners.config_tree import path_text, walk
@@ -224,12 +224,10 @@ def warn_of_idle_axes(layouts: Sequence[Layout], mesh: Mapping[str, int]) -> Non
   }
   for axis, size in mesh.items():
     if size > 1 and axis not in used.union(BATCH_AXES):
-      logging.warning(
-        "mesh.%s=%d splits nothing of this model: %d of %d devices repeat what others do.",
-        axis,
-        size,
-        math.prod(mesh.values()) // size * (size - 1),
-        math.prod(mesh.values()),
+      devices = math.prod(mesh.values())
+      note(
+        f"mesh.{axis}={size} splits nothing of this model: {devices // size * (size - 1)} of "
+        f"{devices} devices repeat what others do."
       )
 
 

@@ -7,7 +7,6 @@ the device's peak speed and exchanges at that of its network, none of them hidde
 """
 
 import collections
-import contextlib
 import dataclasses
 import itertools
 import math
@@ -20,9 +19,9 @@ from typing import Any
 
 import fiddle as fdl
 import jax
-from absl import logging
 
 from layers.errors import UserError
+from layers.notices import heard
 from runners.assembly import check_counts, draw
 from runners.collectives import Collective
 from runners.config_tree import copy_config
@@ -300,7 +299,7 @@ def _refusal(candidate: Candidate, config: fdl.Config, topology: Topology) -> st
   """Why the model does not divide, or its state and gradients leave no room on a device."""
   config, usable = candidate.applied(config), usable_bytes(topology)
   mesh = fdl.build(config.mesh).describe(topology.num_devices)
-  with _quiet():
+  with heard(aloud=False):  # of meshes that are merely looked at
     try:
       blueprint = draw(config, mesh, fdl.build(config.train_data))
     except UserError as error:
@@ -313,17 +312,6 @@ def _refusal(candidate: Candidate, config: fdl.Config, topology: Topology) -> st
     f"parameters, moments and gradients take {held / _GIB:.1f} of {usable / _GIB:.1f} GiB: "
     "take more devices"
   )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-  """What there is to say of meshes that are merely looked at, nobody wants to hear."""
-  before = logging.get_verbosity()
-  logging.set_verbosity(logging.ERROR)
-  try:
-    yield
-  finally:
-    logging.set_verbosity(before)
 
 
 def _try(

@@ -9,9 +9,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from absl import logging
-
 from layers.errors import UserError
+from layers.notices import note
 from runners import json_lines
 from runners.workdir import read_starts
 
@@ -71,7 +70,7 @@ def _last_scalars(file: Path) -> dict[str, float]:
     for row in json_lines.read(str(file)) if file.exists() else ():
       last |= row
   except UserError as error:  # the run itself refuses such a file when it is started again
-    logging.warning("%s", error)
+    note(str(error))
   return last
 
 

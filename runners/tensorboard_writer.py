@@ -12,9 +12,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from absl import logging
-
 from input_pipelines.tensorflow_import import import_tensorflow
+from layers.notices import note
 
 DIRECTORY = "tensorboard"
 
@@ -82,7 +81,7 @@ class TensorBoardWriter:
       return function(*arguments)
     except Exception as error:
       self._failed = True
-      logging.warning("TensorBoard files end here: %s: %s", type(error).__name__, error)
+      note(f"TensorBoard files end here: {type(error).__name__}: {error}")
       return None
 
 

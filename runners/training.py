@@ -9,12 +9,12 @@ from typing import Any
 import fiddle as fdl
 import jax
 import numpy as np
-from absl import logging
 
 from input_pipelines.batches import same_content
 from input_pipelines.prefetch import Prefetch
 from input_pipelines.token_store import default_cache_dir
 from layers.errors import UserError
+from layers.notices import heard, note
 from runners import compilation_cache, gin_record, host_allocator
 from runners.assembly import Assembly, assemble
 from runners.callbacks import Callback, Run, restore_callbacks
@@ -70,6 +70,7 @@ def train(
     )
   interruption = Interruption()
   with contextlib.ExitStack() as stack:
+    notes = stack.enter_context(heard())
     if config.init_from and not (Path(workdir) / CHECKPOINTS).is_dir():
       check_source(config.init_from)  # a run that goes on needs it no more
     assembly = assemble(config, cache_dir)
@@ -85,6 +86,7 @@ def train(
       step=run.step,
       finished=run.step >= run.num_steps or run.stop_reason is not None,
       seconds=time.perf_counter() - started,
+      notes=notes,
     )
   print(_ending(run, interruption, time.perf_counter() - started), flush=True)
   return interruption.exit_code
@@ -155,7 +157,7 @@ def _take_over(run: Run, saved: dict[str, Any], callbacks: Sequence[Callback]) -
       "raise num_steps, or take its parameters alone (everything=False)"
     )
   if not same_content(saved["data"]["content"], run.data_content):
-    logging.warning("init_from: other training data, from batch %d of them on.", run.step)
+    note(f"init_from: other training data, from batch {run.step} of them on.")
   restore_callbacks(callbacks, saved["callbacks"])
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import fiddle as fdl
-from absl import logging
 
 from layers.errors import UserError
+from layers.notices import note
 from runners import config_files
 from runners.folder_lock import hold
 
@@ -72,10 +72,10 @@ class Workdir:
         f"choose another --workdir, or accept with {accept}"
       )
     for change in changes:
-      logging.warning("Accepted: %s was %s, is %s.", change.path, change.before, change.after)
+      note(f"Accepted: {change.path} was {change.before}, is {change.after}.")
     for change in moved:
       if _root(change.path) != "mesh":  # `record` says which mesh it was and is, resolved
-        logging.warning("%s was %s, is %s%s.", *change, _SAME_RUN)
+        note(f"{change.path} was {change.before}, is {change.after}{_SAME_RUN}.")
 
   def record(self, facts: Mapping[str, Any]) -> None:
     """Writes the config, and appends to run.json what this start was made of."""
@@ -84,13 +84,20 @@ class Workdir:
     before, now = earlier[-1].get("mesh") if earlier else None, facts.get("mesh")
     if before is not None and now is not None and before != now:
       was, is_now = _mesh_text(before), _mesh_text(now)
-      logging.warning("The mesh was %s, is %s%s.", was, is_now, _SAME_RUN)
+      note(f"The mesh was {was}, is {is_now}{_SAME_RUN}.")
     self._starts = [*earlier, {**environment(), "exp": self._exp, **facts}]
     self._write_starts()
 
-  def record_end(self, *, step: int, finished: bool, seconds: float) -> None:
-    """Adds to what `record` wrote how far this start came, and whether the run is over."""
+  def record_end(
+    self, *, step: int, finished: bool, seconds: float, notes: Sequence[str] = ()
+  ) -> None:
+    """Adds to what `record` wrote how far this start came, and whether the run is over.
+
+    `notes` are what was said and chosen on the way, such as the attention core.
+    """
     ended = {"step": step, "finished": finished, "seconds": round(seconds, 3)}
+    if notes:
+      ended["notes"] = list(dict.fromkeys(notes))
     self._starts[-1]["ended"] = ended
     self._write_starts()
 
@@ -124,7 +131,7 @@ def read_starts(workdir: str | Path) -> list[dict[str, Any]]:
   try:
     return json.loads(file.read_text())["starts"]
   except (ValueError, KeyError, TypeError) as error:
-    logging.warning("%s is damaged (%s) and is written anew.", file, error)
+    note(f"{file} is damaged ({error}) and is written anew.")
     return []
 
 

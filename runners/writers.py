@@ -9,8 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-from absl import logging
-
+from layers.notices import note
 from runners.console import Console
 from runners.json_lines import JsonLines
 from runners.tensorboard_writer import TensorBoard
@@ -101,9 +100,9 @@ class MultiWriter:
       yield
     except Exception as error:
       if id(writer) not in self._failing:
-        logging.warning("%s lost %s: %s: %s", name, what, type(error).__name__, error)
+        note(f"{name} lost {what}: {type(error).__name__}: {error}")
       self._failing.add(id(writer))
     else:
       if id(writer) in self._failing:
-        logging.warning("%s writes again", name)
+        note(f"{name} writes again, from {what} on")
       self._failing.discard(id(writer))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from layers import notices
 from runners.simulated_devices import give_threads
 
 ROOT = Path(__file__).parent.parent
@@ -39,6 +40,14 @@ def pytest_collection_modifyitems(items):
 def update_golden(request) -> bool:
   """Whether to rewrite golden files: review the diff before committing it."""
   return request.config.getoption("--update-golden")
+
+
+@pytest.fixture(autouse=True)
+def notes(monkeypatch):
+  """The notes and remarks of a test (layers/notices.py), which starts as if none were said."""
+  monkeypatch.setattr(notices, "_said", set())
+  with notices.heard() as heard:
+    yield heard
 
 
 @pytest.fixture

@@ -152,12 +152,12 @@ def test_a_name_of_no_known_family_is_told_how_to_load_one():
   assert "--load" not in str(error.value)
 
 
-def test_a_broken_entry_point_is_named_and_hides_no_other(module, monkeypatch, caplog):
+def test_a_broken_entry_point_is_named_and_hides_no_other(module, monkeypatch, notes):
   broken = module("broken_lab", "raise RuntimeError('half written')")
   entry_points(monkeypatch, one=broken, other=module("sound_lab", EXPERIMENT))
   names = [entry.name for entry in registry.all_experiments()]
   assert "sound_lab.Nano" in names and "gpt2.Nano" in names
-  assert "one (broken_lab) are left out: RuntimeError: half written" in caplog.text
+  assert "one (broken_lab) are left out: RuntimeError: half written" in notes[0]
   with pytest.raises(RuntimeError, match="half written"):
     registry.find("broken_lab.Nano")
 

@@ -24,7 +24,7 @@ class Mesh:
 def chosen(monkeypatch):
   """Names the core for rows of a length on a platform, without running it."""
   said = []
-  monkeypatch.setattr(auto_attention, "_say", lambda name, why: said.append((name, why)))
+  monkeypatch.setattr(auto_attention, "note", lambda text: said.append((None, text)))
 
   def choose(platform, length, mask=causal_mask, *, dtype="bfloat16", drop=None, keys=None):
     tokens = Tokens.unpacked(1, length)

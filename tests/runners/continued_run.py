@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import fiddle as fdl
 import numpy as np
 
 from input_pipelines.loader import RowBatches
+from layers.notices import heard
 from runners import optimizers
 from runners.json_lines import JsonLines
 from runners.meshes import MeshShape
@@ -59,15 +59,9 @@ def go_on(workdir: str, num_steps: int, mesh: dict[str, int], **fields: Any) -> 
     writers=[fdl.Config(JsonLines)],
     **fields,
   )
-  said: list[str] = []
-  handler = logging.Handler()
-  handler.emit = lambda record: said.append(record.getMessage())
-  logging.getLogger("absl").addHandler(handler)
   os.environ[RECORD] = f"{workdir}.batches"
-  try:
+  with heard() as said:
     code = train(config, "toy.Run", workdir, accept_changes=["num_steps"])
-  finally:
-    logging.getLogger("absl").removeHandler(handler)
   assert code == 0
   return said
 

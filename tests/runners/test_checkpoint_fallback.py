@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import logging
 import os
 import pathlib
 import shutil
@@ -52,16 +51,15 @@ def folder(three, tmp_path):
 
 
 @pytest.fixture
-def restored(caplog):
+def restored(notes):
   """Restores, and returns the step that was found, and the lines that say so."""
 
   def restore(folder):
-    caplog.clear()
-    with caplog.at_level(logging.WARNING):
-      state, run = restore_newest(folder, abstract(toy_state(0)))
+    notes.clear()
+    state, run = restore_newest(folder, abstract(toy_state(0)))
     assert_bitwise_equal(state, toy_state(int(state.step)))
     assert run == _run(int(state.step))
-    return int(state.step), [record.getMessage() for record in caplog.records]
+    return int(state.step), list(notes)
 
   return restore
 

@@ -50,12 +50,12 @@ def test_the_best_step_is_that_of_the_saved_metric(run, mode, step):
   assert best_step(str(run), LOSS, mode) == step
 
 
-def test_a_metric_that_is_not_what_was_saved_makes_no_step_the_best(run, tmp_path, caplog):
+def test_a_metric_that_is_not_what_was_saved_makes_no_step_the_best(run, tmp_path, notes):
   changed = shutil.copytree(run, tmp_path / "run")
   file = changed / "checkpoints" / "10" / "metrics" / "metrics"
   file.write_text(file.read_text().replace("2.5", "0.5"))
   assert best_step(str(changed), LOSS, "min") == 2
-  assert "Checkpoint 10 is damaged" in caplog.text
+  assert "Checkpoint 10 is damaged" in notes[0]
 
 
 def test_a_damaged_checkpoint_says_so_when_it_is_shown(run, tmp_path):

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from experiments.command_line import main
+from layers.auto_attention import auto_attention
 from layers.errors import UserError
 from runners.prompt_tokens import PromptTokens, prompt_tokens
 from runners.training import train
+from runners.workdir import read_starts
 from tasks.jsonl import Jsonl
 from tasks.mixture import Mixture
 from tasks.registered_task import RegisteredTask
@@ -58,6 +60,21 @@ def test_max_tokens_is_kept_to_and_the_seed_decides(generate):
   one, same, other = (generate(*how, f"--seed={seed}")[1] for seed in (0, 0, 1))
   assert "3 + 7 tokens" in one
   assert one == same != other
+
+
+def test_the_attention_core_is_on_record_and_no_notice_stands_before_the_text(
+  generate, tmp_path, capsys
+):
+  config = toy_config(num_steps=1)
+  config.model.block.attention.core = auto_attention
+  train(config, "toy.Run", str(tmp_path))
+  assert "Attention" not in "".join(capsys.readouterr())
+  (start,) = read_starts(tmp_path)
+  assert [note.split(":")[0] for note in start["ended"]["notes"]] == [
+    "Attention is dense_attention"
+  ]
+  code, _, err = generate("--prompt=abc", workdir=tmp_path)
+  assert (code, err) == (0, "")
 
 
 MISTAKES = {
