@@ -102,19 +102,23 @@ def _as_json(value: Any) -> str:
 def find_files(patterns: str | Sequence[str]) -> list[str]:
   """The files that paths, globs (`**` too) and URLs name, each pattern's in order of names.
 
-  UserError where a pattern matches nothing, or a file is named twice.
+  UserError where a pattern matches nothing, or a file is named twice, also by a link to it.
   """
   patterns = [patterns] if isinstance(patterns, str) else list(patterns)
-  found: dict[str, str] = {}  # by the file, however it is spelled
+  found: dict[Any, tuple[str, str]] = {}  # by the file: its first path, and who named it
   paths = []
   for pattern in patterns:
     for path in _matches(pattern):
-      file = path if _is_remote(path) else os.path.abspath(path)
+      file = _file_behind(path)
       if file in found:
+        first, by = found[file]
+        is_link = os.path.abspath(path) != os.path.abspath(first)
+        who = f"by {by}" if by == pattern else f"by {by} and by {pattern}"
         raise UserError(
-          f"{path} is named twice, by {found[file]} and by {pattern}; name each file once"
+          f"{path} is named twice, {who}; name each file once"
+          + (f": it is a link to the same file as {first}" if is_link else "")
         )
-      found[file] = pattern
+      found[file] = path, pattern
       paths.append(path)
   if not paths:
     raise UserError("no files given; name some, as in files='my/*.jsonl'")
@@ -174,6 +178,24 @@ def _matches(pattern: str) -> list[str]:
 
 def _is_remote(path: str) -> bool:
   return "://" in path
+
+
+def _file_behind(path: str) -> Any:
+  """Equal for equal files, whichever spelling or link names them."""
+  if _is_remote(path):
+    system, name = _import("fsspec", f"to read {path}").core.url_to_fs(path)
+    if "file" not in (
+      [system.protocol] if isinstance(system.protocol, str) else system.protocol
+    ):
+      return path
+    path = name
+  real = os.path.realpath(path)
+  try:
+    status = os.stat(real)
+  except OSError:  # reading it says what is wrong
+    return real
+  # Not all file systems number their files, so numbers are compared where hard links exist.
+  return (status.st_dev, status.st_ino) if status.st_nlink > 1 else real
 
 
 def _stamp(path: str) -> tuple[int, str]:

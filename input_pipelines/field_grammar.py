@@ -31,13 +31,14 @@ from typing import Any
 import numpy as np
 
 from input_pipelines.vocabularies import Vocabulary
-from layers.errors import UserError
+from layers.errors import UserError, shown
 
 _FORM = re.compile(
   r"<\|(?P<special>[^|]*)\|>|\{(?P<raw>[^\[\]{}+]+)\}|(?P<text>[^\[\]{}+]+(?:\+[^\[\]{}+]+)*)"
 )
 _FORMS = "name, a+b, [x], <|bos|>, <|eos|>, <|ID|>, {name}"
-_SHOWN_KEYS = 20  # keys that a message lists
+_SHOWN_KEYS = 12  # keys that a message lists
+_MAX_DIGITS = 9  # of an id; Python refuses to read numbers of more than 4,300 digits
 
 Example = Mapping[str, Any]
 Tokens = tuple[np.ndarray, np.ndarray]  # int32 [tokens], uint8 [tokens] of 0 and 1
@@ -78,8 +79,8 @@ class Recipes:
     if self.fields_from_example is not None:
       if self.fields != Recipes.fields:
         raise UserError(
-          f"fields={self.fields!r} has no effect, as each example brings its own recipe under "
-          f"fields_from_example={self.fields_from_example!r}; leave out one of the two"
+          f"fields={shown(self.fields)} has no effect, as each example brings its own recipe "
+          f"under fields_from_example={shown(self.fields_from_example)}; leave out one"
         )
       return
     try:
@@ -87,16 +88,16 @@ class Recipes:
       for field in fields:
         field.check(vocabulary)
     except BadExample as error:
-      raise UserError(f"fields={self.fields!r}: {error}") from None
+      raise UserError(f"fields={shown(self.fields)}: {error}") from None
     if all(field.weight == 0 for field in fields) and not self._eos(vocabulary):
       raise UserError(
-        f"fields={self.fields!r} masks the loss of everything: take the brackets off what "
+        f"fields={shown(self.fields)} masks the loss of everything: take the brackets off what "
         "is to be learned"
       )
     if self.prepend_text and not fields[0].names:
       raise UserError(
-        f"prepend_text goes before the text of the first field, and {self.fields!r} begins "
-        "with none; leave it out, or begin with a text"
+        f"prepend_text goes before the text of the first field, and {shown(self.fields)} "
+        "begins with none; leave it out, or begin with a text"
       )
 
   def encode(self, example: Any, number: int, vocabulary: Vocabulary) -> Tokens:
@@ -145,7 +146,8 @@ class Recipes:
       recipe = recipe[_hash(self.seed, number) % len(recipe)]
     if not isinstance(recipe, str):
       raise BadExample(
-        "wrong type", f"field {key!r} is {_described(recipe)}, not a recipe or a list of them"
+        "wrong type",
+        f"field {shown(key)} is {_described(recipe)}, not a recipe or a list of them",
       )
     return _parse(recipe)
 
@@ -190,7 +192,8 @@ class _Field:
       text.encode()  # tokenizers fail in ways of their own, or put U+FFFD there
     except UnicodeEncodeError:
       raise BadExample(
-        "invalid UTF-8", f"field {self.form!r} has half of a surrogate pair, which is no text"
+        "invalid UTF-8",
+        f"field {shown(self.form)} has half of a surrogate pair, which is no text",
       ) from None
     return encode(text)
 
@@ -200,13 +203,16 @@ class _Field:
     if special in known:
       found = known[special]
       if found is None:
-        raise BadExample("unknown id", f"{self.form!r}: the tokenizer has no such id")
+        raise BadExample("unknown id", f"{shown(self.form)}: the tokenizer has no such id")
       return found
     if not (special.isascii() and special.isdigit()):
-      raise BadExample("bad recipe", f"{self.form!r} is neither <|bos|>, <|eos|> nor <|ID|>")
-    if int(special) >= vocabulary.vocab_size:
       raise BadExample(
-        "unknown id", f"{self.form!r} is outside the vocabulary of {vocabulary.vocab_size}"
+        "bad recipe", f"{shown(self.form)} is neither <|bos|>, <|eos|> nor <|ID|>"
+      )
+    digits = special.lstrip("0") or "0"
+    if len(digits) > _MAX_DIGITS or int(digits) >= vocabulary.vocab_size:
+      raise BadExample(
+        "unknown id", f"{shown(self.form)} is outside the vocabulary of {vocabulary.vocab_size}"
       )
     return int(special)
 
@@ -214,17 +220,17 @@ class _Field:
     try:
       content = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-      raise BadExample("wrong type", f"field {self.raw!r} is not base64") from None
+      raise BadExample("wrong type", f"field {shown(self.raw)} is not base64") from None
     if len(content) % 4:
       raise BadExample(
-        "wrong type", f"field {self.raw!r} has {len(content)} bytes, not a multiple of 4"
+        "wrong type", f"field {shown(self.raw)} has {len(content)} bytes, not a multiple of 4"
       )
     ids = np.frombuffer(content, "<i4").astype(np.int32)
     if ids.size and not 0 <= ids.min() <= ids.max() < vocabulary.vocab_size:
       raise BadExample(
         "unknown id",
-        f"field {self.raw!r} has ids from {ids.min()} to {ids.max()}, outside the vocabulary "
-        f"of {vocabulary.vocab_size}",
+        f"field {shown(self.raw)} has ids from {ids.min()} to {ids.max()}, outside the "
+        f"vocabulary of {vocabulary.vocab_size}",
       )
     return ids
 
@@ -238,7 +244,7 @@ def _parse_field(form: str) -> _Field:
   masked = len(form) > 1 and form.startswith("[") and form.endswith("]")
   match = _FORM.fullmatch(form[1:-1] if masked else form)
   if match is None:
-    what = "an empty field" if not form else f"the field {form!r}"
+    what = "an empty field" if not form else f"the field {shown(form)}"
     raise BadExample("bad recipe", f"{what} is not one of the forms {_FORMS}")
   text = match["text"]
   names = tuple(text.split("+")) if text is not None else ()
@@ -248,7 +254,7 @@ def _parse_field(form: str) -> _Field:
 def _text(example: Example, name: str) -> str:
   value = _value(example, name)
   if not isinstance(value, str):
-    raise BadExample("wrong type", f"field {name!r} is {_described(value)}, not a string")
+    raise BadExample("wrong type", f"field {shown(name)} is {_described(value)}, not a string")
   return value
 
 
@@ -256,8 +262,10 @@ def _value(example: Example, name: str) -> Any:
   try:
     return example[name]
   except KeyError:
-    known = ", ".join(map(repr, list(example)[:_SHOWN_KEYS])) or "none"
-    raise BadExample("missing field", f"has no field {name!r}; its fields: {known}") from None
+    known = ", ".join(map(shown, list(example)[:_SHOWN_KEYS])) or "none"
+    raise BadExample(
+      "missing field", f"has no field {shown(name)}; its fields: {known}"
+    ) from None
 
 
 def _described(value: Any) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from input_pipelines.checksummed_files import DamagedFile, read_json, write_json
-from input_pipelines.token_store import default_cache_dir
+from input_pipelines.token_store import known_cache_dir
 from layers.errors import UserError
 
 PART_BYTES = 1 << 20
@@ -91,10 +91,11 @@ def _stamp(status: os.stat_result) -> list[int]:
 
 @functools.lru_cache(maxsize=8)  # the splits of one file scan it once
 def _scan(path: str, stamp: tuple[int, ...]) -> TextScan:
-  if stamp[0] < _NOTED_BYTES:
+  cache_dir = known_cache_dir()
+  if stamp[0] < _NOTED_BYTES or cache_dir is None:
     return _pass_over(path, list(stamp))
   name = hashlib.sha256(os.path.realpath(path).encode()).hexdigest()[:16]
-  notes = Path(default_cache_dir()) / "texts" / f"{name}.json"
+  notes = Path(cache_dir) / "texts" / f"{name}.json"
   with contextlib.suppress(DamagedFile):  # or not there yet
     noted = read_json(notes)
     if noted["stamp"] == list(stamp):

@@ -22,7 +22,7 @@ def check_prepared(task: Any, split: str) -> None:
   folder = str(folder or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
   if "://" in folder:
     return
-  path = Path(folder).expanduser()
+  path = Path(os.path.expanduser(folder))
   dataset, _, version = (name or "").partition(":")
   if _is_prepared(path / dataset, "" if "*" in version else version):
     return

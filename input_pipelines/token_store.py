@@ -29,6 +29,7 @@ from input_pipelines.checksummed_files import (
   map_array,
   read_json,
 )
+from layers.errors import UserError
 
 TOKENS = "tokens.bin"
 DOCUMENTS = "documents.bin"
@@ -116,12 +117,26 @@ class TokenStore:
 
 
 def default_cache_dir() -> str:
-  """Where token stores live unless told otherwise: $STRATA_CACHE, or ~/.cache/strata."""
-  return os.environ.get("STRATA_CACHE") or str(Path("~/.cache/strata").expanduser())
+  """Where token stores live unless told otherwise: $STRATA_CACHE, or ~/.cache/strata.
+
+  UserError where there is neither.
+  """
+  if known := known_cache_dir():
+    return known
+  raise UserError(
+    "this user has no home directory here: say where token stores and compiled programs are "
+    "kept, with STRATA_CACHE=DIR in the environment or with --cache_dir=DIR"
+  )
+
+
+def known_cache_dir() -> str | None:
+  """`default_cache_dir`, or None: as in a container whose user is not in /etc/passwd."""
+  named = os.environ.get("STRATA_CACHE") or os.path.expanduser("~/.cache/strata")
+  return None if named.startswith("~") else named
 
 
 def store_path(cache_dir: str, name: str, identity: dict[str, Any]) -> Path:
   """The directory of the store of what `identity` (JSON values) describes."""
   described = json.dumps({"format": FORMAT, **identity}, sort_keys=True)
   address = hashlib.sha256(described.encode()).hexdigest()[:16]
-  return Path(cache_dir).expanduser() / f"{name}-{address}"
+  return Path(os.path.expanduser(cache_dir)) / f"{name}-{address}"

@@ -4,6 +4,8 @@ They stand on the lowest floor, pure maths otherwise, so that every floor can ra
 command line prints their message as a single line, without a traceback.
 """
 
+_SHOWN = 60  # characters of a value
+
 
 class UserError(ValueError):
   """Wrong input: exit code 2. The message names the cause and the cure."""
@@ -11,3 +13,14 @@ class UserError(ValueError):
 
 class Diverged(FloatingPointError):
   """A run's numbers are not finite any more: exit code 1. The message says what to do."""
+
+
+def shown(value: object) -> str:
+  """A value as an error message shows it: as Python writes it; a long string loses its middle.
+
+  A long string is cut before it is written, so that a huge one costs nothing.
+  """
+  if isinstance(value, str) and len(value) > _SHOWN:
+    half = _SHOWN // 2
+    return f"{value[:half]!r}...{value[-half:]!r}"
+  return repr(value)

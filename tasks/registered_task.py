@@ -21,7 +21,7 @@ from typing import Any
 from input_pipelines.checksummed_files import DamagedFile, read_json, write_json
 from input_pipelines.store_builder import Tokenised, make_cache_directory
 from input_pipelines.text_data import TextData
-from input_pipelines.token_store import default_cache_dir
+from input_pipelines.token_store import known_cache_dir
 from input_pipelines.vocabularies import Vocabulary, vocabulary_from_facts
 from layers.errors import UserError
 
@@ -50,15 +50,21 @@ class RegisteredTask(TextData):
   def vocabulary(self) -> Vocabulary:
     """From the notes of an earlier run; the first one has to import seqio."""
     self.check()
-    notes = Path(default_cache_dir()) / "vocabularies" / f"{self._fingerprint()}.json"
+    cache_dir = known_cache_dir()
+    if cache_dir is None:
+      return self._read_vocabulary()
+    notes = Path(cache_dir) / "vocabularies" / f"{self._fingerprint()}.json"
     with contextlib.suppress(DamagedFile):  # or not there yet
       return vocabulary_from_facts(read_json(notes), load_seqio=self._seqio_vocabulary)
-    from input_pipelines.seqio_vocabularies import vocabulary_of
-
-    vocabulary = vocabulary_of(self._seqio_vocabulary())
+    vocabulary = self._read_vocabulary()
     make_cache_directory(notes.parent)
     write_json(notes, vocabulary.facts())
     return vocabulary
+
+  def _read_vocabulary(self) -> Vocabulary:
+    from input_pipelines.seqio_vocabularies import vocabulary_of
+
+    return vocabulary_of(self._seqio_vocabulary())
 
   def document_start(self) -> None:
     """Unknown: a Task that wants BOS adds it itself, and its vocabulary may have one unused."""

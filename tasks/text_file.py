@@ -8,6 +8,7 @@ the sorted characters of the whole file. So losses compare directly.
 """
 
 import dataclasses
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,7 +106,7 @@ class TextFile(TextData):
       )
     if self.tokens not in ("characters", "bytes"):
       raise UserError(f"tokens={self.tokens!r} is unknown; choose 'characters' or 'bytes'")
-    return scan_text(str(Path(self.path).expanduser()))
+    return scan_text(os.path.expanduser(self.path))
 
   def _cut(self, scan: TextScan) -> int:
     return int(scan.num_characters * (1 - self.validation_fraction))

@@ -5,6 +5,7 @@ import sys
 
 from experiments.invocation import Invocation
 from experiments.sweep_plan import Point, SweepPlan, plan_sweep
+from input_pipelines.token_store import default_cache_dir
 from layers.errors import UserError
 from runners.config_fields import as_node, target_of
 from runners.config_files import JSON_NAME
@@ -20,6 +21,8 @@ def sweep(invocation: Invocation) -> int:
   plan = plan_sweep(invocation.exp, invocation.overrides, invocation.sweep)
   folder = pathlib.Path(invocation.workdir or f"sweeps/{plan.exp}")
   _check(plan, folder)
+  if invocation.cache_dir is None:
+    default_cache_dir()  # an error of every point alike is told once
   for warning in plan.warnings:
     print(f"runner: warning: {warning}", file=sys.stderr)
   from runners.sweep import SweepPoint, run_sweep

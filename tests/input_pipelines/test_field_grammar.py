@@ -137,6 +137,8 @@ def test_a_recipe_that_an_example_brings_may_be_bad_too(recipe, message):
     ("<|pad|>,a", {}, r"'<\|pad\|>' is neither <\|bos\|>, <\|eos\|> nor <\|ID\|>"),
     ("<|-1|>,a", {}, "is neither"),
     ("<|259|>,a", {}, "outside the vocabulary of 259"),
+    (f"<|{'9' * 5000}|>,a", {}, "outside the vocabulary of 259"),
+    (f"a,{'[' * 100_000}", {}, "is not one of the forms"),
     ("[a],[b]", {"add_eos": False}, "masks the loss of everything"),
     ("<|bos|>,a", {"prepend_text": "x"}, "prepend_text goes before the text"),
     ("[a],b", {"fields_from_example": "r"}, r"fields='\[a\],b' has no effect, as each"),
@@ -145,7 +147,11 @@ def test_a_recipe_that_an_example_brings_may_be_bad_too(recipe, message):
 def test_a_wrong_recipe_is_the_users_error_before_anything_is_read(fields, changes, message):
   with pytest.raises(UserError, match=message) as raised:
     Recipes(fields=fields, **changes).check(BYTES)
-  assert "\n" not in str(raised.value)
+  assert "\n" not in str(raised.value) and len(str(raised.value)) < 500
+
+
+def test_leading_zeros_of_an_id_do_not_count():
+  Recipes(fields="<|0000000000258|>,a").check(BYTES)
 
 
 def test_a_special_that_the_tokenizer_lacks_is_the_users_error():

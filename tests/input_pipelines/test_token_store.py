@@ -1,5 +1,7 @@
 """Damage to a store is noticed, said and mended; what it holds has a name."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -14,8 +16,10 @@ from input_pipelines.token_store import (
   TOKENS,
   TokenStore,
   default_cache_dir,
+  known_cache_dir,
   store_path,
 )
+from layers.errors import UserError
 from tests.input_pipelines.stored_corpus import (
   Corpus,
   assert_complete,
@@ -163,3 +167,12 @@ def test_the_cache_directory_follows_the_environment(monkeypatch):
   monkeypatch.delenv("STRATA_CACHE")
   monkeypatch.setenv("HOME", "/home/ada")
   assert default_cache_dir() == "/home/ada/.cache/strata"
+
+
+def test_without_a_home_directory_the_cache_has_to_be_named(monkeypatch):
+  monkeypatch.delenv("STRATA_CACHE", raising=False)
+  monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as without a passwd entry
+  with pytest.raises(UserError, match="no home directory.* STRATA_CACHE=DIR .*--cache_dir=DIR"):
+    default_cache_dir()
+  assert known_cache_dir() is None
+  assert store_path("cache", "x", {}).parent.name == "cache"

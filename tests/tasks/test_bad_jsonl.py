@@ -133,6 +133,21 @@ def good(folder):
   return write(folder / "good.jsonl", GOOD)
 
 
+def linked(folder):
+  (folder / "link.jsonl").symlink_to(good(folder))
+  return folder
+
+
+def hard_link(folder):
+  (folder / "hard.jsonl").hardlink_to(folder / "good.jsonl")
+  return str(folder / "hard.jsonl")
+
+
+def linked_folder(folder):
+  (folder.parent / "other").symlink_to(folder)
+  return folder.parent / "other"
+
+
 FILES = {
   "no match": (lambda folder: f"{folder}/*.jsonl", {}, "no file matches .*jsonl"),
   "missing": (lambda folder: f"{folder}/none.jsonl", {}, "no file at .*none.jsonl"),
@@ -143,6 +158,21 @@ FILES = {
   "twice, otherwise": (
     lambda folder: [good(folder), f"{folder}/../files/good.jsonl"], {},
     "good.jsonl is named twice",
+  ),
+  "a link to another": (
+    lambda folder: [f"{linked(folder)}/*.jsonl"], {},
+    "link.jsonl is named twice, by .*; name each file once: it is a link to the same file as",
+  ),
+  "a hard link": (
+    lambda folder: [good(folder), hard_link(folder)], {}, "hard.jsonl is named twice, by ",
+  ),
+  "a folder that is a link": (
+    lambda folder: [good(folder), f"{linked_folder(folder)}/good.jsonl"], {},
+    "good.jsonl is named twice, by ",
+  ),
+  "a URL of the same file": (
+    lambda folder: [good(folder), f"file://{folder}/good.jsonl"], {},
+    "file://.*good.jsonl is named twice, by ",
   ),
   "an unknown protocol": (lambda folder: "nope://x/y", {}, "cannot read nope://x/y: "),
   "no lines": (empty_file, {}, "of 0 examples none falls to the train split"),
