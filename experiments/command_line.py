@@ -1,8 +1,8 @@
 """The command line: `runner [COMMAND] --exp=NAME [--set=PATH=VALUE]... [--workdir=DIR]...`.
 
 Exit codes: 0 done; 2 the user's input is wrong, said in one line; 3 a plan does not fit; 1 the
-run diverged, said in one line too, or anything else, with a traceback; 130 and 143 stopped by a
-signal.
+run diverged, said in one line too, or anything else, with a traceback; 129, 130 and 143
+stopped by a signal.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ from experiments.invocation import Invocation
 from experiments.overrides import VERBS, Override
 from layers.errors import Diverged, UserError
 from layers.suggestions import did_you_mean
+from runners.signals import Interrupted
 
 DEFAULT_COMMAND = "train"
 HELP = "help"
@@ -141,8 +142,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   except BrokenPipeError:  # `runner list | head`
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
-  except KeyboardInterrupt:
-    return 130
+  except KeyboardInterrupt as error:
+    return error.exit_code if isinstance(error, Interrupted) else 130
 
 
 def _run(argv: Sequence[str]) -> int:

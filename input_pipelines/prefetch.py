@@ -13,6 +13,12 @@ from typing import Any
 
 from input_pipelines.batches import Batches
 
+_ASKED_EVERY_S = 0.2
+
+
+class GivenUp(Exception):
+  """The batch that is waited for is not wanted any more."""
+
 
 class Prefetch:
   """Iterates over (n, transfer(batches[n])) from n = `start`; ends where `batches` end.
@@ -28,13 +34,19 @@ class Prefetch:
     start: int = 0,
     transfer: Callable[[Any], Any] = lambda batch: batch,
     depth: int = 2,
+    give_up: Callable[[], bool] = lambda: False,
   ):
-    """`depth` batches wait ready at most; `transfer` runs in the thread (device_put)."""
+    """`depth` batches wait ready at most; `transfer` runs in the thread (device_put).
+
+    While a batch is waited for, `give_up` is asked a few times a second: where it says so,
+    `GivenUp` is raised, and `close` does not wait for the thread.
+    """
     assert depth > 0
     self.last_wait_s = 0.0
     self._batches = batches
     self._transfer = transfer
     self._depth = depth
+    self._give_up = give_up
     self._ready: collections.deque[tuple[int, Any]] = collections.deque()
     self._error: BaseException | None = None
     self._finished = False  # the thread adds nothing any more
@@ -58,7 +70,9 @@ class Prefetch:
   def __next__(self) -> tuple[int, Any]:
     start = time.perf_counter()
     with self._changed:
-      self._changed.wait_for(lambda: self._ready or self._finished or self._closed)
+      while not self._changed.wait_for(self._has_news, timeout=_ASKED_EVERY_S):
+        if self._give_up():
+          raise GivenUp
       self.last_wait_s = time.perf_counter() - start
       if self._ready:
         item = self._ready.popleft()
@@ -74,7 +88,12 @@ class Prefetch:
       self._closed = True
       self._ready.clear()
       self._changed.notify_all()
-    self._thread.join()
+    self._thread.join(_ASKED_EVERY_S)
+    while self._thread.is_alive() and not self._give_up():
+      self._thread.join(_ASKED_EVERY_S)
+
+  def _has_news(self) -> bool:
+    return bool(self._ready) or self._finished or self._closed
 
   def _run(self, n: int) -> None:
     error: BaseException | None = None

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from layers.errors import UserError
-from runners import config_files
+from runners import config_files, signals
 from runners.checkpoint_listing import find_step_folder
 from runners.checkpoint_reading import (
   PARAMS,
@@ -104,6 +104,7 @@ class _Source:
 
   def read(self, match: Match) -> np.ndarray:
     """Theirs, made of ours, which are kept for the next of their layers."""
+    signals.check()
     names = [place.array for place in match.places]
     # Others are let go before these take their room.
     self._kept = {name: x for name, x in self._kept.items() if name in names}

@@ -14,7 +14,7 @@ import numpy as np
 
 from layers.errors import UserError
 from layers.tokens import Tokens
-from runners import config_files
+from runners import config_files, signals
 from runners.checkpoint_inventory import array_name
 from runners.checkpoint_listing import CHECKPOINTS
 from runners.checkpoints import IMPORTED, CheckpointWriter
@@ -87,6 +87,7 @@ class _Mapped(np.memmap):
 
 
 def _mapped(x: np.ndarray, scratch: Path) -> np.ndarray:
+  signals.check()
   file = tempfile.NamedTemporaryFile(dir=scratch, delete=False)
   with file:
     np.ascontiguousarray(x).reshape(-1).view(np.uint8).tofile(file)

@@ -66,6 +66,8 @@ class JobQueue:
     """Returns when no job runs any more; those not started after a signal stay unstarted."""
     try:
       while self._running or (self._waiting and not interruption.signal):
+        if interruption.insisted:
+          interruption.check()
         if interruption.signal:
           self._pass_on(interruption.signal)
         else:

@@ -18,7 +18,7 @@ from typing import Any
 import fiddle as fdl
 
 from layers.errors import UserError
-from runners import config_files
+from runners import config_files, signals
 from runners.collective_budget import Allowance, violations
 from runners.collectives import Collective, by_kind
 from runners.flops import peak_flops
@@ -240,6 +240,7 @@ def _compile(
     os.close(ours)
     try:
       while True:
+        signals.check()
         try:
           return process.communicate(timeout=0.5)[1]
         except subprocess.TimeoutExpired:

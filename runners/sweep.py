@@ -43,7 +43,7 @@ from runners.sweep_table import (
 )
 
 # Exit codes of a run that a signal stopped, before or after it could save.
-_STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)
+_STOPPED = (129, 130, 143, -signal.SIGHUP, -signal.SIGINT, -signal.SIGTERM)
 
 # What runners/workdir.py lets a run go on with unasked: results are equal up to rounding.
 _ONLY_PLACES = {"mesh", "sharding", "microbatch_size"}
@@ -74,14 +74,14 @@ def run_sweep(
     metric, mode: what the table is sorted by, and whether "min" or "max" is best.
 
   Returns:
-    0 when every point of `points` is finished, 1 when one is not, 143/130 after a signal.
+    0 when every point of `points` is finished, 1 when one is not, 128 + n after signal n.
 
   Raises:
     UserError: the folder cannot be used, or another sweep is running in it.
   """
   with contextlib.closing(hold(folder)):
     sweep = _Sweep(points, exp, folder, metric, mode)
-    interruption = Interruption()
+    interruption = Interruption(insist=None)  # what runs is killed, and the table printed
     try:
       with interruption:
         sweep.run(parallel, interruption)

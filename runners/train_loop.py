@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from input_pipelines.prefetch import GivenUp
 from runners.callbacks import Callback, Run, save_callbacks
 from runners.checkpoints import CheckpointWriter
 from runners.evaluation import Evaluator
@@ -33,6 +34,8 @@ class TrainLoop:
     5. writers: one row with all scalars of the step
     6. the checkpoint: state, data position, callbacks' state
     7. the stop: last step, a callback's wish, or a signal; what is not saved yet is saved
+
+  A signal that comes while a batch is waited for ends the run before that step.
 
   So a checkpoint of step n exists only after row n is written, and a run restored at n draws
   batch n next: no row is lost, none comes twice.
@@ -63,6 +66,7 @@ class TrainLoop:
     self._writer, self._checkpoints, self._throughput = writer, checkpoints, throughput
     self._log_every, self._eval_every = log_every, eval_every
     self._compiled = False
+    self._saved_step = run.step
     self._in_flight: collections.deque[jax.Array] = collections.deque()
 
   def __call__(self, state: TrainState, interruption: Interruption) -> TrainState:
@@ -72,7 +76,12 @@ class TrainLoop:
       for callback in self._callbacks:
         callback.on_start(run)
       while run.step < run.num_steps and not run.stop_reason:
-        state = self._update(state)
+        try:
+          state = self._update(state)
+        except GivenUp:
+          if run.step != self._saved_step:
+            self._save(state, {})
+          break
         state, scalars = self._observe(state)
         for callback in self._callbacks:
           callback.on_step(run, scalars)
@@ -126,4 +135,5 @@ class TrainLoop:
       "callbacks": save_callbacks(self._callbacks),
     }
     self._checkpoints.save(self._run.step, state, run, scalars)
+    self._saved_step = self._run.step
     self._throughput.resume()

@@ -1,6 +1,7 @@
 """`runner train`: from a config and a workdir to a finished run, or one step further on."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,12 +20,12 @@ from runners import compilation_cache, gin_record, host_allocator
 from runners.assembly import Assembly, assemble
 from runners.callbacks import Callback, Run, restore_callbacks
 from runners.checkpoint_fallback import restore_newest
-from runners.checkpoint_listing import CHECKPOINTS
+from runners.checkpoint_listing import CHECKPOINTS, saved_steps
 from runners.checkpoints import IMPORTED, CheckpointWriter
 from runners.flops import peak_flops
 from runners.init_from import check_source
 from runners.meshes import place
-from runners.signals import Interruption
+from runners.signals import Interruption, leave
 from runners.throughput import Throughput
 from runners.train_loop import TrainLoop
 from runners.train_state import TrainState, empty_metrics
@@ -68,7 +69,6 @@ def train(
       f"a run is one process, and this is one of {jax.process_count()}: start it without "
       "jax.distributed, on one machine"
     )
-  interruption = Interruption()
   with contextlib.ExitStack() as stack:
     notes = stack.enter_context(heard())
     if config.init_from and not (Path(workdir) / CHECKPOINTS).is_dir():
@@ -81,6 +81,9 @@ def train(
     folder.record({**facts, "overrides": list(provenance)})
     gin_record.save(folder.path, assembly.data)
     _announce(exp, facts, run)
+    interruption = _interruption(run)
+    if run.step < run.num_steps:
+      stack.enter_context(interruption)  # from here on there is something to save
     _go_on(assembly, state, run, interruption)
     folder.record_end(
       step=run.step,
@@ -107,12 +110,12 @@ def _go_on(assembly: Assembly, state: TrainState, run: Run, interruption: Interr
       assembly.batches,
       start=run.step,
       transfer=lambda batch: place(batch, assembly.batch_sharding),
+      give_up=lambda: interruption.signal is not None,
     )
     stack.enter_context(prefetch)
     loop = _loop(assembly, run, prefetch, writer, checkpoints)
     if run.step < run.num_steps:
-      with interruption:  # from here on there is something to save
-        loop(state, interruption)
+      loop(state, interruption)
 
 
 def _start(assembly: Assembly, workdir: Path, check_data: bool) -> tuple[TrainState, Run]:
@@ -233,6 +236,26 @@ def _announce(exp: str, facts: dict[str, Any], run: Run) -> None:
   print(f"workdir     {run.workdir}")
   start = f"step {run.step} of {run.num_steps}" if run.step else f"{run.num_steps} steps"
   print(f"training    {start}, {facts['tokens_per_step']:,} tokens each", flush=True)
+
+
+def _interruption(run: Run) -> Interruption:
+  """Of a run: the first signal asks to save and end it, the second ends it as it is."""
+
+  def tell(number: int) -> None:
+    print(f"runner: signal {number}: saving, then leaving", file=sys.stderr, flush=True)
+
+  def insist(number: int) -> None:
+    kept = saved_steps(Path(run.workdir) / CHECKPOINTS)
+    saved = f"step {kept[-1]} is saved, and the same command goes on from there"
+    print(
+      f"runner: left at once at step {run.step}, by a second signal: "
+      f"{saved if kept else 'no step is saved yet'}",
+      file=sys.stderr,
+      flush=True,
+    )
+    leave(number)
+
+  return Interruption(tell=tell, insist=insist)
 
 
 def _ending(run: Run, interruption: Interruption, seconds: float) -> str:

@@ -11,6 +11,7 @@ from experiments.invocation import Invocation
 from experiments.resolution import Resolved
 from layers.errors import UserError
 from runners.config_files import JSON_NAME
+from runners.signals import Interruption
 
 # model_type of theirs -> the experiment whose data and optimizer an imported model gets when
 # none is named. Its model is made theirs.
@@ -32,9 +33,10 @@ def import_model(invocation: Invocation) -> int:
   resolved = dataclasses.replace(invocation, exp=invocation.exp or exp).resolve()
   if not named:
     _check_unset(resolved, theirs)
-  import_folder(
-    invocation.source, invocation.workdir, resolved.config, resolved.exp, adapt=not named
-  )
+  with Interruption():
+    import_folder(
+      invocation.source, invocation.workdir, resolved.config, resolved.exp, adapt=not named
+    )
   return 0
 
 
@@ -62,7 +64,8 @@ def _import_file(invocation: Invocation, file: str, workdir: str) -> int:
   from runners.lwm_import import import_stream
 
   resolved = invocation.resolve()
-  import_stream(file, workdir, resolved.config, resolved.exp)
+  with Interruption():
+    import_stream(file, workdir, resolved.config, resolved.exp)
   return 0
 
 
@@ -81,5 +84,6 @@ def export_model(invocation: Invocation) -> int:
   from runners.hugging_face_export import export_folder
 
   step = None if invocation.step == "latest" else int(invocation.step)
-  export_folder(invocation.workdir, invocation.to, step=step, dtype=invocation.dtype)
+  with Interruption():
+    export_folder(invocation.workdir, invocation.to, step=step, dtype=invocation.dtype)
   return 0

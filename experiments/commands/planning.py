@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,22 +12,25 @@ import yaml
 from experiments.invocation import Invocation
 from experiments.resolution import Resolved
 from layers.errors import UserError
+from runners.signals import Interruption
 
-_DOES_NOT_FIT, _INTERRUPTED, _TERMINATED = 3, 130, 143
+_DOES_NOT_FIT = 3
 _MINUTES = 4.0  # to search, unless told otherwise
 
 
 def plan_run(invocation: Invocation) -> int:
   """One step compiled for a topology; 0: it fits, 3: it does not, or exceeds its budget."""
   _check(invocation)
+  with Interruption() as interruption:  # the processes that compile are ended, and tidied up
+    return _plan(invocation) if not invocation.search else _search(invocation, interruption)
+
+
+def _plan(invocation: Invocation) -> int:
   resolved = invocation.resolve()
   from runners import topologies
   from runners.plan import CompileError, as_json, plan
 
   topology = topologies.parse(invocation.topology) if invocation.topology else None
-  signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # tidies up on its way out
-  if invocation.search:
-    return _search(invocation, resolved, topology)
   try:
     found = plan(resolved.config, resolved.exp, topology)
   except CompileError as error:
@@ -64,11 +66,14 @@ def _report(found: Any, exp: str, invocation: Invocation) -> str:
   return report(found, exp, **_asked(invocation))
 
 
-def _search(invocation: Invocation, resolved: Resolved, topology: Any) -> int:
+def _search(invocation: Invocation, interruption: Interruption) -> int:
   """Ranks what fits, and writes the first as a file for --config."""
+  resolved = invocation.resolve()
+  from runners import topologies
   from runners.plan import as_json
   from runners.plan_search import ranking, search
 
+  topology = topologies.parse(invocation.topology) if invocation.topology else None
   if topology is None:
     raise UserError("--search tries meshes over --topology: name one, as --topology=v5p:4x4x4")
   file = _new_file(invocation.to or _file_name(resolved.exp, topology.name))
@@ -95,7 +100,7 @@ def _search(invocation: Invocation, resolved: Resolved, topology: Any) -> int:
       print(f"\n{_report(best.plan, resolved.exp, invocation)}")
       print(f"written: {file}; train with\n  {_command(invocation, resolved, file)}")
   if found.interrupted:
-    return _INTERRUPTED
+    return interruption.exit_code
   return 0 if best is not None else _DOES_NOT_FIT
 
 

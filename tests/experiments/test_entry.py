@@ -1,7 +1,9 @@
 """Ctrl-C means exit code 130 and no traceback, also while the program is still starting."""
 
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -41,3 +43,20 @@ def test_an_interrupt_while_importing_is_exit_code_130_without_a_traceback(modul
 
 def test_an_interrupt_that_is_ignored_stays_ignored():
   assert start("fiddle", "SIG_IGN", "list").returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_ends_the_building_of_a_token_store_whatever_library_is_at_work(
+  number, code, tmp_path
+):
+  command = [sys.executable, "-m", "experiments", "data", "--exp=gpt2.Nano", "--cache"]
+  process = subprocess.Popen(
+    [*command, f"--cache_dir={tmp_path}"], stderr=subprocess.PIPE, text=True
+  )
+  assert process.stderr.readline().startswith("building token store")
+  time.sleep(0.5)
+  process.send_signal(number)
+  assert (process.stderr.read(), process.wait()) == ("", code)

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from input_pipelines.prefetch import Prefetch
+from input_pipelines.prefetch import GivenUp, Prefetch
 
 
 class Numbers:
@@ -93,6 +93,24 @@ def test_an_interrupt_while_consuming_stops_the_thread():
   with pytest.raises(KeyboardInterrupt), Prefetch(Numbers()) as batches:
     next(batches)
     raise KeyboardInterrupt
+
+
+def test_a_batch_that_takes_long_is_not_waited_for_once_nobody_wants_it():
+  made, unwanted = threading.Event(), threading.Event()
+
+  class Stuck(Numbers):
+    def __getitem__(self, n):
+      made.wait(timeout=30)
+      return super().__getitem__(n)
+
+  batches = Prefetch(Stuck(), give_up=unwanted.is_set)
+  threading.Timer(0.3, unwanted.set).start()
+  start = time.monotonic()
+  with pytest.raises(GivenUp), batches:
+    next(batches)
+  assert time.monotonic() - start < 10
+  made.set()
+  batches._thread.join()
 
 
 def test_closing_twice_is_fine_and_ends_the_iteration():

@@ -116,7 +116,7 @@ def test_a_second_signal_kills_what_will_not_stop(queue, events, tmp_path):
     os.kill(os.getpid(), signal.SIGTERM)
 
   thread = when(lambda: file.exists() and file.read_text(), twice)
-  interruption = Interruption()
+  interruption = Interruption(insist=None)
   with pytest.raises(KeyboardInterrupt), interruption:
     queue(a=deaf).run(interruption)
   thread.join()

@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from input_pipelines.prefetch import GivenUp
 from runners.callbacks import Callback, Run
 from runners.signals import Interruption
 from runners.throughput import Throughput
@@ -48,10 +49,12 @@ class FakeLoss:
 class FakeBatches:
   last_wait_s = 0.0
 
-  def __init__(self, log, start):
-    self._log, self._n = log, start
+  def __init__(self, log, start, given_up_at):
+    self._log, self._n, self._given_up_at = log, start, given_up_at
 
   def __next__(self):
+    if self._n == self._given_up_at:
+      raise GivenUp
     n, self._n = self._n, self._n + 1
     self._log.events.append(("draw", n))
     return n, f"batch {n}"
@@ -112,6 +115,7 @@ class Harness:
 
   def __init__(self):
     self.log = Log([])
+    self.given_up_at = None
     self.interruption = Interruption()
     self.run = Run("workdir", 0, data_content="text")
 
@@ -123,7 +127,7 @@ class Harness:
     loop = TrainLoop(
       self.run,
       train_step=self._train_step,
-      batches=FakeBatches(self.log, start),
+      batches=FakeBatches(self.log, start, self.given_up_at),
       fetch=self._fetch,
       evaluator=self._evaluate,
       callbacks=callbacks,
@@ -268,6 +272,21 @@ def test_a_signal_ends_the_run_after_the_step_at_hand_which_is_saved_once(harnes
   log = harness(num_steps=9, every=3, callbacks=[harness.watcher(s3=interrupt)])
   assert [event[1] for event in log.named("save")] == [3]
   assert log.events[-3:] == [("wait",), ("on_end", "watcher"), ("flush",)]
+
+
+@pytest.mark.parametrize("every, saved", [(None, [4]), (2, [2, 4]), (3, [3, 4])])
+def test_a_signal_while_a_batch_is_waited_for_saves_the_step_before_it_once(
+  harness, every, saved
+):
+  harness.given_up_at = 4
+  log = harness(num_steps=9, every=every)
+  assert [event[1] for event in log.named("save")] == saved
+  assert harness.run.step == 4 and harness.final.params == 4
+
+
+def test_a_signal_before_the_first_batch_saves_nothing(harness):
+  harness.given_up_at = 5
+  assert harness(num_steps=9, start=5, every=1).named("save") == []
 
 
 def test_an_error_saves_nothing_more_but_ends_callbacks_and_flushes_writers(harness):
