@@ -132,7 +132,7 @@ class PublishedGPT2(GPT2):
 
   def optimizer(self) -> fdl.Config:
     peak = self.peak_learning_rate
-    rate = fdl.Config(schedules.warmup_cosine, peak=peak, end=0.1 * peak, warmup=2000)
+    rate = fdl.Config(schedules.warmup_cosine, peak=peak, end=round(peak / 10, 10), warmup=2000)
     return fdl.Config(optimizers.adamw, learning_rate=rate)
 
 

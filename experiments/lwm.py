@@ -45,7 +45,7 @@ class TextLlama(Llama):
 
   def optimizer(self) -> fdl.Config:
     peak = self.peak_learning_rate
-    rate = fdl.Config(schedules.warmup_cosine, peak=peak, end=0.1 * peak, warmup=2000)
+    rate = fdl.Config(schedules.warmup_cosine, peak=peak, end=round(peak / 10, 10), warmup=2000)
     return fdl.Config(optimizers.adamw, learning_rate=rate)
 
   def collective_budget(self) -> list[fdl.Config]:

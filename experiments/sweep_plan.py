@@ -21,6 +21,7 @@ from experiments.sweep_axes import Axis, read_axis
 from layers.errors import UserError
 from runners.config_fields import as_node, field_of
 from runners.config_files import to_json
+from runners.config_ranges import check_ranges
 from runners.config_tree import Path, flatten, format_value, nodes_at, path_text, walk
 
 _NAME_LENGTH = 10  # 40 bits: a thousand points meet by chance once in two million sweeps
@@ -104,6 +105,7 @@ def _stated(config: fdl.Config) -> Iterator[tuple[str, str]]:
 def _point(exp: str | None, overrides: Sequence[Override], values: dict[str, str]) -> Point:
   own = tuple(Override("set", f"{path}={value}") for path, value in values.items())
   resolved = resolve(exp, (*overrides, *own))
+  check_ranges(resolved.config)
   to_json(resolved.config, resolved.exp)  # what cannot be stored is refused now
   return Point(config_name(resolved.config, resolved.exp), values, own, resolved.config)
 

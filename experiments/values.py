@@ -17,6 +17,7 @@ from experiments.references import find_reference, known_references
 from experiments.value_syntax import FileText, Reference, Word, parse_value
 from layers import dtypes
 from layers.errors import UserError
+from layers.ranges import Range
 from layers.suggestions import did_you_mean, nearest
 from runners.config_fields import Field, accepts_any_name, fields, produced_type
 from runners.config_tree import format_value
@@ -71,7 +72,8 @@ def expected(annotation: Any) -> str:
   if _is_open(annotation):
     return "a literal, a quoted text or @name(...)"
   if origin is typing.Annotated:
-    return expected(arguments[0])
+    ranges = [f" ({extra})" for extra in arguments[1:] if isinstance(extra, Range)]
+    return expected(arguments[0]) + "".join(ranges)
   if origin in _UNIONS:
     return " or ".join(dict.fromkeys(map(expected, arguments)))
   if origin is typing.Literal:
@@ -106,7 +108,8 @@ def _as_typed(value: Any) -> str:
 def _fit(value: Any, annotation: Any, current: Any) -> Any:
   origin = typing.get_origin(annotation)
   if origin in (typing.Annotated, typing.Final):
-    return _fit(value, typing.get_args(annotation)[0], current)
+    kind, *extras = typing.get_args(annotation)
+    return _in_range(_fit(value, kind, current), extras)
   if isinstance(value, FileText):
     return _fit_file_text(value.text, annotation, current)
   if isinstance(value, Reference):
@@ -126,6 +129,13 @@ def _fit(value: Any, annotation: Any, current: Any) -> Any:
   if _is_open(annotation):
     return _fit_anything(value, annotation, current)
   return _fit_plain(value, origin or annotation)
+
+
+def _in_range(value: Any, extras: list[Any]) -> Any:
+  ranges = [extra for extra in extras if isinstance(extra, Range)]
+  if isinstance(value, int | float) and not all(one.holds(value) for one in ranges):
+    raise _Mismatch
+  return value
 
 
 def _fit_plain(value: Any, annotation: Any) -> Any:

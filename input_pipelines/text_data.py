@@ -16,6 +16,7 @@ from input_pipelines.packing import DocumentRows, PackedRows, PaddedRows
 from input_pipelines.store_builder import Tokenised, open_or_build
 from input_pipelines.token_store import TokenStore, store_path
 from layers.errors import UserError
+from layers.ranges import PositiveInt
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class TextData(Data):
   """
 
   split: str = "train"
-  num_batches: int | None = None
+  num_batches: PositiveInt | None = None
   pack: bool = True
   equal_documents: bool = False
 

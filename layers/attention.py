@@ -18,6 +18,7 @@ from layers.errors import UserError
 from layers.masked_softmax import attend
 from layers.masks import Mask, causal_mask, full_mask
 from layers.projection import Projection
+from layers.ranges import FractionBelowOne, NonNegativeFloat, PositiveInt
 from layers.rematerialization import named
 from layers.sharding import constrain
 from layers.tokens import Tokens
@@ -109,16 +110,16 @@ class Attention(nn.Module):
     compute_dtype, param_dtype: see Projection.
   """
 
-  num_heads: int
-  num_kv_heads: int | None = None
-  head_dim: int | None = None
+  num_heads: PositiveInt
+  num_kv_heads: PositiveInt | None = None
+  head_dim: PositiveInt | None = None
   core: AttentionCore = dense_attention
   mask: Mask = causal_mask
   rotary: Turn | None = None
   use_bias: bool = True
-  dropout_rate: float = 0.0
-  init_stddev: float = 0.02
-  residual_depth: int | None = None
+  dropout_rate: FractionBelowOne = 0.0
+  init_stddev: NonNegativeFloat = 0.02
+  residual_depth: PositiveInt | None = None
   compute_dtype: DType = DType("float32")
   param_dtype: DType = DType("float32")
 

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 
 from layers.dropout import Dropout
+from layers.ranges import FractionBelowOne
 from layers.rematerialization import named
 from layers.sharding import constrain
 from layers.tokens import Tokens
@@ -24,7 +25,7 @@ class Block(nn.Module):
   attention: nn.Module
   feed_forward: nn.Module
   norm: nn.Module
-  dropout_rate: float = 0.0
+  dropout_rate: FractionBelowOne = 0.0
 
   @nn.compact
   def __call__(self, x: jax.Array, tokens: Tokens) -> jax.Array:

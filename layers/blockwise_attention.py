@@ -19,6 +19,7 @@ from layers.dropout import Drop
 from layers.errors import UserError
 from layers.masks import Mask, causal_mask
 from layers.online_softmax import Gradients, Partial, kept
+from layers.ranges import PositiveInt
 from layers.sharding import per_device
 from layers.tokens import Tokens
 
@@ -34,8 +35,8 @@ class BlockwiseAttention:
     query_block, key_block: tokens; lowered to the length where that is shorter.
   """
 
-  query_block: int = 512
-  key_block: int = 512
+  query_block: PositiveInt = 512
+  key_block: PositiveInt = 512
 
   def __post_init__(self):
     if min(self.query_block, self.key_block) < 1:

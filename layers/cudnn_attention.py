@@ -21,6 +21,7 @@ from layers.blockwise_attention import BlockwiseAttention, refuse_dropout
 from layers.dropout import Drop
 from layers.errors import UserError
 from layers.masks import Mask, SlidingWindow, causal_mask, full_mask, reach
+from layers.ranges import PositiveInt
 from layers.sharding import per_device, platform
 from layers.tokens import Tokens
 
@@ -42,7 +43,7 @@ class CudnnAttention:
     query_block: tokens, a multiple of 64; lowered to the length where that is shorter.
   """
 
-  query_block: int = 1024
+  query_block: PositiveInt = 1024
 
   def __post_init__(self):
     if self.query_block < 64 or self.query_block % 64:

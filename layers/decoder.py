@@ -12,6 +12,7 @@ from layers.dropout import Dropout
 from layers.dtypes import DType
 from layers.embeddings import LearnedPositions, OutputHead, TokenEmbedding
 from layers.errors import UserError
+from layers.ranges import FractionBelowOne, NonNegativeFloat, PositiveInt
 from layers.rematerialization import RematPolicy
 from layers.sharding import constrain
 from layers.stack import Stack
@@ -40,18 +41,18 @@ class Decoder(nn.Module):
     activation_dtype: of the residual stream.
   """
 
-  num_layers: int
-  model_dim: int
+  num_layers: PositiveInt
+  model_dim: PositiveInt
   block: nn.Module
   norm: nn.Module
-  vocab_size: int | None = None
-  padded_vocab_size: int | None = None
-  max_positions: int | None = None
+  vocab_size: PositiveInt | None = None
+  padded_vocab_size: PositiveInt | None = None
+  max_positions: PositiveInt | None = None
   learned_positions: bool = True
   tied_head: bool = True
-  loss_chunk: int | None = None
-  dropout_rate: float = 0.0
-  init_stddev: float = 0.02
+  loss_chunk: PositiveInt | None = None
+  dropout_rate: FractionBelowOne = 0.0
+  init_stddev: NonNegativeFloat = 0.02
   scan_layers: bool = True
   remat: RematPolicy = "none"
   compute_dtype: DType = DType("float32")
@@ -66,6 +67,11 @@ class Decoder(nn.Module):
     """
     if self.vocab_size is None:
       raise UserError("the model's vocab_size is unset and its data give no vocabulary")
+    if (self.padded_vocab_size or self.vocab_size) < self.vocab_size:
+      raise UserError(
+        f"model.padded_vocab_size={self.padded_vocab_size} is less than vocab_size="
+        f"{self.vocab_size}; leave it unset"
+      )
     if self.loss_chunk is not None and self.loss_chunk < 1:
       raise UserError(f"model.loss_chunk={self.loss_chunk}: a chunk has at least one token")
     embedding = TokenEmbedding(

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from layers.errors import UserError
+from layers.ranges import FractionBelowOne
 
 Drop = Callable[[jax.Array], jax.Array]
 
@@ -43,7 +44,7 @@ class Dropout(nn.Module):
   Training passes the key, evaluation does not: there is no flag to forget.
   """
 
-  rate: float
+  rate: FractionBelowOne
 
   @nn.compact
   def __call__(self, x: jax.Array, rows: jax.Array) -> jax.Array:

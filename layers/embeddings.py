@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from layers import dtypes, initializers
 from layers.dtypes import DType
+from layers.ranges import NonNegativeFloat, PositiveInt
 from layers.sharding import constrain, partitioned_init
 
 
@@ -23,10 +24,10 @@ class TokenEmbedding(nn.Module):
     compute_dtype, param_dtype: see Projection.
   """
 
-  vocab_size: int
-  model_dim: int
-  padded_vocab_size: int | None = None
-  init_stddev: float = 0.02
+  vocab_size: PositiveInt
+  model_dim: PositiveInt
+  padded_vocab_size: PositiveInt | None = None
+  init_stddev: NonNegativeFloat = 0.02
   compute_dtype: DType = DType("float32")
   param_dtype: DType = DType("float32")
 
@@ -55,9 +56,9 @@ class TokenEmbedding(nn.Module):
 class LearnedPositions(nn.Module):
   """A table of P positions, counted within each segment (Radford et al., 2019)."""
 
-  max_positions: int
-  model_dim: int
-  init_stddev: float = 0.02
+  max_positions: PositiveInt
+  model_dim: PositiveInt
+  init_stddev: NonNegativeFloat = 0.02
   param_dtype: DType = DType("float32")
 
   @nn.compact
@@ -91,9 +92,9 @@ class OutputHead(nn.Module):
     param_dtype: see Projection.
   """
 
-  vocab_size: int
-  padded_vocab_size: int | None = None
-  init_stddev: float = 0.02
+  vocab_size: PositiveInt
+  padded_vocab_size: PositiveInt | None = None
+  init_stddev: NonNegativeFloat = 0.02
   param_dtype: DType = DType("float32")
 
   def setup(self):

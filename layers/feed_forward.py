@@ -13,6 +13,7 @@ from layers.chunked_feed_forward import feed_forward_in_chunks
 from layers.dtypes import DType
 from layers.errors import UserError
 from layers.projection import Projection
+from layers.ranges import NonNegativeFloat, PositiveInt
 from layers.rematerialization import named
 from layers.sharding import constrain
 from layers.tokens import Tokens
@@ -40,12 +41,12 @@ class GatedFeedForward(nn.Module):
     compute_dtype, param_dtype: see Projection.
   """
 
-  hidden_dim: int
+  hidden_dim: PositiveInt
   activation: Callable[[jax.Array], jax.Array] = nn.silu
   use_bias: bool = False
-  chunk: int | None = None
-  init_stddev: float = 0.02
-  residual_depth: int | None = None
+  chunk: PositiveInt | None = None
+  init_stddev: NonNegativeFloat = 0.02
+  residual_depth: PositiveInt | None = None
   compute_dtype: DType = DType("float32")
   param_dtype: DType = DType("float32")
 
@@ -69,12 +70,12 @@ class FeedForward(nn.Module):
     compute_dtype, param_dtype: see Projection.
   """
 
-  hidden_dim: int | None = None
+  hidden_dim: PositiveInt | None = None
   activation: Callable[[jax.Array], jax.Array] = gelu_tanh
   use_bias: bool = True
-  chunk: int | None = None
-  init_stddev: float = 0.02
-  residual_depth: int | None = None
+  chunk: PositiveInt | None = None
+  init_stddev: NonNegativeFloat = 0.02
+  residual_depth: PositiveInt | None = None
   compute_dtype: DType = DType("float32")
   param_dtype: DType = DType("float32")
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 
 from layers.errors import UserError
+from layers.ranges import PositiveInt
 from layers.tokens import Tokens
 
 Mask = Callable[[Tokens, Tokens], jax.Array]
@@ -47,7 +48,7 @@ class SlidingWindow:
     size: tokens that a query sees, itself included.
   """
 
-  size: int
+  size: PositiveInt
 
   def __post_init__(self):
     if self.size < 1:
@@ -71,7 +72,7 @@ class BlockCausal:
     size: tokens of a block; blocks are counted from the segment's first token.
   """
 
-  size: int
+  size: PositiveInt
 
   def __post_init__(self):
     if self.size < 1:

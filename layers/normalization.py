@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from layers import dtypes
 from layers.dtypes import DType
+from layers.ranges import PositiveFloat
 from layers.sharding import partitioned_init
 
 
@@ -20,7 +21,7 @@ class LayerNorm(nn.Module):
     param_dtype: dtype in which scale and bias are kept.
   """
 
-  epsilon: float = 1e-5
+  epsilon: PositiveFloat = 1e-5
   use_bias: bool = True
   param_dtype: DType = DType("float32")
 
@@ -47,7 +48,7 @@ class RMSNorm(nn.Module):
     param_dtype: dtype in which the scale is kept.
   """
 
-  epsilon: float = 1e-6
+  epsilon: PositiveFloat = 1e-6
   param_dtype: DType = DType("float32")
 
   @nn.compact

@@ -13,12 +13,14 @@ Letters: B batch, T length, N heads, H head dimension.
 
 import dataclasses
 import math
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from layers.errors import UserError
+from layers.ranges import PositiveFloat, PositiveInt, Range
 
 _TURN = 2**32
 
@@ -27,7 +29,7 @@ _TURN = 2**32
 class LinearScaling:
   """Positions divided by `factor` (Chen et al., 2023, https://arxiv.org/abs/2306.15595)."""
 
-  factor: float
+  factor: PositiveFloat
 
   def frequencies(self, theta: float, head_dim: int) -> np.ndarray:
     """Radians a position, float64 [H / 2]."""
@@ -47,10 +49,16 @@ class Llama3Scaling:
   `original_length` of pretraining.
   """
 
-  factor: float = 8.0
-  low_turns: float = 1.0
-  high_turns: float = 4.0
-  original_length: int = 8192
+  factor: PositiveFloat = 8.0
+  low_turns: PositiveFloat = 1.0
+  high_turns: PositiveFloat = 4.0
+  original_length: PositiveInt = 8192
+
+  def __post_init__(self):
+    if self.low_turns >= self.high_turns:
+      raise UserError(
+        f"low_turns={self.low_turns} must be less than high_turns={self.high_turns}"
+      )
 
   def frequencies(self, theta: float, head_dim: int) -> np.ndarray:
     """Radians a position, float64 [H / 2]."""
@@ -76,11 +84,17 @@ class YarnScaling:
     attention_factor: what queries and keys are multiplied by; None: 0.1 ln(factor) + 1.
   """
 
-  factor: float
-  original_length: int
-  fast_turns: float = 32.0
-  slow_turns: float = 1.0
-  attention_factor: float | None = None
+  factor: PositiveFloat
+  original_length: PositiveInt
+  fast_turns: PositiveFloat = 32.0
+  slow_turns: PositiveFloat = 1.0
+  attention_factor: PositiveFloat | None = None
+
+  def __post_init__(self):
+    if self.slow_turns >= self.fast_turns:
+      raise UserError(
+        f"slow_turns={self.slow_turns} must be less than fast_turns={self.fast_turns}"
+      )
 
   def frequencies(self, theta: float, head_dim: int) -> np.ndarray:
     """Radians a position, float64 [H / 2]."""
@@ -111,7 +125,7 @@ class Rotary:
     scaling: how frequencies change for contexts beyond those of pretraining; None: not at all.
   """
 
-  theta: float = 10_000.0
+  theta: Annotated[float, Range(above=1)] = 10_000.0
   scaling: LinearScaling | Llama3Scaling | YarnScaling | None = None
 
   def __call__(self, heads: jax.Array, positions: jax.Array) -> jax.Array:

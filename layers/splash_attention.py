@@ -15,6 +15,7 @@ from layers.blockwise_attention import BlockwiseAttention, refuse_dropout
 from layers.dropout import Drop
 from layers.errors import UserError
 from layers.masks import Mask, causal_mask
+from layers.ranges import PositiveInt
 from layers.sharding import on_mesh, per_device, platform
 from layers.splash_kernels import Kernel
 from layers.tokens import Tokens
@@ -33,8 +34,8 @@ class SplashAttention:
       shorter. A length that is no multiple is filled up.
   """
 
-  query_block: int = 512
-  key_block: int = 512
+  query_block: PositiveInt = 512
+  key_block: PositiveInt = 512
 
   def __post_init__(self):
     splash_kernels.check_block(self.query_block, self)

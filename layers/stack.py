@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from layers import cache
+from layers.ranges import PositiveInt
 from layers.rematerialization import RematPolicy, rematerialized
 from layers.tokens import Tokens
 
@@ -29,7 +30,7 @@ class Stack(nn.Module):
   """
 
   block: nn.Module
-  num_layers: int
+  num_layers: PositiveInt
   scan_layers: bool = True
   remat: RematPolicy = "none"
 

@@ -22,7 +22,7 @@ from layers.errors import UserError
 from layers.notices import heard, note
 from layers.sharding import on_platform
 from runners import collectives, config_files, flops, parent_process, step_flops, topologies
-from runners.assembly import check_counts, draw, jitted_train_step
+from runners.assembly import check_numbers, draw, jitted_train_step
 from runners.derivation import derive_eval_data
 from runners.memory import bytes_per_device, device_bytes
 from runners.meshes import batch_sharding
@@ -49,7 +49,7 @@ def _facts(
   config: fdl.Config, devices: Sequence[Any], platform: str, memory: int | None
 ) -> dict[str, Any]:
   config = derive_eval_data(config)
-  check_counts(config)
+  check_numbers(config)
   mesh = fdl.build(config.mesh).build(devices)
   blueprint = draw(config, mesh, fdl.build(config.train_data), platform=platform)
   trainer, initializer = blueprint.trainer, blueprint.initializer(blueprint.trainer, mesh)

@@ -17,6 +17,7 @@ from input_pipelines.mixing import MixedBatches
 from input_pipelines.vocabularies import Vocabulary
 from layers.errors import UserError
 from runners.callbacks import Callback
+from runners.config_ranges import check_ranges
 from runners.derivation import derive, derive_eval_data, derive_schedules
 from runners.evaluation import Evaluator
 from runners.layout import (
@@ -182,7 +183,7 @@ def assemble(config: fdl.Config, cache_dir: str) -> Assembly:
     UserError: something in the config does not fit the data, the model or the devices.
   """
   config = derive_eval_data(config)
-  check_counts(config)
+  check_numbers(config)
   mesh = fdl.build(config.mesh).build()
   train_data: Any = fdl.build(config.train_data)
   eval_data = {name: fdl.build(data) for name, data in (config.eval_data or {}).items()}
@@ -229,19 +230,9 @@ def _check_vocabulary(name: str, data: Any, train_data: Any) -> None:
     )
 
 
-_COUNTS = (
-  "num_steps",
-  "num_epochs",
-  "batch_size",
-  "microbatch_size",
-  "sequence_length",
-  "log_every",
-  "eval_every",
-)
-
-
-def check_counts(config: fdl.Config) -> None:
+def check_numbers(config: fdl.Config) -> None:
   """Raises UserError for a number in the config that cannot be, or that contradicts another."""
+  check_ranges(config)
   if config.num_steps is None and config.num_epochs is None:
     raise UserError("set num_steps or num_epochs, for example --set=num_steps=1000")
   if config.num_steps is not None and config.num_epochs is not None:
@@ -249,10 +240,6 @@ def check_counts(config: fdl.Config) -> None:
       f"num_steps={config.num_steps} and num_epochs={config.num_epochs} are both set; "
       "unset one, for example with --set=num_steps=None"
     )
-  for name in _COUNTS:
-    value = getattr(config, name)
-    if value is not None and value < 1:
-      raise UserError(f"{name}={value} must be at least 1")
   if config.microbatch_size and config.batch_size % config.microbatch_size:
     raise UserError(
       f"microbatch_size={config.microbatch_size} does not divide batch_size={config.batch_size}"

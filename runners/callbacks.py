@@ -13,6 +13,7 @@ from typing import Any, Literal
 import jax
 
 from layers.errors import Diverged, UserError
+from layers.ranges import NonNegativeFloat, PositiveInt
 from layers.suggestions import did_you_mean
 
 
@@ -29,7 +30,7 @@ class Run:
   """
 
   workdir: str
-  num_steps: int
+  num_steps: PositiveInt
   data_content: str = ""
   step: int = 0
   stop_reason: str | None = None
@@ -97,8 +98,8 @@ class EarlyStopping(Callback):
   """
 
   metric: str = "eval/validation/loss"
-  patience: int = 5
-  min_delta: float = 0.0
+  patience: PositiveInt = 5
+  min_delta: NonNegativeFloat = 0.0
   mode: Literal["min", "max"] = "min"
 
   def __post_init__(self):
@@ -155,12 +156,10 @@ class Profile(Callback):
     num_steps: how many steps it covers.
   """
 
-  start: int = 10
-  num_steps: int = 5
+  start: PositiveInt = 10
+  num_steps: PositiveInt = 5
 
   def __post_init__(self):
-    if self.start < 1 or self.num_steps < 1:
-      raise UserError("a profile starts after at least 1 step and covers at least 1")
     self._seen = 0
     self._tracing = False
 

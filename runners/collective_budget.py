@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from layers.errors import UserError
+from layers.ranges import NonNegativeInt
 from layers.suggestions import did_you_mean
 from runners.collectives import KINDS, Collective
 from runners.meshes import AXES
@@ -32,8 +33,8 @@ class Allowance:
 
   kind: str
   axis: str | None = None
-  per_layer: int = 0
-  per_pass: int = 0
+  per_layer: NonNegativeInt = 0
+  per_pass: NonNegativeInt = 0
 
   def __post_init__(self):
     if self.kind not in KINDS:

@@ -13,6 +13,7 @@ from runners import compilation_cache
 from runners.assembly import draw
 from runners.checkpoint_listing import find_step_folder
 from runners.checkpoint_reading import restore_params
+from runners.config_ranges import check_ranges
 from runners.evaluate_run import chosen_steps
 from runners.generation import Generator, check_context
 from runners.prompt_tokens import prompt_tokens
@@ -63,6 +64,7 @@ def generate(
   Returns:
     The exit code, 0.
   """
+  check_ranges(config)
   steps = chosen_steps(config, workdir, step)
   data: Any = fdl.build(config.train_data)
   tokens = prompt_tokens(data, workdir, getattr(config.model, "vocab_size", None))

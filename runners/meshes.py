@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from layers.errors import UserError
+from layers.ranges import AxisSize, PositiveInt
 
 AXES = ("data", "fsdp", "sequence", "expert", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -60,15 +61,15 @@ class MeshShape:
       of several slices: the outermost axes cross them.
   """
 
-  data: int = -1
-  fsdp: int = 1
-  sequence: int = 1
-  expert: int = 1
-  tensor: int = 1
-  dcn_data: int = 1
-  dcn_fsdp: int = 1
-  dcn_sequence: int = 1
-  dcn_expert: int = 1
+  data: AxisSize = -1
+  fsdp: AxisSize = 1
+  sequence: AxisSize = 1
+  expert: AxisSize = 1
+  tensor: AxisSize = 1
+  dcn_data: PositiveInt = 1
+  dcn_fsdp: PositiveInt = 1
+  dcn_sequence: PositiveInt = 1
+  dcn_expert: PositiveInt = 1
 
   def sizes(self, num_devices: int) -> dict[str, int]:
     """Axis -> size over all slices, with the -1 resolved.

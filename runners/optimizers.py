@@ -17,10 +17,12 @@ import jax.numpy as jnp
 import optax
 
 from layers.errors import UserError
+from layers.ranges import FractionBelowOne, NonNegativeFloat, PositiveFloat
 from layers.suggestions import did_you_mean
 from runners.checkpoint_inventory import array_name
 
 DecayMask = Callable[[Any], Any]
+LearningRate = NonNegativeFloat | optax.Schedule
 
 _NOT_DECAYED = ("bias", "scale")
 
@@ -36,12 +38,12 @@ def decay_kernels(params: Any) -> Any:
 
 
 def adamw(
-  learning_rate: optax.ScalarOrSchedule,
-  b1: float = 0.9,
-  b2: float = 0.95,
-  eps: float = 1e-8,
-  weight_decay: float = 0.1,
-  clip_norm: float | None = 1.0,
+  learning_rate: LearningRate,
+  b1: FractionBelowOne = 0.9,
+  b2: FractionBelowOne = 0.95,
+  eps: PositiveFloat = 1e-8,
+  weight_decay: NonNegativeFloat = 0.1,
+  clip_norm: PositiveFloat | None = 1.0,
   decay_mask: DecayMask = decay_kernels,
   frozen: Sequence[str] = (),
 ) -> optax.GradientTransformation:
@@ -61,11 +63,11 @@ def adamw(
 
 
 def sgdm(
-  learning_rate: optax.ScalarOrSchedule,
-  momentum: float = 0.9,
+  learning_rate: LearningRate,
+  momentum: FractionBelowOne = 0.9,
   nesterov: bool = False,
-  weight_decay: float = 0.0,
-  clip_norm: float | None = None,
+  weight_decay: NonNegativeFloat = 0.0,
+  clip_norm: PositiveFloat | None = None,
   decay_mask: DecayMask = decay_kernels,
   frozen: Sequence[str] = (),
 ) -> optax.GradientTransformation:
@@ -83,11 +85,11 @@ def sgdm(
 
 
 def lion(
-  learning_rate: optax.ScalarOrSchedule,
-  b1: float = 0.9,
-  b2: float = 0.99,
-  weight_decay: float = 1.0,
-  clip_norm: float | None = 1.0,
+  learning_rate: LearningRate,
+  b1: FractionBelowOne = 0.9,
+  b2: FractionBelowOne = 0.99,
+  weight_decay: NonNegativeFloat = 1.0,
+  clip_norm: PositiveFloat | None = 1.0,
   decay_mask: DecayMask = decay_kernels,
   frozen: Sequence[str] = (),
 ) -> optax.GradientTransformation:

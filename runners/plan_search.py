@@ -22,7 +22,7 @@ import jax
 
 from layers.errors import UserError
 from layers.notices import heard
-from runners.assembly import check_counts, draw
+from runners.assembly import check_numbers, draw
 from runners.collectives import Collective
 from runners.config_tree import copy_config
 from runners.derivation import derive_eval_data
@@ -139,7 +139,7 @@ def search(
     "jax_platforms", "cpu"
   )  # nothing here needs a device, nor what looks for one
   config = derive_eval_data(config)
-  check_counts(config)
+  check_numbers(config)
   queue = collections.deque(_first(config, topology))
   run = _Search(config, exp, topology, queue, deadline, tell)
   interrupted = False

@@ -10,6 +10,7 @@ import numpy as np
 
 from input_pipelines.batches import INPUTS, POSITIONS, SEGMENTS, WEIGHTS, Batches, Data
 from input_pipelines.vocabularies import Vocabulary
+from runners.config_ranges import check_ranges
 
 _SHOWN_CHARACTERS = 60
 
@@ -21,6 +22,7 @@ def print_rows(
 
   `build_only` makes the token store and prints its facts alone.
   """
+  check_ranges(config)
   data: Data = fdl.build(config.train_data)
   vocabulary = data.vocabulary()
   batches = data.open(

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from layers.errors import UserError
+from layers.ranges import NonNegativeInt, PositiveInt
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,15 +19,9 @@ class Checkpoints:
     mode: whether the best is the smallest or the largest.
   """
 
-  every: int | None = 1000
-  keep_latest: int = 2
-  keep_every: int | None = None
-  keep_best: int = 0
+  every: PositiveInt | None = 1000
+  keep_latest: PositiveInt = 2
+  keep_every: PositiveInt | None = None
+  keep_best: NonNegativeInt = 0
   metric: str = "eval/validation/loss"
   mode: Literal["min", "max"] = "min"
-
-  def __post_init__(self):
-    for name, least in (("every", 1), ("keep_latest", 1), ("keep_every", 1), ("keep_best", 0)):
-      value = getattr(self, name)
-      if value is not None and value < least:
-        raise UserError(f"checkpoints.{name}={value} must be at least {least}")

@@ -8,9 +8,18 @@ import jax.numpy as jnp
 import optax
 
 from layers.errors import UserError
+from layers.ranges import (
+  Fraction,
+  NonNegativeFloat,
+  NonNegativeInt,
+  PositiveFraction,
+  PositiveInt,
+)
+
+Length = NonNegativeInt | Fraction  # steps, or a part of num_steps
 
 
-def steps_of(length: int | float, num_steps: int) -> int:
+def steps_of(length: Length, num_steps: int) -> int:
   """`length` in steps: an int as it is, a float as a fraction of num_steps."""
   if isinstance(length, float):
     if not 0.0 <= length <= 1.0:
@@ -19,13 +28,16 @@ def steps_of(length: int | float, num_steps: int) -> int:
   return length
 
 
-def constant(peak: float, warmup: int | float = 0, num_steps: int | None = None):
+def constant(peak: NonNegativeFloat, warmup: Length = 0, num_steps: PositiveInt | None = None):
   """`peak` throughout, after a linear warmup from 0."""
   return _warmed_up(optax.constant_schedule(peak), peak, warmup, _required(num_steps))
 
 
 def warmup_cosine(
-  peak: float, end: float = 0.0, warmup: int | float = 0.02, num_steps: int | None = None
+  peak: NonNegativeFloat,
+  end: NonNegativeFloat = 0.0,
+  warmup: Length = 0.02,
+  num_steps: PositiveInt | None = None,
 ):
   """Linear from 0 to `peak`, then half a cosine to `end` (https://arxiv.org/abs/1608.03983)."""
   num_steps = _required(num_steps)
@@ -35,7 +47,10 @@ def warmup_cosine(
 
 
 def warmup_linear(
-  peak: float, end: float = 0.0, warmup: int | float = 0.02, num_steps: int | None = None
+  peak: NonNegativeFloat,
+  end: NonNegativeFloat = 0.0,
+  warmup: Length = 0.02,
+  num_steps: PositiveInt | None = None,
 ):
   """Linear from 0 to `peak`, then linear to `end`."""
   num_steps = _required(num_steps)
@@ -44,26 +59,27 @@ def warmup_linear(
 
 
 def warmup_stable_decay(
-  peak: float,
-  end: float = 0.0,
-  warmup: int | float = 0.02,
-  decay: int | float = 0.2,
-  num_steps: int | None = None,
+  peak: NonNegativeFloat,
+  end: NonNegativeFloat = 0.0,
+  warmup: Length = 0.02,
+  decay: Length = 0.2,
+  num_steps: PositiveInt | None = None,
 ):
   """Warmup, a plateau, and a linear decay over the last `decay` (https://arxiv.org/abs/2404.06395)."""
   num_steps = _required(num_steps)
-  decay_steps = max(1, steps_of(decay, num_steps))
-  plateau = num_steps - steps_of(warmup, num_steps) - decay_steps
-  if plateau < 0:
-    raise UserError(
-      f"warmup={warmup} and decay={decay} exceed the {num_steps} steps of the run"
-    )
+  if isinstance(warmup, float) and isinstance(decay, float) and warmup + decay > 1:
+    raise UserError(f"warmup={warmup} and decay={decay} are more than the whole run")
+  after_warmup = num_steps - steps_of(warmup, num_steps)
+  decay_steps = max(1, min(steps_of(decay, num_steps), after_warmup))
+  plateau = max(0, after_warmup - decay_steps)
   fall = optax.linear_schedule(peak, end, decay_steps)
   stable = optax.join_schedules([optax.constant_schedule(peak), fall], [plateau])
   return _warmed_up(stable, peak, warmup, num_steps)
 
 
-def warmup_rsqrt(peak: float, warmup: int | float = 0.02, num_steps: int | None = None):
+def warmup_rsqrt(
+  peak: NonNegativeFloat, warmup: Length = 0.02, num_steps: PositiveInt | None = None
+):
   """Linear warmup, then peak * sqrt(warmup / step) (https://arxiv.org/abs/1706.03762, 5.3)."""
   steps = max(1, steps_of(warmup, _required(num_steps)))
 
@@ -74,7 +90,10 @@ def warmup_rsqrt(peak: float, warmup: int | float = 0.02, num_steps: int | None 
 
 
 def warmup_exponential(
-  peak: float, decay_rate: float, warmup: int | float = 0.02, num_steps: int | None = None
+  peak: NonNegativeFloat,
+  decay_rate: PositiveFraction,
+  warmup: Length = 0.02,
+  num_steps: PositiveInt | None = None,
 ):
   """Linear warmup, then exponential decay to peak * decay_rate at the end."""
   num_steps = _required(num_steps)
@@ -83,7 +102,7 @@ def warmup_exponential(
   return _warmed_up(decay, peak, warmup, num_steps)
 
 
-def _warmed_up(schedule, peak: float, warmup: int | float, num_steps: int):
+def _warmed_up(schedule, peak: float, warmup: Length, num_steps: int):
   steps = steps_of(warmup, num_steps)
   if steps == 0:
     return schedule

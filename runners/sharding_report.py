@@ -13,7 +13,7 @@ import fiddle as fdl
 import jax
 
 from layers.sharding import Rules
-from runners.assembly import check_counts, draw
+from runners.assembly import check_numbers, draw
 from runners.derivation import derive_eval_data
 from runners.layout import Dimension, Layout, mesh_axes
 
@@ -36,7 +36,7 @@ def sharding_report(config: fdl.Config, exp: str, num_devices: int | None = None
     UserError: the mesh, the rules, the batch and the model do not fit each other.
   """
   config = derive_eval_data(config)
-  check_counts(config)
+  check_numbers(config)
   shape = fdl.build(config.mesh)
   mesh = shape.describe(num_devices or shape.num_devices(jax.device_count()))
   blueprint = draw(config, mesh, fdl.build(config.train_data))

@@ -13,6 +13,7 @@ import optax
 
 from input_pipelines.batches import Data
 from layers.dtypes import DType
+from layers.ranges import PositiveInt, Seed
 from layers.sharding import Rules
 from runners.callbacks import Callback
 from runners.collective_budget import Allowance
@@ -73,18 +74,18 @@ class Trainer:
   objective: Objective
   train_data: Data
   optimizer: optax.GradientTransformation
-  batch_size: int
-  sequence_length: int
+  batch_size: PositiveInt
+  sequence_length: PositiveInt
   eval_data: Mapping[str, Data] | None = None
   mesh: MeshShape = MeshShape()
   sharding: Rules = DEFAULT_RULES
-  num_steps: int | None = None
-  num_epochs: int | None = None
-  microbatch_size: int | None = None
+  num_steps: PositiveInt | None = None
+  num_epochs: PositiveInt | None = None
+  microbatch_size: PositiveInt | None = None
   precision: Precision = Precision()
-  seed: int = 0
-  log_every: int = 10
-  eval_every: int | None = None
+  seed: Seed = 0
+  log_every: PositiveInt = 10
+  eval_every: PositiveInt | None = None
   checkpoints: Checkpoints = Checkpoints()
   callbacks: Sequence[Callback] = ()
   writers: Sequence[WriterConfig] = ()

@@ -25,6 +25,7 @@ from runners.checkpoints import IMPORTED, CheckpointWriter
 from runners.flops import peak_flops
 from runners.init_from import check_source
 from runners.meshes import place
+from runners.short_runs import note_short_run
 from runners.signals import Interruption, leave
 from runners.throughput import Throughput
 from runners.train_loop import TrainLoop
@@ -74,6 +75,7 @@ def train(
     if config.init_from and not (Path(workdir) / CHECKPOINTS).is_dir():
       check_source(config.init_from)  # a run that goes on needs it no more
     assembly = assemble(config, cache_dir)
+    note_short_run(config, assembly.num_steps)
     folder = Workdir(workdir, config, exp, accept_changes)
     stack.callback(folder.close)
     state, run = _start(assembly, folder.path, "train_data" not in accept_changes)

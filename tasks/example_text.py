@@ -7,6 +7,7 @@ from input_pipelines.text_data import TextData
 from input_pipelines.tokenizer_files import load_tokenizer
 from input_pipelines.vocabularies import ByteVocabulary, Vocabulary
 from layers.errors import UserError
+from layers.ranges import Fraction, Seed
 
 # Counts the ways in which examples have been turned into tokens: part of a store's identity.
 PREPROCESSING = 1
@@ -36,8 +37,8 @@ class ExampleText(TextData):
   add_bos: bool = True
   add_eos: bool = True
   tokenizer: str | None = None
-  max_bad_fraction: float = 0.0
-  seed: int = 0
+  max_bad_fraction: Fraction = 0.0
+  seed: Seed = 0
 
   def vocabulary(self) -> Vocabulary:
     return _BYTES if self.tokenizer is None else load_tokenizer(self.tokenizer)

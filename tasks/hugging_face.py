@@ -13,6 +13,7 @@ from input_pipelines.hugging_face_rows import DatasetSource, as_tuple, check_sou
 from input_pipelines.jsonl_tokens import SPLITS, TRAIN, Corpus, TokenisedExamples
 from input_pipelines.store_builder import Tokenised
 from layers.errors import UserError
+from layers.ranges import Fraction, PositiveInt
 from tasks.example_text import PREPROCESSING, ExampleText
 
 
@@ -38,8 +39,8 @@ class HuggingFace(ExampleText):
   data_files: str | Sequence[str] | None = None
   revision: str | None = None
   streaming: bool = False
-  num_examples: int | None = None
-  validation_fraction: float | None = None
+  num_examples: PositiveInt | None = None
+  validation_fraction: Fraction | None = None
 
   def name(self) -> str:
     named = "-".join(filter(None, (self.path, self.subset)))

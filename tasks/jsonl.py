@@ -17,6 +17,7 @@ from input_pipelines.jsonl_tokens import SPLITS, Corpus, TokenisedExamples
 from input_pipelines.store_builder import Tokenised
 from input_pipelines.text_data import TextData
 from layers.errors import UserError
+from layers.ranges import Fraction
 from tasks.example_text import PREPROCESSING, ExampleText
 from tasks.python_stdlib import PythonStdlib
 
@@ -32,7 +33,7 @@ class Jsonl(ExampleText):
   """
 
   files: str | Sequence[str] | None = None
-  validation_fraction: float = 0.01
+  validation_fraction: Fraction = 0.01
 
   def name(self) -> str:
     if self.files is None:

@@ -14,6 +14,7 @@ import numpy as np
 from clu import metrics
 
 from layers.cross_entropy import token_losses
+from layers.ranges import NonNegativeFloat
 from layers.tokens import Tokens
 from tasks.objective import ROWS, Apply, Batch
 from tasks.weighted_metrics import average, collect
@@ -39,7 +40,7 @@ class NextToken:
       vocabulary. None: bits per byte are not reported.
   """
 
-  z_loss: float = 0.0
+  z_loss: NonNegativeFloat = 0.0
   token_bytes: np.ndarray | None = None
 
   def model_inputs(self, batch: Batch) -> tuple[jax.Array, Tokens]:

@@ -13,6 +13,7 @@ from input_pipelines.mixing import BLOCK, JoinedRows, MixedBatches, shares
 from input_pipelines.text_data import OpenedRows, TextData, check_counts
 from input_pipelines.vocabularies import Vocabulary
 from layers.errors import UserError
+from layers.ranges import PositiveFloat, PositiveInt
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,9 +33,9 @@ class Mixture(Data):
   """
 
   sources: Mapping[str, TextData] | None = None
-  rates: Mapping[str, float] | None = None
+  rates: Mapping[str, PositiveFloat] | None = None
   split: str | None = None
-  num_batches: int | None = None
+  num_batches: PositiveInt | None = None
 
   def vocabulary(self) -> Vocabulary:
     self._check()

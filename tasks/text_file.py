@@ -22,6 +22,7 @@ from input_pipelines.text_data import TextData
 from input_pipelines.text_scan import TextScan, scan_text
 from input_pipelines.vocabularies import ByteVocabulary, CharacterVocabulary, Vocabulary
 from layers.errors import UserError
+from layers.ranges import FractionBelowOne
 
 TRAIN = "train"
 VALIDATION = "validation"
@@ -35,7 +36,7 @@ class TextFile(TextData):
 
   path: str | None = None
   tokens: Literal["characters", "bytes"] = "characters"
-  validation_fraction: float = 0.1  # of the characters, the last ones
+  validation_fraction: FractionBelowOne = 0.1  # of the characters, the last ones
 
   def vocabulary(self) -> Vocabulary:
     scan = self._scan()

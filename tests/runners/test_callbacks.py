@@ -113,13 +113,6 @@ def test_a_run_that_ends_within_a_profile_still_writes_it(tmp_path):
   assert any(name.endswith(".xplane.pb") for name in files_under(tmp_path / "profile"))
 
 
-def test_a_profile_that_covers_nothing_is_refused():
-  with pytest.raises(UserError, match="at least 1"):
-    Profile(num_steps=0)
-  with pytest.raises(UserError, match="at least 1"):
-    Profile(start=0)
-
-
 def test_state_goes_back_to_the_callback_of_its_class_whatever_the_order():
   saved = save_callbacks([StopOnNonFinite(), _after_one_bad_evaluation()])
   again = EarlyStopping(patience=2)

@@ -72,11 +72,20 @@ def test_a_schedule_without_the_length_of_the_run_says_what_to_set(make):
     make(PEAK, **keywords)
 
 
-def test_a_warmup_and_a_decay_that_do_not_fit_the_run_are_refused_with_the_numbers():
-  with pytest.raises(UserError, match="warmup=60 and decay=0.5 exceed the 100 steps"):
-    schedules.warmup_stable_decay(PEAK, warmup=60, decay=0.5, num_steps=100)
+def test_a_decay_is_cut_to_what_the_warmup_leaves_of_a_short_run():
+  schedule = schedules.warmup_stable_decay(PEAK, warmup=60, decay=0.5, num_steps=100)
+  got = [float(schedule(step)) for step in (30, 60, 80, 100)]
+  assert got == pytest.approx([PEAK / 2, PEAK, PEAK / 2, 0.0])
 
 
-def test_a_warmup_longer_than_the_run_still_warms_up():
-  schedule = schedules.warmup_cosine(PEAK, warmup=200, num_steps=100)
+def test_fractions_that_are_more_than_any_run_are_refused():
+  with pytest.raises(UserError, match="warmup=0.7 and decay=0.5 are more than the whole run"):
+    schedules.warmup_stable_decay(PEAK, warmup=0.7, decay=0.5, num_steps=100)
+
+
+@pytest.mark.parametrize(
+  "make", [schedules.warmup_cosine, schedules.warmup_linear, schedules.warmup_stable_decay]
+)
+def test_a_warmup_longer_than_the_run_still_warms_up(make):
+  schedule = make(PEAK, warmup=200, num_steps=100)
   assert float(schedule(100)) == pytest.approx(PEAK / 2)

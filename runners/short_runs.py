@@ -1,0 +1,36 @@
+"""A run that is too short for its learning-rate schedule."""
+
+import fiddle as fdl
+from fiddle import daglish
+
+from layers.notices import note
+from runners.config_fields import fields, target_of, value_of
+from runners.config_tree import path_text, walk
+from runners.schedules import steps_of
+
+
+def note_short_run(config: fdl.Config, num_steps: int) -> None:
+  """Says aloud where a run ends before its warmup does, or cuts the decay of its schedule.
+
+  That is no error: an experiment is tried by shortening it.
+
+  Args:
+    config: of a Trainer.
+    num_steps: where the run ends.
+  """
+  for path, node, _ in walk(config):
+    if path[0] != daglish.Attr("optimizer") or not isinstance(node, fdl.Buildable):
+      continue
+    known = fields(target_of(node))
+    if not {"warmup", "num_steps"} <= known.keys():
+      continue
+    length = value_of(node, "num_steps") or num_steps
+    rise = steps_of(value_of(node, "warmup"), length)
+    fall = steps_of(value_of(node, "decay"), length) if "decay" in known else 0
+    if rise < num_steps and rise + fall <= num_steps:
+      continue
+    cut = "the rate never reaches its peak" if rise >= num_steps else "the decay is cut short"
+    note(
+      f"{path_text(path)}: warmup{' and decay take' if fall else ' takes'} {rise + fall} steps "
+      f"and the run has {num_steps}, so {cut}; a float such as warmup=0.1 is a part of the run"
+    )
