@@ -8,6 +8,7 @@ import contextlib
 import os
 import sys
 
+from runners import absent_accelerators
 from runners.signals import Interruption, exit_code
 
 
@@ -15,8 +16,7 @@ def main() -> int:
   """Runs the command line on the arguments of this process; returns the exit code."""
   interruption = Interruption(at_once=True)
   interruption.__enter__()  # to the end: what libraries do at exit may stop as well
-  # A compiler for GPUs says on import that there are none: unless told otherwise, in silence.
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+  absent_accelerators.leave_out()  # before jax is imported
   from experiments import command_line
   from runners.simulated_devices import give_threads
 

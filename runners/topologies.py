@@ -11,7 +11,7 @@ know of a GPU openxla/xla, xla/backends/gpu/target_config/specs.
 """
 
 import dataclasses
-import importlib.util
+import importlib.machinery
 import math
 import re
 from collections.abc import Sequence
@@ -196,7 +196,8 @@ class Topology:
   def can_compile(self) -> bool:
     """Whether its compiler is installed."""
     modules = _COMPILERS[self.accelerator.platform]
-    return not modules or any(map(importlib.util.find_spec, modules))
+    # Not by sys.modules: there runners/absent_accelerators.py says that they are missing.
+    return not modules or any(map(importlib.machinery.PathFinder.find_spec, modules))
 
   def environment(self) -> dict[str, str]:
     """Variables of a process that compiles for it; set before jax begins."""

@@ -59,7 +59,7 @@ def test_cubes_and_whole_pods_close_to_rings():
 
 
 def test_without_its_compiler_as_many_cpu_devices_stand_in(monkeypatch):
-  monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+  monkeypatch.setattr("importlib.machinery.PathFinder.find_spec", lambda name: None)
   topology = parse("h100:2x8")
   assert not topology.can_compile()
   assert topology.environment() == {
@@ -70,6 +70,8 @@ def test_without_its_compiler_as_many_cpu_devices_stand_in(monkeypatch):
 
 @pytest.mark.parametrize("plugin", ["jax_cuda12_plugin", "jax_cuda13_plugin"])
 def test_either_plugin_compiles_for_a_gpu(monkeypatch, plugin):
-  monkeypatch.setattr("importlib.util.find_spec", lambda name: name == plugin or None)
+  monkeypatch.setattr(
+    "importlib.machinery.PathFinder.find_spec", lambda name: name == plugin or None
+  )
   assert parse("h100:2x8").can_compile()
   assert not parse("v5p:2x2x2").can_compile()
