@@ -11,6 +11,9 @@ from pathlib import Path
 
 from layers.errors import UserError
 
+_SHOWN = 100  # characters of a name
+_POINTER = b"version https://git-lfs.github.com/spec"
+
 
 def file_within(folder: str | Path, name: str) -> Path:
   """The path of the file `name` in `folder`, known to lie there when links are followed.
@@ -22,18 +25,23 @@ def file_within(folder: str | Path, name: str) -> Path:
   """
   folder = Path(folder)
   path = folder / name
-  if os.path.isabs(name) or ".." in Path(name).parts or "\0" in name or not name:
-    raise UserError(f"{folder} names the file {name!r}, which is not within that folder")
+  if os.path.isabs(name) or ".." in Path(name).parts or not name.isprintable() or not name:
+    raise UserError(
+      f"{folder} names the file {name[:_SHOWN]!r}, which is not within that folder"
+    )
   try:
     real = path.resolve()
-  except (OSError, RuntimeError) as error:  # links in a circle
-    raise UserError(f"cannot follow the link {path}: {error}") from error
+    is_there = real.exists()
+  except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a name too long
+    shown = f"{folder / name[:_SHOWN]}"
+    reason = getattr(error, "strerror", None) or "the link leads nowhere"
+    raise UserError(f"cannot read {shown!r}: {reason}") from error
   if not any(real.is_relative_to(root) for root in _roots(folder)):
     raise UserError(
       f"{path} is a link to {real}, outside of its folder, and is not followed: put a copy of"
       " the file there"
     )
-  if real.exists() and not real.is_file():
+  if is_there and not real.is_file():
     raise UserError(f"{path} is no file")
   return path
 
@@ -53,7 +61,28 @@ def read_bytes(file: str | Path, max_bytes: int) -> bytes:
     raise UserError(f"cannot read {file}: {error.strerror or error}") from error
   if len(content) > max_bytes:
     raise UserError(f"{file} has more than {max_bytes:,} bytes, and is not read")
+  _refuse_pointer(content, file)
   return content
+
+
+def refuse_pointer(file: str | Path) -> None:
+  """UserError where Git LFS has left a pointer in the place of a file.
+
+  A file that cannot be read is no error here: opening it says so.
+  """
+  try:
+    with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
+      if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        _refuse_pointer(stream.read(len(_POINTER)), file)
+  except OSError:
+    return
+
+
+def _refuse_pointer(content: bytes, file: str | Path) -> None:
+  if content.startswith(_POINTER):
+    raise UserError(
+      f"{file} is a pointer of Git LFS, not the file itself: run `git lfs pull` in its folder"
+    )
 
 
 def _roots(folder: Path) -> list[Path]:

@@ -82,6 +82,7 @@ class YarnScaling:
     fast_turns, slow_turns: pairs with more turns within original_length are kept, those with
       fewer are slowed by `factor`, with a ramp over the pairs between.
     attention_factor: what queries and keys are multiplied by; None: 0.1 ln(factor) + 1.
+    truncate: the ramp begins and ends at whole pairs.
   """
 
   factor: PositiveFloat
@@ -89,6 +90,7 @@ class YarnScaling:
   fast_turns: PositiveFloat = 32.0
   slow_turns: PositiveFloat = 1.0
   attention_factor: PositiveFloat | None = None
+  truncate: bool = True
 
   def __post_init__(self):
     if self.slow_turns >= self.fast_turns:
@@ -102,9 +104,11 @@ class YarnScaling:
     pair = lambda turns: (
       head_dim * math.log(self.original_length / (turns * 2 * math.pi)) / (2 * math.log(theta))
     )
-    low = max(math.floor(pair(self.fast_turns)), 0)
-    high = min(math.ceil(pair(self.slow_turns)), head_dim - 1)
-    ramp = (np.arange(head_dim // 2) - low) / max(high - low, 0.001)
+    low, high = pair(self.fast_turns), pair(self.slow_turns)
+    if self.truncate:
+      low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    ramp = (np.arange(head_dim // 2) - low) / (0.001 if low == high else high - low)
     slowed = np.clip(ramp, 0, 1)
     return _frequencies(theta, head_dim) * (1 - slowed + slowed / self.factor)
 

@@ -12,18 +12,22 @@ from typing import Any
 import fiddle as fdl
 import flax.linen as nn
 
+from input_pipelines.foreign_files import file_within
+from input_pipelines.foreign_json import Document, read_document
 from layers.attention import Attention
 from layers.block import Block
 from layers.errors import UserError
 from layers.feed_forward import FeedForward, GatedFeedForward, gelu_exact, gelu_tanh
 from layers.masks import causal_mask
 from layers.normalization import LayerNorm, RMSNorm
-from layers.rotary import LinearScaling, Llama3Scaling, Rotary, YarnScaling
-from layers.suggestions import did_you_mean
+from layers.rotary import Rotary
 from runners.config_fields import as_node
 from runners.config_tree import format_value
+from runners.hugging_face_rope import read_rotary, their_scaling
 
 CONFIG = "config.json"
+MAX_LAYERS = 1_000  # LLaMA 3.1 405B has 126; each costs time before the first tensor is read
+MAX_SIZE = 2**31 - 1  # of a width, a vocabulary, a number of heads or positions
 
 # Which of theirs is called what; the first name of a function is the one that is written.
 _ACTIVATIONS: Mapping[str, Callable] = {
@@ -31,7 +35,9 @@ _ACTIVATIONS: Mapping[str, Callable] = {
   "swish": nn.silu,
   "gelu_new": gelu_tanh,
   "gelu_pytorch_tanh": gelu_tanh,
+  "gelu_fast": gelu_tanh,
   "gelu": gelu_exact,
+  "gelu_python": gelu_exact,
 }
 
 # What the parts of a model have to be.
@@ -66,72 +72,73 @@ _ABSENT = "<no such field>"
 
 def is_folder_of_theirs(path: str | Path) -> bool:
   """Whether `path` is a folder whose config.json is Hugging Face's, not that of a run."""
-  file = Path(path) / CONFIG
   try:
-    return "model_type" in json.loads(file.read_text())
-  except (OSError, ValueError, TypeError):
+    return "model_type" in read_document(Path(path) / CONFIG)
+  except UserError:
     return False
 
 
-def read_config(folder: str | Path) -> dict[str, Any]:
+def read_config(folder: str | Path) -> Document:
   """Their config.json, of a family that is known here.
 
   Raises:
     UserError: there is none, it is damaged, or the family is not known.
   """
-  file = Path(folder) / CONFIG
-  try:
-    config = json.loads(file.read_text(encoding="utf-8"))
-    model_type = config["model_type"]
-  except OSError as error:
-    raise UserError(f"cannot read {file}: {error.strerror or error}") from error
-  except (ValueError, KeyError, TypeError) as error:
-    raise UserError(f"{file} is no config.json of Hugging Face's (no model_type)") from error
-  if model_type not in _PARTS:
-    cure = did_you_mean(str(model_type), _PARTS)
-    raise UserError(f"{file}: the model_type {model_type!r} is not known here: {cure}")
-  return config
+  theirs = read_document(file_within(folder, CONFIG))
+  family_of(theirs)
+  return theirs
 
 
-def fields(theirs: Mapping[str, Any]) -> dict[str, Any]:
+def family_of(theirs: Document) -> str:
+  """Their model_type; UserError for one that is not known here."""
+  if "model_type" not in theirs:
+    raise UserError(f"{theirs.source} is no config.json of Hugging Face's (no model_type)")
+  family = theirs.text("model_type")
+  if family not in _PARTS:
+    raise UserError(
+      f"{theirs.source}: the model_type {family[:40]!r} is not known here; known are "
+      f"{', '.join(_PARTS)}"
+    )
+  return family
+
+
+def fields(theirs: Document) -> dict[str, Any]:
   """Path -> value of every field of our model that their config determines.
 
   Raises:
-    UserError: it asks for something that our model cannot be.
+    UserError: it asks for something that our model cannot be, or has a wrong type.
   """
-  try:
-    return {"llama": _llama_fields, "gpt2": _gpt2_fields}[theirs["model_type"]](theirs)
-  except KeyError as error:
-    raise UserError(f"their config.json has no {error.args[0]!r}") from error
+  return {"llama": _llama_fields, "gpt2": _gpt2_fields}[family_of(theirs)](theirs)
 
 
-def _llama_fields(theirs: Mapping[str, Any]) -> dict[str, Any]:
+def _llama_fields(theirs: Document) -> dict[str, Any]:
   # pretraining_tp, of old releases, says in how many parts products are added up: rounding.
-  _refuse(theirs, {"partial_rotary_factor": 1.0})
-  heads, epsilon = theirs["num_attention_heads"], theirs.get("rms_norm_eps", 1e-6)
-  theta, scaling = _rotary(theirs)
+  _refuse(theirs, {"per_layer_config": None})
+  heads, width = _size(theirs, "num_attention_heads"), _size(theirs, "hidden_size")
+  epsilon = theirs.number("rms_norm_eps", 1e-6, above=0)
+  theta, scaling = read_rotary(theirs)
   return {
-    "num_layers": theirs["num_hidden_layers"],
-    "model_dim": theirs["hidden_size"],
-    "vocab_size": theirs["vocab_size"],
+    "num_layers": theirs.whole("num_hidden_layers", at_least=1, at_most=MAX_LAYERS),
+    "model_dim": width,
+    "vocab_size": _size(theirs, "vocab_size"),
     "learned_positions": False,
-    "tied_head": theirs.get("tie_word_embeddings", False),
+    "tied_head": theirs.flag("tie_word_embeddings", False),
     "norm.epsilon": epsilon,
     "block.norm.epsilon": epsilon,
     "block.attention.num_heads": heads,
-    "block.attention.num_kv_heads": theirs.get("num_key_value_heads") or heads,
-    "block.attention.head_dim": theirs.get("head_dim") or theirs["hidden_size"] // heads,
-    "block.attention.use_bias": theirs.get("attention_bias", False),
+    "block.attention.num_kv_heads": _kv_heads(theirs, heads),
+    "block.attention.head_dim": _head_dim(theirs, width, heads),
+    "block.attention.use_bias": theirs.flag("attention_bias", False),
     "block.attention.mask": causal_mask,
     "block.attention.rotary.theta": theta,
     "block.attention.rotary.scaling": scaling,
-    "block.feed_forward.hidden_dim": theirs["intermediate_size"],
-    "block.feed_forward.activation": _activation(theirs.get("hidden_act", "silu")),
-    "block.feed_forward.use_bias": theirs.get("mlp_bias", False),
+    "block.feed_forward.hidden_dim": _size(theirs, "intermediate_size"),
+    "block.feed_forward.activation": _activation(theirs, "hidden_act", "silu"),
+    "block.feed_forward.use_bias": theirs.flag("mlp_bias", False),
   }
 
 
-def _gpt2_fields(theirs: Mapping[str, Any]) -> dict[str, Any]:
+def _gpt2_fields(theirs: Document) -> dict[str, Any]:
   _refuse(
     theirs,
     {
@@ -140,15 +147,17 @@ def _gpt2_fields(theirs: Mapping[str, Any]) -> dict[str, Any]:
       "add_cross_attention": False,
     },
   )
-  heads, width = theirs["n_head"], theirs["n_embd"]
-  epsilon = theirs.get("layer_norm_epsilon", 1e-5)
+  heads, width = _size(theirs, "n_head"), _size(theirs, "n_embd")
+  if width % heads:
+    raise UserError(f"{theirs.source}: n_embd is {width}, which n_head={heads} does not divide")
+  epsilon = theirs.number("layer_norm_epsilon", 1e-5, above=0)
   return {
-    "num_layers": theirs["n_layer"],
+    "num_layers": theirs.whole("n_layer", at_least=1, at_most=MAX_LAYERS),
     "model_dim": width,
-    "vocab_size": theirs["vocab_size"],
-    "max_positions": theirs.get("n_positions", 1024),
+    "vocab_size": _size(theirs, "vocab_size"),
+    "max_positions": _size(theirs, "n_positions", 1024),
     "learned_positions": True,
-    "tied_head": theirs.get("tie_word_embeddings", True),
+    "tied_head": theirs.flag("tie_word_embeddings", True),
     "norm.epsilon": epsilon,
     "norm.use_bias": True,
     "block.norm.epsilon": epsilon,
@@ -158,54 +167,53 @@ def _gpt2_fields(theirs: Mapping[str, Any]) -> dict[str, Any]:
     "block.attention.head_dim": width // heads,
     "block.attention.use_bias": True,
     "block.attention.mask": causal_mask,
-    "block.feed_forward.hidden_dim": theirs.get("n_inner") or 4 * width,
-    "block.feed_forward.activation": _activation(theirs.get("activation_function", "gelu_new")),
+    "block.feed_forward.hidden_dim": _size(theirs, "n_inner", 4 * width),
+    "block.feed_forward.activation": _activation(theirs, "activation_function", "gelu_new"),
     "block.feed_forward.use_bias": True,
   }
 
 
-def _refuse(theirs: Mapping[str, Any], only: Mapping[str, Any]) -> None:
+def _size(theirs: Document, name: str, *default: int) -> int:
+  return theirs.whole(name, *default, at_least=1, at_most=MAX_SIZE)
+
+
+def _kv_heads(theirs: Document, heads: int) -> int:
+  kv_heads = _size(theirs, "num_key_value_heads", heads)
+  if heads % kv_heads:
+    raise UserError(
+      f"{theirs.source}: num_key_value_heads is {kv_heads}, which does not divide the {heads} "
+      "heads of attention"
+    )
+  return kv_heads
+
+
+def _head_dim(theirs: Document, width: int, heads: int) -> int:
+  if "head_dim" not in theirs and width % heads:
+    raise UserError(
+      f"{theirs.source}: hidden_size is {width}, which num_attention_heads={heads} does not "
+      "divide, and there is no head_dim"
+    )
+  head_dim = _size(theirs, "head_dim", width // heads)
+  if head_dim % 2:
+    raise UserError(f"{theirs.source}: heads are {head_dim} wide, and have to be even to turn")
+  return head_dim
+
+
+def _refuse(theirs: Document, only: Mapping[str, Any]) -> None:
   for name, value in only.items():
-    if theirs.get(name, value) != value:
-      raise UserError(f"their config.json has {name}={theirs[name]!r}; here it can be {value}")
+    if name in theirs and theirs.values[name] != value:
+      shown = json.dumps(theirs.values[name])[:60]
+      raise UserError(f"{theirs.source}: {name} is {shown}; here it can be {json.dumps(value)}")
 
 
-def _activation(name: str) -> Callable:
-  if name not in _ACTIVATIONS:
-    raise UserError(f"their activation {name!r}: {did_you_mean(name, _ACTIVATIONS)}")
-  return _ACTIVATIONS[name]
-
-
-def _rotary(theirs: Mapping[str, Any]) -> tuple[float, Any]:
-  """Theta and scaling, in the form of transformers 5 (rope_parameters) or of those before."""
-  rope = {**(theirs.get("rope_scaling") or {}), **(theirs.get("rope_parameters") or {})}
-  theta = float(rope.get("rope_theta") or theirs.get("rope_theta") or 10_000.0)
-  kind = rope.get("rope_type") or rope.get("type") or "default"
-  _refuse(rope, {"partial_rotary_factor": 1.0})
-  if kind == "default":
-    return theta, None
-  _refuse(rope, {"truncate": True, "mscale": None, "mscale_all_dim": None})
-  original = rope.get("original_max_position_embeddings")
-  original = original or theirs.get("max_position_embeddings", 2048)
-  if kind == "linear":
-    return theta, LinearScaling(factor=rope["factor"])
-  if kind == "llama3":
-    return theta, Llama3Scaling(
-      factor=rope["factor"],
-      low_turns=rope["low_freq_factor"],
-      high_turns=rope["high_freq_factor"],
-      original_length=original,
+def _activation(theirs: Document, name: str, default: str) -> Callable:
+  activation = theirs.text(name, default)
+  if activation not in _ACTIVATIONS:
+    raise UserError(
+      f"{theirs.source}: the activation {activation[:40]!r} is none that models here "
+      f"compute, and another would change the model; known are {', '.join(_ACTIVATIONS)}"
     )
-  if kind == "yarn":
-    return theta, YarnScaling(
-      factor=rope["factor"],
-      original_length=original,
-      fast_turns=rope.get("beta_fast") or 32.0,
-      slow_turns=rope.get("beta_slow") or 1.0,
-      attention_factor=rope.get("attention_factor"),
-    )
-  known = ("default", "linear", "llama3", "yarn")
-  raise UserError(f"their rope_type {kind!r}: {did_you_mean(kind, known)}")
+  return _ACTIVATIONS[activation]
 
 
 def their_config(model: Any, vocab_size: int, max_positions: int) -> dict[str, Any]:
@@ -218,7 +226,7 @@ def their_config(model: Any, vocab_size: int, max_positions: int) -> dict[str, A
   theirs = (_llama_config if gated else _gpt2_config)(model)
   theirs["vocab_size"] = vocab_size
   theirs["max_position_embeddings" if gated else "n_positions"] = max_positions
-  wrong = differences(model, theirs)
+  wrong = differences(model, Document(theirs, "the config.json to be"))
   if wrong:
     raise UserError(f"{theirs['architectures'][0]} cannot be this model: {'; '.join(wrong)}")
   return theirs
@@ -239,7 +247,7 @@ def _llama_config(model: Any) -> dict[str, Any]:
     "rms_norm_eps": value_of(model, "norm.epsilon"),
     # As all releases of transformers read them.
     "rope_theta": getattr(rotary, "theta", None),
-    "rope_scaling": _their_scaling(getattr(rotary, "scaling", None)),
+    "rope_scaling": their_scaling(getattr(rotary, "scaling", None)),
     "attention_bias": value_of(model, "block.attention.use_bias"),
     "mlp_bias": value_of(model, "block.feed_forward.use_bias"),
     "tie_word_embeddings": model.tied_head,
@@ -268,24 +276,6 @@ def _activation_name(model: Any) -> str:
   return names[0]
 
 
-def _their_scaling(scaling: Any) -> dict[str, Any] | None:
-  if scaling is None:
-    return None
-  if isinstance(scaling, LinearScaling):
-    return {"rope_type": "linear", "factor": scaling.factor}
-  theirs = {
-    "factor": scaling.factor,
-    "original_max_position_embeddings": scaling.original_length,
-  }
-  if isinstance(scaling, Llama3Scaling):
-    turns = {"low_freq_factor": scaling.low_turns, "high_freq_factor": scaling.high_turns}
-    return {"rope_type": "llama3", **theirs, **turns}
-  turns = {"beta_fast": scaling.fast_turns, "beta_slow": scaling.slow_turns}
-  if scaling.attention_factor is not None:
-    turns["attention_factor"] = scaling.attention_factor
-  return {"rope_type": "yarn", **theirs, **turns}
-
-
 def value_of(model: Any, path: str) -> Any:
   """A field of a built model, what it means where it is None; `_ABSENT` where there is none."""
   value = model
@@ -302,15 +292,13 @@ def value_of(model: Any, path: str) -> Any:
   return None
 
 
-def differences(
-  model: Any, theirs: Mapping[str, Any], except_for: tuple[str, ...] = ()
-) -> list[str]:
+def differences(model: Any, theirs: Document, except_for: tuple[str, ...] = ()) -> list[str]:
   """ "field: theirs there, ours here" for each in which a built model is not as they say.
 
   `vocab_size` and `max_positions` may be None here: then they are whatever they are there.
   """
   lines = []
-  for path, part in _PARTS[theirs["model_type"]].items():
+  for path, part in _PARTS[family_of(theirs)].items():
     ours = value_of(model, path)
     if type(ours) is not part:
       lines.append(f"model.{path}: {part.__name__} there, {type(ours).__name__} here")
@@ -328,7 +316,7 @@ def _equal(there: Any, here: Any) -> bool:
   return there == here
 
 
-def set_fields(model: fdl.Config, theirs: Mapping[str, Any]) -> None:
+def set_fields(model: fdl.Config, theirs: Document) -> None:
   """Makes the config of a model of the same family one of the model that they describe."""
   for path, value in fields(theirs).items():
     *parents, name = path.split(".")

@@ -4,18 +4,16 @@ The run can be evaluated, looked at, begun from (init_from) and exported; it is 
 with, for it has no optimizer. Its arrays have the dtypes that theirs have.
 """
 
-import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import fiddle as fdl
 import jax
 
+from input_pipelines.foreign_json import Document
 from layers.errors import UserError
 from runners.checkpoint_inventory import named_arrays
-from runners.hugging_face_config import differences, read_config, set_fields
-from runners.hugging_face_reading import ParamsReader, copied_files
+from runners.hugging_face_config import differences, family_of, read_config, set_fields
+from runners.hugging_face_reading import ParamsReader, check_sizes, copied_files, copy_file
 from runners.imported_run import check_free, param_shapes, write_run
 from runners.safetensors_files import TensorFolder
 
@@ -38,13 +36,15 @@ def import_folder(
     UserError: the folder cannot be read, its model is another one, or `workdir` has a run.
   """
   theirs = read_config(folder)
-  _fill(config, theirs, folder, adapt=adapt)
   check_free(workdir)
   path = Path(workdir)
-  shapes = param_shapes(fdl.build(config.model))
+  copied_files(Path(folder))  # says what cannot be copied before anything is written
   with TensorFolder(folder) as tensors:
+    _fill(config, theirs, folder, adapt=adapt)
+    check_sizes(theirs, tensors.tensors)
+    shapes = param_shapes(fdl.build(config.model))
     names = {name: tuple(x.shape) for name, x in named_arrays(shapes)}
-    reader = ParamsReader(tensors, theirs, names)
+    reader = ParamsReader(tensors, family_of(theirs), config.model.num_layers, names)
     write_run(
       path,
       config,
@@ -59,7 +59,7 @@ def import_folder(
   print(f"workdir     {workdir}: a checkpoint of step 0, as a model of {exp}")
 
 
-def _fill(config: fdl.Config, theirs: Mapping[str, Any], folder: str, *, adapt: bool) -> None:
+def _fill(config: fdl.Config, theirs: Document, folder: str, *, adapt: bool) -> None:
   """Gives the model what it leaves to theirs, or refuses what contradicts theirs."""
   if not adapt:
     wrong = differences(fdl.build(config.model), theirs)
@@ -71,4 +71,4 @@ def _fill(config: fdl.Config, theirs: Mapping[str, Any], folder: str, *, adapt: 
 def _copy_files(folder: Path, target: Path) -> None:
   target.mkdir(exist_ok=True)
   for file in copied_files(folder):
-    shutil.copyfile(file, target / file.name)
+    copy_file(file, target / file.name)

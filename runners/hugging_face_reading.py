@@ -1,22 +1,33 @@
 """Parameters of ours out of a Hugging Face folder, one array at a time."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
+from input_pipelines.foreign_files import file_within, read_bytes
+from input_pipelines.foreign_json import Document
 from layers.errors import UserError
 from layers.suggestions import did_you_mean
 from runners.checkpoint_inventory import array_name, named_arrays
 from runners.checkpoint_reading import listed
-from runners.hugging_face_config import MAY_CHANGE, differences, read_config
+from runners.hugging_face_config import (
+  MAY_CHANGE,
+  differences,
+  family_of,
+  fields,
+  read_config,
+  value_of,
+)
 from runners.hugging_face_names import BUFFERS, TIED_HEAD, Match, Place, matches
 from runners.safetensors_files import FLOATS, Described, TensorFolder
 
 _PREFIXES = ("transformer.", "model.")  # a headless model's files lack it
+_NEAR, _NEAREST = 1_000, 8  # names among which, and for how many, one alike is looked for
+MAX_COPIED_BYTES = 2**28  # of a config or a tokenizer; the largest in use take 32 MiB
 
 
 class Tensors(Protocol):
@@ -34,7 +45,8 @@ class ParamsReader:
 
   Args:
     tensors: theirs.
-    theirs: their config.json.
+    family: a key of TENSORS.
+    num_layers: of the model.
     shapes: name -> shape of every array of ours, without padding of the vocabulary.
 
   Raises:
@@ -44,12 +56,12 @@ class ParamsReader:
   def __init__(
     self,
     tensors: Tensors,
-    theirs: Mapping[str, Any],
+    family: str,
+    num_layers: int,
     shapes: Mapping[str, tuple[int, ...]],
   ):
     self._tensors, self._shapes = tensors, shapes
-    num_layers = theirs.get("num_hidden_layers") or theirs["n_layer"]
-    self._found = matches(theirs["model_type"], shapes, num_layers)
+    self._found = matches(family, shapes, num_layers)
     self._of: dict[str, list[tuple[Match, Place]]] = {name: [] for name in shapes}
     for match in self._found:
       for place in match.places:
@@ -79,12 +91,7 @@ class ParamsReader:
     return shape if place.layer is None else shape[1:]
 
   def _their_name(self, name: str) -> str:
-    if name in self._tensors.tensors:
-      return name
-    for prefix in _PREFIXES:
-      if name.removeprefix(prefix) in self._tensors.tensors:
-        return name.removeprefix(prefix)
-    return name
+    return _their_name(name, self._tensors.tensors)
 
   def _described(self, match: Match) -> Described:
     return self._tensors.tensors[self._their_name(match.name)]
@@ -98,7 +105,9 @@ class ParamsReader:
     for name, match in wanted.items():
       shape = match.tensor.shape([self._shape(place) for place in match.places])
       if name not in there:
-        problems.append(f"{name} is missing there: {did_you_mean(name, unused or there, 2)}")
+        near = (unused or list(there))[:_NEAR] if len(problems) < _NEAREST else []
+        cure = f": {did_you_mean(name, near, 2)}" if near else ""
+        problems.append(f"{name} is missing there{cure}")
       elif there[name].dtype.name not in FLOATS:
         problems.append(f"{name}: {there[name].dtype} there; known are {', '.join(FLOATS)}")
       elif there[name].shape != shape:
@@ -109,8 +118,8 @@ class ParamsReader:
 
   def _is_buffer(self, name: str) -> bool:
     """Follows from the config, or says the same as another tensor."""
-    if name == TIED_HEAD:
-      embedding = self._their_name(self._found[0].name)
+    embedding = self._their_name(self._found[0].name)
+    if name == TIED_HEAD and embedding in self._tensors.tensors:
       same = np.array_equal(self._tensors.read(name), self._tensors.read(embedding))
       if not same:
         raise UserError(
@@ -119,6 +128,76 @@ class ParamsReader:
         )
       return True
     return any(re.search(pattern, name) for pattern in BUFFERS)
+
+
+def check_sizes(theirs: Document, tensors: Mapping[str, Described]) -> None:
+  """Compares what a config says of sizes with the tensors, before anything is made of it.
+
+  So no model is ever built that is larger than the files that describe it.
+
+  Raises:
+    UserError: another number of layers, or another width than that of the tensors.
+  """
+  family, said = family_of(theirs), fields(theirs)
+  layer = re.compile(_LAYER_OF[family])
+  numbers = {int(found[1]) for name in tensors if (found := layer.match(name))}
+  if len(numbers) != said["num_layers"]:
+    raise UserError(
+      f"{theirs.source} says {said['num_layers']:,} layers, and the tensors beside it are of "
+      f"{len(numbers):,}"
+    )
+  for name, shape in _expected_shapes(family, said).items():
+    described = tensors.get(_their_name(name, tensors))
+    if described is None:
+      near = did_you_mean(name, list(tensors)[:_NEAR], 2)
+      raise UserError(f"their tensors do not fit: {name} is missing there: {near}")
+    if described.shape != shape:
+      raise UserError(
+        f"their tensors do not fit: {name} is {_shown(described.shape)}, and {theirs.source} "
+        f"says {shape}"
+      )
+
+
+# The number of a layer in the name of any of its tensors.
+_LAYER_OF = {
+  "llama": r"(?:model\.)?layers\.(\d{1,9})\.",
+  "gpt2": r"(?:transformer\.)?h\.(\d{1,9})\.",
+}
+
+
+def _expected_shapes(family: str, said: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+  """Of the tensors that between them show every size that a config names."""
+  vocabulary, width = said["vocab_size"], said["model_dim"]
+  hidden = said["block.feed_forward.hidden_dim"]
+  attention = "block.attention."
+  heads, kv_heads, head_dim = (
+    said[attention + name] for name in ("num_heads", "num_kv_heads", "head_dim")
+  )
+  if family == "gpt2":
+    layer = "transformer.h.0."
+    return {
+      "transformer.wte.weight": (vocabulary, width),
+      "transformer.wpe.weight": (said["max_positions"], width),
+      f"{layer}attn.c_attn.weight": (width, 3 * width),
+      f"{layer}mlp.c_fc.weight": (width, hidden),
+    }
+  layer = "model.layers.0."
+  return {
+    "model.embed_tokens.weight": (vocabulary, width),
+    f"{layer}self_attn.q_proj.weight": (heads * head_dim, width),
+    f"{layer}self_attn.k_proj.weight": (kv_heads * head_dim, width),
+    f"{layer}mlp.gate_proj.weight": (hidden, width),
+  }
+
+
+def _their_name(name: str, tensors: Mapping[str, Described]) -> str:
+  """`name` as files have it; one that is in none as it is."""
+  names = (name, *(name.removeprefix(prefix) for prefix in _PREFIXES))
+  return next((other for other in names if other in tensors), name)
+
+
+def _shown(shape: tuple[int, ...]) -> str:
+  return f"{shape}" if len(shape) <= 8 else f"of {len(shape)} dimensions"
 
 
 def read_params(folder: str | Path, model: Any, abstract: Any, unpadded: Any) -> Any:
@@ -137,13 +216,26 @@ def read_params(folder: str | Path, model: Any, abstract: Any, unpadded: Any) ->
   wrong = differences(model, theirs, except_for=(*MAY_CHANGE, "max_positions"))
   if wrong:
     raise UserError(f"{folder} holds another model: {'; '.join(wrong)}")
+  _check_positions(theirs, model, folder)
   for line in differences(model, theirs):
     print(f"init_from   {line}")
   shapes = {name: tuple(x.shape) for name, x in named_arrays(unpadded)}
   with TensorFolder(folder) as tensors:
-    reader = ParamsReader(tensors, theirs, shapes)
+    check_sizes(theirs, tensors.tensors)
+    reader = ParamsReader(tensors, family_of(theirs), model.num_layers, shapes)
     return jax.tree_util.tree_map_with_path(
       lambda path, x: placed(reader.read(array_name(path)), x), abstract
+    )
+
+
+def _check_positions(theirs: Document, model: Any, folder: str | Path) -> None:
+  """A table of learned positions has to be as long as theirs, even where rows are shorter."""
+  there, here = fields(theirs).get("max_positions"), value_of(model, "max_positions")
+  if there is not None and here is not None and there != here:
+    shorter = f", and sequence_length at most {there}" if here > there else ""
+    raise UserError(
+      f"{folder} has learned positions for {there} tokens, and this model for {here}: "
+      f"--set=model.max_positions={there}{shorter}"
     )
 
 
@@ -155,12 +247,27 @@ def placed(x: np.ndarray, wanted: Any) -> jax.Array:
   return jax.device_put(x.astype(wanted.dtype, copy=False), wanted.sharding)
 
 
-def copied_files(folder: Path) -> Sequence[Path]:
-  """What goes along with a model: its config and its tokenizer, no weights."""
+def copied_files(folder: Path) -> list[Path]:
+  """What goes along with a model: its config and its tokenizer, no weights.
+
+  Raises:
+    UserError: one is a link that leads out of the folder, no file, or larger than
+      MAX_COPIED_BYTES.
+  """
   weights = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx")
   kinds = (".json", ".model", ".txt", ".jinja")
-  return sorted(
-    file
+  named = sorted(
+    file.name
     for file in folder.iterdir()
     if file.suffix in kinds and not any(kind in file.name for kind in weights)
   )
+  files = [file_within(folder, name) for name in named if not (folder / name).is_dir()]
+  for file in files:
+    if file.exists() and file.stat().st_size > MAX_COPIED_BYTES:
+      raise UserError(f"{file} has more than {MAX_COPIED_BYTES:,} bytes, and is not copied")
+  return files
+
+
+def copy_file(file: Path, target: Path) -> None:
+  """Copies one of `copied_files`, of which nothing but its contents is kept."""
+  target.write_bytes(read_bytes(file, MAX_COPIED_BYTES))

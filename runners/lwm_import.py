@@ -39,8 +39,7 @@ def import_stream(file: str, workdir: str, config: fdl.Config, exp: str) -> None
   num_layers = config.model.num_layers
   tensors = LayerTensors(file, num_layers)
   names = {name: tuple(x.shape) for name, x in named_arrays(shapes)}
-  theirs = {"model_type": LWM, "num_hidden_layers": num_layers}
-  reader = ParamsReader(tensors, theirs, names)
+  reader = ParamsReader(tensors, LWM, num_layers, names)
   write_run(Path(workdir), config, exp, shapes, reader.read, source=file)
   num_params = sum(x.size for x in jax.tree.leaves(shapes))
   heads, width = next(x for n, x in names.items() if n.endswith("/query/kernel"))[-2:]

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from input_pipelines.foreign_files import file_within, refuse_pointer
+from input_pipelines.foreign_json import read_document
 from layers.errors import UserError
 from layers.suggestions import did_you_mean
 
@@ -43,6 +45,8 @@ _OTHERS = {
 }
 _NAMES = {**{code: name for name, code in _DTYPES.items()}, **_OTHERS}
 FLOATS = tuple(_DTYPES)  # what parameters may be of
+_LONGEST_NAME = 200  # characters; those in use have fewer than 100
+_NEAR = 1_000  # names among which one like a missing one is looked for
 
 
 class Described(NamedTuple):
@@ -87,47 +91,57 @@ class TensorFolder:
 
   def _layout(self) -> dict[str, list[str] | None]:
     """File -> the tensors that the index looks for in it; None: all that it has."""
-    index = self._folder / _INDEX
-    if (self._folder / _SINGLE).is_file():
+    if os.path.lexists(self._folder / _SINGLE):
       return {_SINGLE: None}
-    if not index.is_file():
+    if not os.path.lexists(self._folder / _INDEX):
       raise UserError(
         f"{self._folder} has no {_SINGLE} and no {_INDEX}: only safetensors are read, which "
         "save_pretrained of transformers writes of any other kind of file"
       )
-    try:
-      files: dict[str, list[str] | None] = {}
-      for name, file in json.loads(index.read_text())["weight_map"].items():
-        names = files.setdefault(file, [])
-        assert names is not None
-        names.append(name)
-      return files
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-      raise UserError(f"{index} is damaged: fetch it again") from error
+    index = read_document(file_within(self._folder, _INDEX))
+    weight_map = index.document("weight_map")
+    files: dict[str, list[str] | None] = {}
+    for name in weight_map.values:
+      names = files.setdefault(weight_map.text(_checked(name, index.source)), [])
+      assert names is not None
+      names.append(name)
+    return files
 
-  def _open(self, file: str, names: Sequence[str] | None) -> None:
+  def _open(self, name: str, wanted: Sequence[str] | None) -> None:
     try:
       import safetensors  # pyright: ignore[reportMissingImports]
     except ImportError as error:
       raise UserError(
         "reading safetensors needs a package that is not installed: pip install 'strata[hf]'"
       ) from error
+    file = file_within(self._folder, name)
+    refuse_pointer(file)
     try:
-      opened = self._stack.enter_context(safetensors.safe_open(self._folder / file, "np"))
+      opened = self._stack.enter_context(safetensors.safe_open(file, "np"))
     except (OSError, safetensors.SafetensorError) as error:
-      raise UserError(f"{self._folder / file} cannot be read: {error}") from error
-    found = list(opened.keys())
-    for name in found if names is None else names:
-      if name not in found:
-        raise UserError(f"{self._folder / file} has no {name}: {did_you_mean(name, found)}")
-      part = opened.get_slice(name)
+      raise UserError(f"{file} cannot be read: {_one_line(error)}") from error
+    found = [_checked(name, str(file)) for name in list(opened.keys())]
+    there = set(found)
+    for tensor in found if wanted is None else wanted:
+      if tensor not in there:
+        raise UserError(f"{file} has no {tensor}: {did_you_mean(tensor, found[:_NEAR])}")
+      part = opened.get_slice(tensor)
       code = part.get_dtype()
       if code not in _NAMES:
-        raise UserError(
-          f"{name} in {self._folder / file} is {code}; known are {', '.join(_NAMES)}"
-        )
-      self._files[name] = opened
-      self.tensors[name] = Described(tuple(part.get_shape()), jnp.dtype(_NAMES[code]))
+        raise UserError(f"{tensor} in {file} is {code}; known are {', '.join(_NAMES)}")
+      self._files[tensor] = opened
+      self.tensors[tensor] = Described(tuple(part.get_shape()), jnp.dtype(_NAMES[code]))
+
+
+def _checked(name: str, source: str) -> str:
+  """The name of a tensor, which is printed in what is said of it."""
+  if len(name) > _LONGEST_NAME or not name.isprintable():
+    raise UserError(f"{source}: {name[:40]!r}... is no name of a tensor")
+  return name
+
+
+def _one_line(error: Exception) -> str:
+  return " ".join(str(error).split())[:_LONGEST_NAME]
 
 
 def write_tensors(

@@ -2,13 +2,12 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
-from typing import Any
 
 import fiddle as fdl
 
 from experiments.invocation import Invocation
 from experiments.resolution import Resolved
+from input_pipelines.foreign_json import Document
 from layers.errors import UserError
 from runners.config_files import JSON_NAME
 from runners.signals import Interruption
@@ -24,12 +23,12 @@ def import_model(invocation: Invocation) -> int:
     raise UserError("the command is written `runner import --from=FOLDER --workdir=DIR`")
   if pathlib.Path(invocation.source).is_file():
     return _import_file(invocation, invocation.source, invocation.workdir)
-  from runners.hugging_face_config import read_config
+  from runners.hugging_face_config import family_of, read_config
   from runners.hugging_face_import import import_folder
 
   theirs = read_config(invocation.source)
   named = _names_a_model(invocation)
-  exp = None if named else _FAMILIES[theirs["model_type"]]
+  exp = None if named else _FAMILIES[family_of(theirs)]
   resolved = dataclasses.replace(invocation, exp=invocation.exp or exp).resolve()
   if not named:
     _check_unset(resolved, theirs)
@@ -40,7 +39,7 @@ def import_model(invocation: Invocation) -> int:
   return 0
 
 
-def _check_unset(resolved: Resolved, theirs: Mapping[str, Any]) -> None:
+def _check_unset(resolved: Resolved, theirs: Document) -> None:
   """Raises UserError where an override and their config give a field different values."""
   from runners.hugging_face_config import differences
 

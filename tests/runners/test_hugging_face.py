@@ -6,13 +6,17 @@ import importlib.util
 import json
 import sys
 
+import fiddle as fdl
 import numpy as np
 import pytest
 
+from experiments.registry import find
+from layers.errors import UserError
 from runners.checkpoint_listing import find_step_folder
 from runners.checkpoint_reading import open_step, read_arrays
 from runners.config_files import load
 from runners.hugging_face_names import TENSORS, Tensor
+from runners.hugging_face_reading import read_params
 from tests.runners.their_folder import (
   LLAMA,
   SHAPES,
@@ -239,3 +243,17 @@ def test_without_the_package_one_line_says_what_to_install(tmp_path, capsys, mon
   arguments = (f"--from={tmp_path / 'theirs'}", f"--workdir={tmp_path / 'run'}")
   code, err = runner("import", *arguments, capsys=capsys)
   assert code == 2 and "pip install 'strata[hf]'" in err and len(err.splitlines()) == 1
+
+
+def test_another_number_of_learned_positions_is_refused_with_its_cure(tmp_path):
+  theirs = {"model_type": "gpt2", "vocab_size": 259, "n_embd": 128, "n_layer": 4, "n_head": 4}
+  config = find("gpt2.Nano").experiment().config().model
+  config.vocab_size, config.max_positions = 259, 64
+  (tmp_path / "config.json").write_text(json.dumps({**theirs, "n_positions": 128}))
+  with pytest.raises(
+    UserError, match=r"for 128 tokens.*for 64: --set=model.max_positions=128$"
+  ):
+    read_params(tmp_path, fdl.build(config), None, None)
+  (tmp_path / "config.json").write_text(json.dumps({**theirs, "n_positions": 32}))
+  with pytest.raises(UserError, match=r"max_positions=32, and sequence_length at most 32$"):
+    read_params(tmp_path, fdl.build(config), None, None)
