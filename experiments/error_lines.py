@@ -1,18 +1,33 @@
-"""The user's mistakes as the command line prints them: one line each."""
+"""The user's mistakes as the command line prints them: one line each, and never a long one."""
 
 import re
 
 from experiments.overrides import OverrideErrors
 from layers.errors import UserError
 
+MAX_LINE = 900  # characters; what is wrong may itself be megabytes
+
 
 def error_lines(error: UserError) -> list[str]:
   """A line for each wrong override, else one; what failed while it was built says where."""
   if isinstance(error, OverrideErrors):
-    return list(error.errors)
+    return [one_line(text) for text in error.errors]
   path, cause = _unwrap(error)
-  text = " ".join(str(cause).split())
-  return [f"{path}: {text}" if path and not text.startswith(path) else text]
+  text = str(cause)
+  return [one_line(f"{path}: {text}" if path and not text.startswith(path) else text)]
+
+
+def one_line(text: str) -> str:
+  """A text as one line that a terminal shows as it is, its middle left out where it is long.
+
+  The beginning says what is wrong, and the end says the cure.
+  """
+  if len(text) > 4 * MAX_LINE:  # before anything looks at each character
+    text = f"{text[: 2 * MAX_LINE]} {text[-2 * MAX_LINE :]}"
+  text = " ".join(text.split())
+  text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+  half = MAX_LINE // 2
+  return text if len(text) <= MAX_LINE else f"{text[:half]} ... {text[-half:]}"
 
 
 def _unwrap(error: UserError) -> tuple[str, BaseException]:

@@ -17,8 +17,8 @@ from experiments.value_syntax import Reference, parse_value
 from experiments.values import typed
 from layers.errors import UserError
 from layers.suggestions import did_you_mean
+from runners.allowed_names import find_function
 from runners.config_fields import REQUIRED, fields
-from runners.import_by_name import import_object
 
 _fiddlers: dict[str, Callable[..., Any]] = {}
 
@@ -56,7 +56,7 @@ def apply_fiddler(config: fdl.Config, call: str) -> fdl.Config:
 
 def _find(name: str) -> Callable[..., Any]:
   if ":" in name:
-    return import_object(*name.split(":", 1))
+    return find_function(name)
   if name not in _fiddlers:
     raise UserError(
       f"there is no fiddler {name!r}: {did_you_mean(name, _fiddlers)}"
@@ -66,6 +66,8 @@ def _find(name: str) -> Callable[..., Any]:
 
 
 def _arguments(function: Callable[..., Any], reference: Reference) -> dict[str, Any]:
+  if not fields(function):
+    raise UserError(f"{reference.name} takes no config, so it is no fiddler")
   _, *names = fields(function)  # the first is the config
   known = {name: fields(function)[name] for name in names}
   given = reference.arguments or {}

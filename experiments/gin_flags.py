@@ -6,7 +6,6 @@ Files are read into it whole, with the files that they include, so that a run ca
 when they are gone. Files come before bindings, and both after all other overrides.
 """
 
-import io
 import pathlib
 from typing import Any
 
@@ -24,7 +23,8 @@ GIN_VERBS = ("gin_file", "gin_bindings")
 def statements_of(verb: str, text: str) -> str:
   """What an argument says, in gin's language; UserError where it is not in it."""
   if verb == "gin_bindings":
-    _includes(text, "")
+    if _includes(text, ""):
+      raise UserError("include works in a --gin_file only")
     return text.strip()
   return _file_content(pathlib.Path(text), ())
 
@@ -77,15 +77,10 @@ def _includes(text: str, source: str) -> list[tuple[int, str]]:
   """(line, file) of each `include`. Reads the syntax of it all, and runs nothing."""
   from gin import config_parser
 
-  class Delegate(config_parser.ParserDelegate):
-    def configurable_reference(self, scoped_configurable_name, evaluate):
-      return scoped_configurable_name
-
-    def macro(self, macro_name):
-      return macro_name
+  from input_pipelines.gin_bindings import parsed
 
   try:
-    statements = list(config_parser.ConfigParser(io.StringIO(text), Delegate()))
+    statements = parsed(text)
   except (SyntaxError, ValueError) as error:
     line = getattr(error, "lineno", None)
     place = f"{source}:{line}: " if source and line else f"{source}: " if source else ""

@@ -7,6 +7,7 @@ import sys
 
 from experiments.overrides import Override
 from experiments.resolution import Resolved, resolve
+from input_pipelines.allowed_packages import allow, check_loadable
 from runners.import_by_name import import_module
 
 
@@ -48,10 +49,15 @@ class Invocation:
   json: bool = False
 
   def prepare(self) -> None:
-    """Imports what `--load` names, also out of the current folder."""
-    if os.getcwd() not in sys.path:
+    """Imports what `--load` names, also out of the current folder.
+
+    Without --load nothing in this folder is code to us: it may be a stranger's.
+    """
+    if self.load and os.getcwd() not in sys.path:
       sys.path.append(os.getcwd())  # the end: nothing installed is hidden by a file here
     for module in self.load:
+      check_loadable(module)
+      allow(module)
       import_module(module)
 
   def resolve(self) -> Resolved:

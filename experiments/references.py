@@ -1,7 +1,7 @@
 """What `@name` can mean on the command line: callables by a short name.
 
-The names in this table cost nothing until one is used. Other packages add theirs with
-`@referable`; anything importable is reached by its full name, `@my_package.module:Name(...)`.
+Strata's own stand in the table of runners/allowed_names.py. Other packages add theirs with
+`@referable`; whatever may be named has a full name too, `@my_package.module:Name(...)`.
 """
 
 from collections.abc import Callable
@@ -9,51 +9,8 @@ from typing import Any, TypeVar
 
 from layers.errors import UserError
 from layers.suggestions import did_you_mean
-from runners.import_by_name import import_object
-
-_BY_MODULE = {
-  "layers.attention": ("Attention", "dense_attention"),
-  "layers.auto_attention": ("auto_attention",),
-  "layers.blockwise_attention": ("BlockwiseAttention",),
-  "layers.cudnn_attention": ("CudnnAttention",),
-  "layers.decoder": ("Decoder",),
-  "layers.feed_forward": ("FeedForward", "GatedFeedForward", "gelu_exact", "gelu_tanh"),
-  "layers.masks": ("BlockCausal", "SlidingWindow", "causal_mask", "full_mask"),
-  "layers.normalization": ("LayerNorm", "RMSNorm"),
-  "layers.rematerialization": ("Remat",),
-  "layers.ring_attention": ("RingAttention",),
-  "layers.rotary": ("LinearScaling", "Llama3Scaling", "Rotary", "YarnScaling"),
-  "layers.splash_attention": ("SplashAttention",),
-  "layers.ulysses_attention": ("UlyssesAttention",),
-  "runners.callbacks": ("EarlyStopping", "Profile", "StopOnNonFinite"),
-  "runners.collective_budget": ("Allowance",),
-  "runners.console": ("Console",),
-  "runners.init_from": ("InitFrom",),
-  "runners.json_lines": ("JsonLines",),
-  "runners.meshes": ("MeshShape",),
-  "runners.optimizers": ("adamw", "decay_kernels", "lion", "sgdm"),
-  "runners.retention": ("Checkpoints",),
-  "runners.schedules": (
-    "constant",
-    "warmup_cosine",
-    "warmup_exponential",
-    "warmup_linear",
-    "warmup_rsqrt",
-    "warmup_stable_decay",
-  ),
-  "runners.tensorboard_writer": ("TensorBoard",),
-  "runners.trainer": ("Precision",),
-  "tasks.hugging_face": ("HuggingFace",),
-  "tasks.jsonl": ("Jsonl",),
-  "tasks.language_modeling": ("NextToken",),
-  "tasks.mixture": ("Mixture",),
-  "tasks.python_stdlib": ("PythonStdlib",),
-  "tasks.registered_task": ("RegisteredTask",),
-  "tasks.text_file": ("TextFile",),
-}
-
-# short name -> "module:attribute".
-IN_TREE = {name: f"{module}:{name}" for module, names in _BY_MODULE.items() for name in names}
+from runners import allowed_names
+from runners.allowed_names import IN_TREE
 
 _registered: dict[str, Callable[..., Any]] = {}
 
@@ -73,6 +30,7 @@ def register_reference(name: str, target: Callable[..., Any]) -> None:
   if taken:
     raise UserError(f"@{name} already means {IN_TREE.get(name) or _identity(old)}; rename one")
   _registered[name] = target
+  allowed_names.admit([_identity(target)])
 
 
 def find_reference(name: str) -> Callable[..., Any]:
@@ -83,10 +41,9 @@ def find_reference(name: str) -> Callable[..., Any]:
   if ":" not in full_name:
     names = [f"@{known}" for known in known_references()]
     raise UserError(
-      f"there is no @{name}: {did_you_mean('@' + name, names)}"
-      " (anything importable is @package.module:Name)"
+      f"there is no @{name}: {did_you_mean('@' + name, names)} (in full, @package.module:Name)"
     )
-  target = import_object(*full_name.split(":", 1))
+  target = allowed_names.find(full_name)
   if not callable(target):
     raise UserError(f"@{name} is a {type(target).__name__}, not a class or function")
   return target

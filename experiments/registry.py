@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import fiddle as fdl
 
+from input_pipelines.allowed_packages import ENTRY_POINT_GROUP, allow
 from layers.errors import UserError
 from layers.notices import note
 from layers.suggestions import did_you_mean
@@ -29,8 +30,6 @@ from runners.import_by_name import import_module
 
 if TYPE_CHECKING:  # the trainer loads jax; a list of names should not
   from runners.trainer import Trainer
-
-ENTRY_POINT_GROUP = "strata.experiments"
 
 
 class Experiment(abc.ABC):
@@ -98,6 +97,7 @@ def _add(experiment: E, *, tags: tuple[str, ...]) -> E:
       " rename one of the classes or its module"
     )
   _entries[name] = entry
+  allow(experiment.__module__)
   return experiment
 
 

@@ -6,10 +6,14 @@ are imported is in force for Tasks without statements, whichever is read first.
 """
 
 import contextlib
+import io
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import gin
+from gin import config_parser
 
+from input_pipelines.allowed_packages import check_allowed
 from layers.errors import UserError
 
 _CURE = "see --gin_file and --gin_bindings"
@@ -34,9 +38,46 @@ def bound(statements: Sequence[str]) -> Iterator[None]:
       raise UserError(f"gin: {_first_line(error)}; {_CURE}") from None
 
 
-def _parse(statements: Sequence[str]) -> None:
+def parsed(text: str) -> list[Any]:
+  """The statements in a text, by gin's own parser. Nothing is run or looked up.
+
+  Raises:
+    SyntaxError, ValueError: it is not in gin's language.
+  """
   try:
-    _replace_config("\n".join(statements))
+    return list(config_parser.ConfigParser(io.StringIO(text), _Nothing()))
+  except RecursionError as error:
+    raise ValueError("it is nested too deep") from error
+
+
+def _check(statements: Sequence[Any]) -> None:
+  """Raises UserError where they would import or include what the user has not allowed."""
+  for statement in statements:
+    if isinstance(statement, config_parser.IncludeStatement):
+      raise UserError(f"gin: include works in a --gin_file only ({statement.filename})")
+    if isinstance(statement, config_parser.ImportStatement):
+      if statement.module.startswith("__gin__"):
+        raise UserError("gin: names are registered by modules, not by dynamic_registration")
+      check_allowed(statement.module)
+
+
+class _Nothing(config_parser.ParserDelegate):
+  """Leaves references and macros as they are named."""
+
+  def configurable_reference(self, scoped_configurable_name, evaluate):
+    return scoped_configurable_name
+
+  def macro(self, macro_name):
+    return macro_name
+
+
+def _parse(statements: Sequence[str]) -> None:
+  text = "\n".join(statements)
+  try:
+    _check(parsed(text))
+    _replace_config(text)
+  except UserError:
+    raise
   except (ValueError, TypeError, SyntaxError, ImportError) as error:
     raise UserError(f"gin: {_first_line(error)}; {_CURE}") from None
 

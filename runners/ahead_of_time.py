@@ -18,10 +18,20 @@ from typing import Any
 import fiddle as fdl
 import jax
 
+from input_pipelines import allowed_packages
 from layers.errors import UserError
 from layers.notices import heard, note
 from layers.sharding import on_platform
-from runners import collectives, config_files, flops, parent_process, step_flops, topologies
+from runners import (
+  allowed_names,
+  collectives,
+  config_files,
+  fiddle_json,
+  flops,
+  parent_process,
+  step_flops,
+  topologies,
+)
 from runners.assembly import check_numbers, draw, jitted_train_step
 from runners.derivation import derive_eval_data
 from runners.memory import bytes_per_device, device_bytes
@@ -163,6 +173,9 @@ def main() -> int:
   request, result = map(Path, sys.argv[1:])
   asked = json.loads(request.read_text())
   topology = asked["topology"] and topologies.parse(asked["topology"])
+  for package in asked["packages"]:
+    allowed_packages.allow(package)
+  allowed_names.admit(fiddle_json.names_in(asked["config"]["config"]))  # they were read before
   try:
     with heard(aloud=False) as notes:  # such as which core is chosen
       stored = config_files.from_json(json.dumps(asked["config"]), "the request")

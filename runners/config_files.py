@@ -3,29 +3,34 @@
   {"exp": "gpt2.Nano", "config": {...}}     config.json, the config in Fiddle's own JSON
   model.num_layers = 4                      config.txt, one field a line, defaults included
 
-Reading imports the modules that the file names and runs nothing else.
+Reading imports modules that runners/allowed_names.py knows, and calls nothing.
 """
 
 import json
 import os
 import pathlib
+import re
 import sys
 import types
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import fiddle as fdl
 from fiddle.experimental import serialization
 
+from input_pipelines.allowed_packages import refusal
+from input_pipelines.foreign_json import Document, parse_json
 from layers.errors import UserError
 from layers.suggestions import did_you_mean
+from runners import allowed_names, fiddle_json
 from runners.config_fields import field_of, fields, target_of
 from runners.config_tree import callables_in, flatten, path_text, walk
 from runners.derivation import derive_eval_data, derived_fields
-from runners.import_by_name import import_object, public_name
+from runners.import_by_name import public_name
+from runners.value_limits import MAX_CONFIG_BYTES
 
 JSON_NAME = "config.json"
 TEXT_NAME = "config.txt"
+MAX_NAME = 120  # characters of an experiment's name
 
 
 class Difference(NamedTuple):
@@ -81,31 +86,39 @@ def to_json(config: fdl.Config, exp: str) -> str:
       f"the config of {exp} cannot be stored: {reason}; use a function or class that can be"
       " imported by name, a nested config, or a plain value"
     ) from error
+  allowed_names.admit(fiddle_json.names_in(stored))  # what this process made, it may read back
   return json.dumps({"exp": exp, "config": stored}, indent=1) + "\n"
 
 
-def from_json(text: str, source: str) -> StoredConfig:
-  """Reads what `to_json` wrote; `source` names the file in errors."""
-  try:
-    stored = json.loads(text)
-  except ValueError as error:
-    raise UserError(f"{source} is not JSON: {error}") from error
-  if not isinstance(stored, dict) or not {"exp", "config"} <= stored.keys():
+def from_json(text: str | bytes, source: str) -> StoredConfig:
+  """Reads what `to_json` wrote; `source` names the file in errors.
+
+  Raises:
+    UserError: it is no such file, it is damaged, or it names what no config may name.
+  """
+  document = Document.of(parse_json(text, source), source)
+  if not {"exp", "config"} <= document.values.keys():
     raise UserError(f"{source} is not a run's config.json: it needs 'exp' and 'config'")
-  for module, name in sorted(set(_imports(stored["config"]))):
-    try:
-      import_object(module, name)
-    except UserError as error:
-      raise UserError(f"{source} names something that is not there: {error}") from error
+  exp, stored = document.text("exp"), document.document("config").values
+  check_experiment_name(exp, source)
   try:
-    config = serialization.load_json(json.dumps(stored["config"]))
-  except (*_DAMAGE, serialization.DeserializationError) as error:
-    reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    raise UserError(f"{source} is damaged: its config cannot be read ({reason})") from error
+    if refused := allowed_names.refused(fiddle_json.names_in(stored)):
+      raise UserError(f"it names {refusal(refused)}")
+    config = fiddle_json.read(stored)
+  except fiddle_json.NotFiddles as error:
+    raise UserError(f"{source} is damaged: its config cannot be read ({error})") from error
+  except UserError as error:
+    raise UserError(f"{source} cannot be read: {error}") from error
   if not isinstance(config, fdl.Config):
     raise UserError(f"{source} holds a {type(config).__name__}, not a config")
   _check_fields(config, source)
-  return StoredConfig(str(stored["exp"]), config)
+  return StoredConfig(exp, config)
+
+
+def check_experiment_name(exp: str, source: str) -> None:
+  """Raises UserError for what is no name: the folder of a run is called after it."""
+  if not re.fullmatch(r"\w[\w-]*(\.\w[\w-]*)*", exp) or len(exp) > MAX_NAME:
+    raise UserError(f"{source}: {exp[:MAX_NAME]!r} is no name of an experiment, like gpt2.Nano")
 
 
 def save(config: fdl.Config, exp: str, workdir: str | os.PathLike[str]) -> None:
@@ -132,24 +145,21 @@ def load(path: str | os.PathLike[str]) -> StoredConfig:
   return from_json(read_text(file), str(file))
 
 
-def read_text(file: pathlib.Path) -> str:
-  """The text of a file that the user named."""
+def read_text(file: pathlib.Path, max_bytes: int = MAX_CONFIG_BYTES) -> str:
+  """The text of a file that the user named, a pipe such as <(...) included."""
   try:
-    return file.read_text(encoding="utf-8")
+    with open(file, "rb") as stream:
+      content = stream.read(max_bytes + 1)
+    text = content.decode("utf-8")
   except UnicodeDecodeError as error:
     raise UserError(f"{file} is not UTF-8 text (byte {error.start})") from error
-  except OSError as error:
-    raise UserError(f"cannot read {file}: {error.strerror or error}") from error
-
-
-# What Fiddle raises on JSON that is well formed but not what it wrote.
-_DAMAGE: Sequence[type[Exception]] = (
-  KeyError,
-  TypeError,
-  ValueError,
-  AttributeError,
-  IndexError,
-)
+  except (OSError, ValueError) as error:  # a NUL character in its name
+    raise UserError(
+      f"cannot read {file}: {getattr(error, 'strerror', None) or error}"
+    ) from error
+  if len(content) > max_bytes:
+    raise UserError(f"{file} has more than {max_bytes:,} bytes, and is not read")
+  return text
 
 
 def _make_storable(config: fdl.Config) -> None:
@@ -160,18 +170,6 @@ def _make_storable(config: fdl.Config) -> None:
     module, name = public_name(value).split(":")
     if getattr(sys.modules.get(module), name, None) is value:
       serialization.register_constant(module, name, compare_by_identity=True)
-
-
-def _imports(stored: Any) -> Iterator[tuple[str, str]]:
-  """Every (module, name) that a stored config refers to."""
-  if isinstance(stored, dict):
-    if stored.get("type") == "pyref" and {"module", "name"} <= stored.keys():
-      yield str(stored["module"]), str(stored["name"])
-    for value in stored.values():
-      yield from _imports(value)
-  elif isinstance(stored, list):
-    for value in stored:
-      yield from _imports(value)
 
 
 def _check_fields(config: fdl.Config, source: str) -> None:

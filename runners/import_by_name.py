@@ -8,12 +8,13 @@ import importlib
 import types
 from typing import Any
 
+from input_pipelines.allowed_packages import check_module_name
 from layers.errors import UserError
-from layers.suggestions import did_you_mean
 
 
 def import_module(name: str) -> types.ModuleType:
   """The module called `name`; UserError when there is no such module."""
+  check_module_name(name)
   try:
     return importlib.import_module(name)
   except ModuleNotFoundError as error:
@@ -24,17 +25,6 @@ def import_module(name: str) -> types.ModuleType:
         " or start from the folder that holds it"
       ) from error
     raise
-
-
-def import_object(module_name: str, qualified_name: str) -> Any:
-  """What `module_name` calls `qualified_name` (dots reach into classes)."""
-  value: Any = import_module(module_name)
-  for part in qualified_name.split("."):
-    if not hasattr(value, part):
-      names = [name for name in dir(value) if not name.startswith("_")]
-      raise UserError(f"{module_name!r} has no {qualified_name!r}: {did_you_mean(part, names)}")
-    value = getattr(value, part)
-  return value
 
 
 def public_name(value: Any) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 import fiddle as fdl
 
+from input_pipelines import allowed_packages
 from layers.errors import UserError
 from runners import config_files, signals
 from runners.collective_budget import Allowance, violations
@@ -204,7 +205,11 @@ def _facts(
   """What the process answers."""
   stored = config_files.to_json(config, exp)
   _check_readable(stored, exp)
-  request = {"config": json.loads(stored), "topology": topology and topology.name}
+  request = {
+    "config": json.loads(stored),
+    "topology": topology and topology.name,
+    "packages": allowed_packages.allowed(),
+  }
   with tempfile.TemporaryDirectory() as folder:
     asked, answer = Path(folder, "request.json"), Path(folder, "answer.json")
     asked.write_text(json.dumps(request))

@@ -1,6 +1,6 @@
 """Any seqio Task as language-modelling data: one that a colleague's module registers.
 
-    --set=train_data=@RegisteredTask(task='wikitext', module='my_lab.tasks')
+    --load=my_lab --set=train_data=@RegisteredTask(task='wikitext', module='my_lab.tasks')
 
 The Task's `targets` are stored as they come out of its preprocessors: a Task that wants BOS
 or EOS adds them itself. Nothing is trimmed to a sequence length.
@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from input_pipelines.allowed_packages import check_allowed
 from input_pipelines.checksummed_files import DamagedFile, read_json, write_json
 from input_pipelines.store_builder import Tokenised, make_cache_directory
 from input_pipelines.text_data import TextData
@@ -35,7 +36,7 @@ class RegisteredTask(TextData):
   model) cannot be seen from here: when that changes, set another `revision`.
 
   Attributes:
-    task, module: see above.
+    task, module: see above. The module's package has to be one that the user has allowed.
     revision: any text; another one, another store.
     gin: statements for preprocessors that are gin-configurable, in place of all that the
       modules bind themselves; --gin_file and --gin_bindings add to them. With others the token
@@ -94,6 +95,7 @@ class RegisteredTask(TextData):
         "a registered task needs its name and the module that registers it; give "
         "--set=train_data.task=NAME and --set=train_data.module=PACKAGE.MODULE"
       )
+    check_allowed(str(self.module))
 
   def _seqio_vocabulary(self) -> Any:
     return self.seqio_task().output_features["targets"].vocabulary
@@ -107,6 +109,8 @@ class RegisteredTask(TextData):
 
 def _source(module: str) -> str:
   """The module's source, found without running it."""
+  if "." in module:
+    check_allowed(module)  # finding it imports the package that it is in
   try:
     spec = importlib.util.find_spec(module)
   except ModuleNotFoundError:  # a package on the way to it

@@ -74,9 +74,9 @@ def shrunk(arguments: list[str]) -> list[str]:
   return own + [flag for flag in SHRUNK if flag.split("=")[1] not in set_already]
 
 
-def run(arguments: list[str], folder: Path) -> str:
-  """What a command prints, started in `folder`; it must succeed."""
-  result = subprocess.run(
+def ended(arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
+  """How a command ends, started in `folder`."""
+  return subprocess.run(
     [sys.executable, "-m", "experiments", *arguments],
     cwd=folder,
     capture_output=True,
@@ -84,6 +84,11 @@ def run(arguments: list[str], folder: Path) -> str:
     timeout=300,
     env=dict(os.environ),
   )
+
+
+def run(arguments: list[str], folder: Path) -> str:
+  """What a command prints, started in `folder`; it must succeed."""
+  result = ended(arguments, folder)
   assert result.returncode == 0, f"runner {shlex.join(arguments)}\n{result.stderr}"
   return result.stdout
 

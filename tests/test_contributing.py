@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.shown_commands import ROOT, SHRUNK, blocks, check_all, run, runner_commands
+from tests.shown_commands import ROOT, SHRUNK, blocks, check_all, ended, run, runner_commands
 
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 SNIPPETS = blocks(PAGE, "python")
@@ -59,11 +59,14 @@ def test_a_package_elsewhere_trains_goes_on_and_is_evaluated(folder):
   printed = run([*longer, "--set=model.num_layers=2", "--accept_change=num_steps"], folder)
   assert "step 2 of 3" in printed and "done: 3 steps" in printed
 
-  # Its own record is enough for these.
-  evaluated = run(["eval", "--workdir=runs/my_lab.MyModel"], folder)
+  # Its own record is enough for these, and leave to run the code that it names.
+  evaluate = ["eval", "--workdir=runs/my_lab.MyModel"]
+  evaluated = run([*evaluate, "--load=my_lab"], folder)
   assert evaluated.startswith("step 3  eval/validation/loss=")
-  repeated = ["--config=runs/my_lab.MyModel/config.json", "--workdir=again"]
+  repeated = ["--config=runs/my_lab.MyModel/config.json", "--workdir=again", "--load=my_lab"]
   assert "done: 3 steps" in run(repeated, folder)
+  refused = ended(evaluate, folder)
+  assert refused.returncode == 2 and "if you trust it, add --load=my_lab\n" in refused.stderr
 
 
 @pytest.mark.slow

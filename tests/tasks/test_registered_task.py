@@ -45,8 +45,10 @@ seqio.MixtureRegistry.add("lab_mixture", [("lab_lines", 1)])
 USE = """
 import sys
 sys.path.insert(0, {root!r})
+from input_pipelines.allowed_packages import allow
 from tasks.registered_task import RegisteredTask
 from layers.errors import UserError
+allow("lab")
 data = RegisteredTask(task="lab_lines", module="lab")
 vocabulary = data.vocabulary()
 batches = data.open(sequence_length=4, batch_size=3, cache_dir="cache", seed=None)
@@ -107,7 +109,7 @@ def test_every_line_is_stored_in_the_order_of_the_files_and_opened_without_seqio
       "no feature 'targets' of token ids",
       "lab_mixture is a seqio mixture",
       "has no split 'test'; it has 'train'",
-      "no module nowhere.lab",
+      "no module 'nowhere.lab'",
       "lab_tfds reads wiki40b/en:1.3.0 of TensorFlow Datasets from no_folder, a folder that is",
     ),
     strict=True,
@@ -161,14 +163,14 @@ sys.stderr = sys.stdout
 sys.path.insert(0, {root!r})
 from experiments.command_line import main
 DATA = "--set=train_data=@RegisteredTask(task='lab_gin', module='gin_lab', pack=False)"
-COMMON = ["--exp=gpt2.Nano", DATA, "--set=eval_data={{}}", "--set=sequence_length=16",
-          "--set=batch_size=1", "--cache_dir=cache"]
+COMMON = ["--load=gin_lab", "--exp=gpt2.Nano", DATA, "--set=eval_data={{}}",
+          "--set=sequence_length=16", "--set=batch_size=1", "--cache_dir=cache"]
 TINY = ["--set=model.num_layers=1", "--set=model.model_dim=4", "--set=num_steps=1",
         "--set=model.block.attention.num_heads=1", "--set=writers=[]", "--workdir=run"]
 for flags in {flags!r}:
   print(main(["runner", "data", "--num_rows=4", *COMMON, *flags]), flush=True)
 print(main(["runner", "train", *COMMON, *TINY, *{flags!r}[0]]), flush=True)
-again = ["--config=run/config.json", "--cache_dir=cache", "--num_rows=4"]
+again = ["--load=gin_lab", "--config=run/config.json", "--cache_dir=cache", "--num_rows=4"]
 print(main(["runner", "data", *again]))
 """
 

@@ -1,0 +1,119 @@
+"""The packages that a config, an override file or a value on the command line may name.
+
+What a config names is imported and later called, and importing a module runs it. A file may
+come from a stranger, so a name leads only into the libraries below, into packages that the user
+has allowed, and to what Strata itself offers (runners/allowed_names.py). No other module is
+even imported. The user allows a package
+
+  - with `--load=PACKAGE`, or `--load=PACKAGE.MODULE`, which allows the whole package;
+  - by installing it with an entry point of the group `strata.experiments`;
+  - in a program of their own by registering an experiment, or with `allow("PACKAGE")`.
+"""
+
+import importlib.metadata
+import importlib.util
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from layers.errors import UserError
+
+ENTRY_POINT_GROUP = "strata.experiments"
+FLOORS = ("layers", "input_pipelines", "tasks", "runners", "experiments")
+LIBRARIES = ("flax.linen", "jax.nn", "optax")
+
+_allowed: set[str] = set()
+
+
+def allow(module: str) -> None:
+  """Lets names lead into the top-level package of `module`, whatever is in it.
+
+  The floors of Strata are not allowed as a whole: most functions there are no part of a config.
+  """
+  if (package := _package(module)) not in (*FLOORS, "__main__"):
+    _allowed.add(package)
+
+
+def allowed() -> tuple[str, ...]:
+  """The packages that the user has allowed in this process so far."""
+  return tuple(sorted(_allowed))
+
+
+def is_allowed(module: str) -> bool:
+  """Whether the user has allowed the package of `module`, by an entry point included."""
+  package = _package(module)
+  return package not in FLOORS and (package in _allowed or package in _installed())
+
+
+def is_library(module: str) -> bool:
+  """Whether `module` is one of LIBRARIES, or in one."""
+  return any(module == library or module.startswith(f"{library}.") for library in LIBRARIES)
+
+
+def check_module_name(name: str) -> None:
+  """Raises UserError where `name` is not written as the name of a module is."""
+  if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name) or "__main__" in name.split(".")[1:]:
+    raise UserError(f"{name!r} is no name of a module: write it like my_lab.experiments")
+
+
+def check_loadable(name: str) -> None:
+  """Raises UserError where `--load=name` would allow what no config needs."""
+  check_module_name(name)
+  if _package(name) in sys.stdlib_module_names:
+    raise UserError(
+      f"{name} is a part of Python, which no config may name: --load is for packages with"
+      " experiments, layers or tasks"
+    )
+
+
+def check_allowed(module: str) -> None:
+  """Raises UserError where importing `module`, which a config names, would run other code."""
+  check_module_name(module)
+  if module not in sys.modules and not is_allowed(module):
+    raise UserError(refusal([module]))
+
+
+def refusal(names: Iterable[str]) -> str:
+  """Why these `module:name`s, or modules, are not looked up, and the line that allows them."""
+  names = list(dict.fromkeys(names))
+  shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+  packages = list(dict.fromkeys(map(_package, names)))
+  for package in packages:
+    if package in sys.stdlib_module_names:
+      return f"{shown}: no config may name parts of Python"
+    if package in FLOORS:
+      return f"{shown}: no part of a config (docs/security.md says what may be named)"
+    if package == "__main__":
+      return f"{shown}: a script's own classes have no name elsewhere; put them into a module"
+  load = " ".join(f"--load={package}" for package in packages)
+  for name in names:
+    if _is_missing(package := _package(name)):
+      return (
+        f"there is no module {name.partition(':')[0]!r} ({package!r} is not found): install the"
+        f" package it is in, or start from the folder that holds it, and add {load}"
+      )
+  return (
+    f"{shown}: code outside of Strata is run only with your leave; if you trust it, add {load}"
+  )
+
+
+def _package(name: str) -> str:
+  """The top-level package of a module or of a `module:name`."""
+  return name.partition(":")[0].partition(".")[0]
+
+
+def _installed() -> set[str]:
+  points = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
+  return {_package(point.module) for point in points}
+
+
+def _is_missing(package: str) -> bool:
+  """Whether it is neither installed nor in this folder; looking runs nothing of it."""
+  here = Path(package)
+  if package in sys.modules or here.is_dir() or here.with_suffix(".py").is_file():
+    return False
+  try:
+    return importlib.util.find_spec(package) is None
+  except (ImportError, ValueError):
+    return True

@@ -1,0 +1,72 @@
+"""How large and how deep the values of a config may be, whoever wrote them.
+
+A few lines of YAML or JSON that refer to each other can stand for more values than memory
+holds, and a number can have more digits than Python prints. No run comes near these.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import fiddle as fdl
+
+from layers.errors import UserError
+
+MAX_CONFIG_BYTES = 2**24  # of a config.json; those of the experiments take 60 to 90 KB
+MAX_OVERRIDE_BYTES = 2**20  # of a file of overrides, and of a value on the command line
+MAX_VALUES = 100_000  # in a config, what is referred to counted as often as it is met
+MAX_DEPTH = 64  # of values within values
+_MAX_WHOLE = 2**63 - 1  # what an array, and most other programs, can hold
+
+
+def check_plain(value: Any) -> None:
+  """Raises UserError for a number or text that no field can hold, whatever its type."""
+  if type(value) is int and abs(value) > _MAX_WHOLE:
+    raise UserError(
+      f"a whole number of {value.bit_length()} bits is too large: up to 63 will do"
+    )
+  if isinstance(value, str):
+    if "\0" in value:
+      raise UserError("a text has a NUL character in it")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+      raise UserError("a text is not valid Unicode")
+
+
+def check_values(root: Any, children: Callable[[Any], Iterable[Any]] | None = None) -> None:
+  """Raises UserError where `root` holds too many values, too deep, or itself.
+
+  Args:
+    children: the values directly below one; of lists, dicts and config nodes unless given.
+  """
+  below = children or values_below
+  known: dict[int, tuple[int, int]] = {}  # how many values there are, and how deep
+
+  def measure(value: Any, depth: int) -> tuple[int, int]:
+    if depth > MAX_DEPTH:
+      raise UserError(f"values are nested in each other more than {MAX_DEPTH} times")
+    if id(value) in known:
+      return known[id(value)]
+    size, height = 1, 0
+    for child in below(value):
+      child_size, child_height = measure(child, depth + 1)
+      size, height = size + child_size, max(height, child_height + 1)
+    if size > MAX_VALUES or height > MAX_DEPTH:
+      what = (
+        f"more than {MAX_VALUES:,} values" if size > MAX_VALUES else "values nested too deep"
+      )
+      raise UserError(f"there are {what}, those that are referred to counted each time")
+    known[id(value)] = size, height
+    return size, height
+
+  measure(root, 0)
+
+
+def values_below(value: Any) -> Iterable[Any]:
+  """What stands directly below a value of a config; a plain value is checked by itself."""
+  if isinstance(value, fdl.Buildable):
+    return value.__arguments__.values()
+  if isinstance(value, Mapping):
+    return [*value.keys(), *value.values()]
+  if isinstance(value, list | tuple | set | frozenset):
+    return value
+  check_plain(value)
+  return ()
