@@ -141,7 +141,10 @@ def test_a_value_that_only_fails_when_data_are_opened_fails_its_point_alone(tmp_
 @pytest.mark.parametrize(
   "arguments, message",
   [
-    (["--sweep=model.num_layers=1,x"], "--sweep=model.num_layers=x: expected int, got x"),
+    (
+      ["--sweep=model.num_layers=1,x"],
+      "--sweep=model.num_layers=x: expected int (at least 1), got x",
+    ),
     (["--sweep=seed=1", "--set=seed=2"], "seed is swept by --sweep=seed=1 and set by"),
     ([], "sweep what? Name values with --sweep=PATH=V1,V2"),
     (["--sweep=seed=1", "--parallel=0"], "--parallel=0: expected at least 1"),
