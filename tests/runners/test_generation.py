@@ -104,16 +104,17 @@ def test_what_goes_beyond_the_context_is_refused(gpt2):
     check_context(context, context + 2, 1)
 
 
-def test_prompts_of_about_one_length_share_a_program(family, caplog):
+def test_prompts_of_about_one_length_share_a_program(family):
   _, params, generate = family
-  jax.config.update("jax_log_compiles", True)
-  try:
-    for length in (5, 16, 1, 11):
-      prompts = [np.arange(length, dtype=np.int32)] * len(PROMPTS)
-      generate(params, prompts, max_tokens=NUM_NEW, sampling=GREEDY)
-  finally:
-    jax.config.update("jax_log_compiles", False)
-  assert not [r for r in caplog.messages if r.startswith("Finished XLA compilation")]
+
+  def num_programs(length):
+    prompts = [np.arange(length, dtype=np.int32)] * len(PROMPTS)
+    generate(params, prompts, max_tokens=NUM_NEW, sampling=GREEDY)
+    return generate._jitted._cache_size()
+
+  first = num_programs(5)
+  assert [num_programs(length) for length in (16, 1, 11)] == [first] * 3
+  assert num_programs(17) == first + 1  # beyond the padding of the others
 
 
 @pytest.mark.slow
