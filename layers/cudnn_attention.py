@@ -22,9 +22,12 @@ from layers.dropout import Drop
 from layers.errors import UserError
 from layers.masks import Mask, SlidingWindow, causal_mask, full_mask, reach
 from layers.ranges import PositiveInt
-from layers.sharding import per_device, platform
+from layers.sharding import is_split, per_device, platform
 from layers.tokens import Tokens
 
+# Their compiler dies of a segmentation fault in any program with cuDNN attention for more than
+# one GPU, of 2 as of 64; 0.10.2, 0.11.0, 0.11.1, 0.12.0 and 0.12.0.1 compile it.
+_CRASHES_ON_SEVERAL = ("0.11.2",)
 # A row is cut into so many spans; queries of a span are shown no key beyond their reach.
 _MOST_SPANS = 8
 
@@ -92,6 +95,11 @@ def refusal(head_dim: int, compute_dtype: str) -> str | None:
     )
   if not is_installed():
     return "finds no cuDNN: pip install 'strata[gpu]'"
+  if is_split() and jax.__version__ in _CRASHES_ON_SEVERAL:
+    return (
+      f"ends the compiler of jax {jax.__version__} where there are several devices: install "
+      "another version of jax"
+    )
   return None
 
 

@@ -46,7 +46,9 @@ class Stack(nn.Module):
       return nn.meta.add_axis(jax.vmap(init_layer)(keys), 0, {nn.PARTITION_NAME: "layers"})
 
     def init_layer(key: jax.Array) -> Any:
-      return block.init(key, x, tokens)["params"]
+      # Shapes alone go through the block: no kernel of its attention is made, or batched.
+      inputs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (x, tokens))
+      return block.lazy_init(key, *inputs)["params"]
 
     def apply_layer(params: Any, x: jax.Array, key: jax.Array | None) -> jax.Array:
       rngs = {} if key is None else {"dropout": key}
@@ -54,7 +56,11 @@ class Stack(nn.Module):
       return cast(jax.Array, y)
 
     num_layers = self.num_layers
-    params = self.param("layers", init_layers)
+    if not self.has_variable("params", "layers"):
+      self.param("layers", init_layers)
+      return x  # a model that is only initialised needs the shape alone
+    # Not `param`, which traces all layers once more to compare shapes.
+    params = nn.unbox(self.get_variable("params", "layers"))
     if cache.in_use(self):
       return self._with_cache(block, params, x, tokens)
     keys = self._dropout_keys()

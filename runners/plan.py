@@ -5,8 +5,10 @@ run, and no data are read.
 """
 
 import dataclasses
+import importlib.metadata
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +29,7 @@ from runners.topologies import Topology
 
 # Which part of a GPU's memory jax takes at once; the later name wins.
 _GPU_FRACTIONS = ("XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION")
+_LAST_LINES = 30  # of what the compiler said, where it fails
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -213,9 +216,9 @@ def _facts(
   with tempfile.TemporaryDirectory() as folder:
     asked, answer = Path(folder, "request.json"), Path(folder, "answer.json")
     asked.write_text(json.dumps(request))
-    said = _compile(asked, answer, _environment(topology), stop)
+    ended = _compile(asked, answer, _environment(topology), stop)
     if not answer.exists():
-      raise CompileError("\n".join(said.splitlines()[-30:]) or "it was stopped")
+      raise CompileError("it was stopped" if ended is None else _failure(*ended))
     facts = json.loads(answer.read_text())
   if "error" in facts:
     raise UserError(facts["error"])
@@ -235,8 +238,12 @@ def _check_readable(stored: str, exp: str) -> None:
 
 def _compile(
   asked: Path, answer: Path, env: Mapping[str, str], stop: threading.Event | None
-) -> str:
-  """Runs the process; returns what it said on stderr. It ends when this one does."""
+) -> tuple[int, str] | None:
+  """Runs the process, which ends when this one does.
+
+  Returns:
+    Its exit code and what it said on stderr; None where `stop` ended it.
+  """
   command = [sys.executable, "-m", "runners.ahead_of_time", str(asked), str(answer)]
   ours, held = os.pipe()  # the process leaves when nobody holds the other end any more
   with subprocess.Popen(
@@ -247,13 +254,26 @@ def _compile(
       while True:
         signals.check()
         try:
-          return process.communicate(timeout=0.5)[1]
+          _, said = process.communicate(timeout=0.5)
+          return process.returncode, said
         except subprocess.TimeoutExpired:
           if stop is not None and stop.is_set():
-            return ""
+            return None
     finally:
       os.close(held)
       process.kill()
+
+
+def _failure(code: int, said: str) -> str:
+  """The last lines of a process that gave no answer; the very last says what it ended of."""
+  lines = said.splitlines()[-_LAST_LINES:]
+  if code < 0:
+    cause = "the system had no memory left" if -code == signal.SIGKILL else "a fault of its own"
+    lines.append(
+      f"it died of {signal.Signals(-code).name} (exit code {128 - code}), most often {cause}; "
+      f"this is jax {importlib.metadata.version('jax')}, another version may do"
+    )
+  return "\n".join(lines) or f"it ended with exit code {code}, without a word"
 
 
 def _environment(topology: Topology | None) -> dict[str, str]:

@@ -60,14 +60,19 @@ class ModelInit:
     """`batch` is any batch, as arrays or shapes."""
     self.objective, self._model = objective, model
     # One row is enough to learn the shapes of the parameters.
-    row = {key: jnp.zeros((1, *x.shape[1:]), x.dtype) for key, x in batch.items()}
-    self._row = with_rows(row)
+    self._row = {
+      key: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype) for key, x in batch.items()
+    }
     with constraints_seen() as self.constraints:
       self.boxed = jax.eval_shape(self.params, jax.random.key(0))
 
   def params(self, key: jax.Array) -> Any:
-    """The first parameters, boxed."""
-    return self._model.init(key, *self.objective.model_inputs(self._row))["params"]
+    """The first parameters, boxed: each by its own initialiser, none by a forward pass."""
+
+    def forward(model: nn.Module, row: Mapping[str, Any]) -> Any:
+      return model(*self.objective.model_inputs(with_rows(row)))
+
+    return self._model.lazy_init(key, self._row, method=forward)["params"]
 
   def unpadded(self) -> Any:
     """Their shapes, unboxed, without the rows that pad the vocabulary for a mesh."""
@@ -114,10 +119,14 @@ class Initializer:
   def init(self) -> TrainState:
     """A fresh state; its parameters do not depend on the mesh."""
     if jax.default_backend() != "cpu":
-      return jax.jit(self._init, out_shardings=self.shardings)()
+      return self.program()()
     # On CPU the last bit of an element depends on the shape of the loop that computes it, and
     # so on the mesh, where each device computes its part alone: compute whole, then cut.
     return jax.device_put(self._jitted(), self.shardings)
+
+  def program(self) -> jax.stages.Wrapped:
+    """() -> a fresh state, where every device computes its part: jitted, for any platform."""
+    return jax.jit(self._init, out_shardings=self.shardings)
 
   def init_around(self, params: Any) -> TrainState:
     """A fresh state with these parameters; what an optimizer keeps of them, it has of these."""

@@ -34,7 +34,8 @@ def _plan(invocation: Invocation) -> int:
   try:
     found = plan(resolved.config, resolved.exp, topology)
   except CompileError as error:
-    print(f"{error}\nrunner: error: the compiler failed, see above", file=sys.stderr)
+    *said, last = str(error).splitlines()
+    print(*said, f"runner: error: the compiler failed: {last}", sep="\n", file=sys.stderr)
     return 1
   if invocation.json:
     print(json.dumps(as_json(found, **_asked(invocation)), indent=1))

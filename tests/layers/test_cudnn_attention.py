@@ -141,6 +141,23 @@ def test_heads_are_as_wide_as_jax_takes_on_the_gpu_at_hand(capability, most, mon
     assert f"at most {most} " in (cudnn_attention.refusal(most + 8, "bfloat16") or "")
 
 
+@pytest.mark.parametrize(
+  ("version", "on_several"), [("0.11.2", "ends the compiler"), ("0.12.0", None)]
+)
+def test_a_compiler_that_crashes_on_several_gpus_is_not_given_the_kernels(
+  version, on_several, monkeypatch
+):
+  monkeypatch.setattr(cudnn_attention, "is_installed", lambda: True)
+  monkeypatch.setattr(jax, "__version__", version)
+  with partitioned(_Mesh(), ()):
+    assert cudnn_attention.refusal(64, "bfloat16") is None
+  several = _Mesh()
+  several.size = 2
+  with partitioned(several, ()):
+    refusal = cudnn_attention.refusal(64, "bfloat16")
+  assert refusal is on_several or (refusal or "").startswith(f"{on_several} of jax {version}")
+
+
 def test_cudnn_is_looked_for_where_jax_looks():
   """The name is not public: were it gone, cuDNN would never be found."""
   assert hasattr(jax._src.lib, "cuda_versions")

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from layers.attention import dense_attention
 from layers.rematerialization import PolicyName, Remat
 
 BY_NAME = Remat(save=("query", "hidden"), offload=("block_input", "attention"))
@@ -99,3 +100,40 @@ def test_every_parameter_names_its_axes(make_decoder, packed):
   for leaf in jax.tree.leaves(boxed, is_leaf=is_box):
     assert is_box(leaf)
     assert len(leaf.names) == leaf.value.ndim
+
+
+def _cannot_be_batched(query, key, value, *tokens, **options):
+  """An attention core like cuDNN's, whose kernel refuses to be made under `jax.vmap`."""
+  kernel = jax.custom_batching.custom_vmap(lambda query: query)
+
+  @kernel.def_vmap
+  def refuse(*_):
+    raise TypeError("cannot be batched")
+
+  return kernel(query)
+
+
+@pytest.mark.parametrize("scan_layers", [True, False])
+def test_parameters_are_made_without_a_forward_pass(make_decoder, packed, scan_layers):
+  key = jax.random.key(0)
+  model = make_decoder(scan_layers=scan_layers)
+  other = make_decoder(scan_layers=scan_layers, core=_cannot_be_batched)
+  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), packed)
+  whole = jax.jit(lambda key: nn.unbox(model.init(key, *packed)["params"]))
+  lazy = jax.jit(lambda key: nn.unbox(other.lazy_init(key, *shapes)["params"]))
+  jax.tree.map(np.testing.assert_array_equal, lazy(key), whole(key))
+  assert "dot_general" in str(jax.make_jaxpr(whole)(key))
+  assert "dot_general" not in str(jax.make_jaxpr(lazy)(key))
+
+
+def test_a_model_that_has_parameters_traces_each_layer_once(make_decoder, packed):
+  calls = []
+
+  def counted(*arguments, **options):
+    calls.append(1)
+    return dense_attention(*arguments, **options)
+
+  params = _params(make_decoder(scan_layers=False), *packed)
+  model = make_decoder(scan_layers=False, core=counted)
+  jax.eval_shape(lambda params: model.apply({"params": params}, *packed), params)
+  assert len(calls) == model.num_layers

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import fiddle as fdl
 import pytest
@@ -10,7 +11,7 @@ from layers.errors import UserError
 from runners.collective_budget import Allowance
 from runners.collectives import Collective
 from runners.meshes import MeshShape
-from runners.plan import Plan, as_json, plan, usable_bytes
+from runners.plan import CompileError, Plan, as_json, plan, usable_bytes
 from runners.plan_report import report
 from runners.topologies import parse
 from tests.runners.toy_run import toy_config
@@ -145,3 +146,28 @@ def test_jax_leaves_a_part_of_a_gpu_to_others(monkeypatch):
   monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9")
   assert usable_bytes(parse("h100:1x8")) == int(0.9 * 84_942_979_072)
   assert usable_bytes(parse("v5p:4x4x4")) == int(95.74 * GIB)
+
+
+@pytest.mark.parametrize(
+  ("ends", "last"),
+  [
+    (
+      "kill -SEGV $$",
+      "it died of SIGSEGV (exit code 139), most often a fault of its own; this is",
+    ),
+    (
+      "kill -KILL $$",
+      "it died of SIGKILL (exit code 137), most often the system had no memory",
+    ),
+    ("exit 3", "the frame of an error"),
+  ],
+)
+def test_a_compiler_that_dies_is_named_with_what_it_died_of(ends, last, tmp_path, monkeypatch):
+  compiler = tmp_path / "python"
+  compiler.write_text(f"#!/bin/sh\necho the frame of an error >&2\n{ends}\n")
+  compiler.chmod(0o755)
+  monkeypatch.setattr(sys, "executable", str(compiler))
+  with pytest.raises(CompileError) as caught:
+    plan(toy_config(), "toy", parse("cpu:2"))
+  assert str(caught.value).splitlines()[0] == "the frame of an error"
+  assert str(caught.value).splitlines()[-1].startswith(last)
