@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import fiddle as fdl
 from fiddle import daglish
 
+from experiments.replacement import hand_on
 from experiments.values import typed
 from layers.errors import UserError
 from layers.suggestions import did_you_mean, nearest
@@ -50,10 +51,15 @@ def find(config: fdl.Config, path: Path, *, new_key: bool = False) -> Place:
 
 
 def set_value(config: fdl.Config, path: Path, value: Any) -> Path:
-  """Types `value` for its place and puts it there; returns the canonical path."""
+  """Types `value` for its place and puts it there; returns the canonical path.
+
+  Of what stood there a learning rate and the like stay: see replacement.py.
+  """
   place = find(config, path, new_key=True)
   current = None if place.value is REQUIRED else place.value
-  _put(config, place.path, typed(value, place.annotation, current))
+  new = typed(value, place.annotation, current)
+  hand_on(current, new)
+  _put(config, place.path, new)
   return place.path
 
 

@@ -146,6 +146,8 @@ class _Transaction:
       if earlier == path:
         self._warnings.append(f"{name} is set twice: {who} wins over {by}")
       elif path is not None and earlier[: len(path)] == path:
+        if name not in changed:
+          continue  # it was handed on
         whole = path_text(path) or "the whole config"
         self._warnings.append(f"{who} replaces {whole}, so {by} before it has no effect")
       elif path is None and name in changed:

@@ -13,6 +13,7 @@ from fiddle import daglish, history
 
 from experiments.edits import find
 from experiments.paths import parse_path
+from experiments.replacement import HANDED_ON
 from experiments.resolution import Resolved
 from experiments.source_lines import who_set
 from layers.errors import UserError
@@ -107,9 +108,16 @@ def _override_origins(resolved: Resolved, path: Path) -> Iterator[Origin]:
       replaced, last = None, change.who
       yield Origin("nothing" if change.after is None else change.after, change.who)
     elif change.path in above and change.after is not None and change.who != last:
-      replaced = Origin(value, f"{change.who}, which set {change.path}")
+      did = "kept it in" if _is_handed_on(path, change.path) else "set"
+      replaced = Origin(value, f"{change.who}, which {did} {change.path}")
   if replaced is not None:
     yield replaced
+
+
+def _is_handed_on(path: Path, replaced: str) -> bool:
+  """Whether the part at `replaced` got the field from the part before it."""
+  step = path[len(parse_path(replaced))]
+  return isinstance(step, daglish.Attr) and step.name in HANDED_ON
 
 
 def _owner(config: fdl.Config, path: Path) -> tuple[Path, fdl.Buildable]:

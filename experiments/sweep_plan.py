@@ -1,7 +1,8 @@
 """A sweep before anything runs: every point resolved, typed and named; no value wins unsaid.
 
-The values of a sweep are applied after all other overrides. So a path may not be swept and set
-as well, and two swept paths may not hold one another.
+The values of a sweep are applied after all other overrides, so a path may not be swept and set
+as well. Of two swept paths one may hold the other (optimizer, optimizer.learning_rate.peak): it
+is applied first, and none of its values may set the other.
 """
 
 import dataclasses
@@ -63,11 +64,12 @@ def plan_sweep(
   """
   axes = [read_axis(text) for text in sweeps]
   base = resolve(exp, overrides, complete=False)
-  paths = [_canonical(axis, base.config) for axis in axes]
+  paths = _canonical_paths(exp, overrides, axes)
   _check_axes(axes, paths, base.config)
   for axis, path in zip(axes, paths, strict=True):
     _check_not_set(axis, path, base)
   _check_values(exp, overrides, axes)
+  _check_outer_values(exp, overrides, axes, paths)
   points = [
     _point(exp, overrides, dict(zip(map(path_text, paths), values, strict=True)))
     for values in itertools.product(*(axis.values for axis in axes))
@@ -103,11 +105,29 @@ def _stated(config: fdl.Config) -> Iterator[tuple[str, str]]:
 
 
 def _point(exp: str | None, overrides: Sequence[Override], values: dict[str, str]) -> Point:
-  own = tuple(Override("set", f"{path}={value}") for path, value in values.items())
+  outer_first = sorted(values.items(), key=lambda item: _depth(item[0]))
+  own = tuple(Override("set", f"{path}={value}") for path, value in outer_first)
   resolved = resolve(exp, (*overrides, *own))
   check_ranges(resolved.config)
   to_json(resolved.config, resolved.exp)  # what cannot be stored is refused now
   return Point(config_name(resolved.config, resolved.exp), values, own, resolved.config)
+
+
+def _depth(path: str) -> int:
+  return len(parse_path(path))
+
+
+def _canonical_paths(
+  exp: str | None, overrides: Sequence[Override], axes: Sequence[Axis]
+) -> list[Path]:
+  """Of each axis, in a config that has the first values of the axes that may hold it."""
+  found: dict[Axis, Path] = {}
+  outer: list[Override] = []
+  for axis in sorted(axes, key=lambda axis: _depth(axis.path)):
+    config = resolve(exp, (*overrides, *outer), complete=False).config
+    found[axis] = _canonical(axis, config)
+    outer.append(Override("sweep", f"{axis.path}={axis.values[0]}"))
+  return [found[axis] for axis in axes]
 
 
 def _canonical(axis: Axis, config: fdl.Config) -> Path:
@@ -120,7 +140,10 @@ def _canonical(axis: Axis, config: fdl.Config) -> Path:
 def _check_axes(axes: Sequence[Axis], paths: Sequence[Path], config: fdl.Config) -> None:
   pairs = itertools.combinations(zip(axes, paths, strict=True), 2)
   for (one, path), (other, other_path) in pairs:
-    if any(_overlap(alias, other_path) for alias in _aliases(config, path)):
+    same = path == other_path or any(
+      _overlap(alias, other_path) for alias in _aliases(config, path) if alias != path
+    )
+    if same:
       raise UserError(f"{one} and {other} sweep the same field; drop one of them")
 
 
@@ -146,7 +169,7 @@ def _decides(applied: Applied, path: Path, config: fdl.Config) -> bool:
   if _overlap(applied.path, path, above=False):
     return True
   above = path[: len(applied.path)] == applied.path
-  return above and _is_given(config, path) and (not applied.appends or text in applied.changed)
+  return above and _is_given(config, path) and text in applied.changed
 
 
 def _overlap(one: Path, other: Path, *, above: bool = True) -> bool:
@@ -189,7 +212,7 @@ def _check_values(exp: str | None, overrides: Sequence[Override], axes: Sequence
   errors: dict[str, None] = {}
   for axis in axes:
     for value in axis.values:
-      chosen = (first | {axis: value}).items()
+      chosen = sorted((first | {axis: value}).items(), key=lambda item: _depth(item[0].path))
       swept = [Override("sweep", f"{axis.path}={value}") for axis, value in chosen]
       try:
         resolve(exp, (*overrides, *swept))
@@ -197,6 +220,21 @@ def _check_values(exp: str | None, overrides: Sequence[Override], axes: Sequence
         errors |= dict.fromkeys(error.errors)
   if errors:
     raise OverrideErrors(list(errors))
+
+
+def _check_outer_values(
+  exp: str | None, overrides: Sequence[Override], axes: Sequence[Axis], paths: Sequence[Path]
+) -> None:
+  """No value of an axis sets a field within it that another axis sweeps."""
+  pairs = itertools.permutations(zip(axes, paths, strict=True), 2)
+  for (outer, above), (inner, path) in pairs:
+    if path[: len(above)] != above:
+      continue
+    for value in outer.values:
+      own = Override("sweep", f"{outer.path}={value}")
+      resolved = resolve(exp, (*overrides, own), complete=False)
+      if _decides(resolved.applied[-1], path, resolved.config):
+        raise UserError(f"{path_text(path)} is swept by {inner} and set by {own}; drop one")
 
 
 def _check_distinct(points: Sequence[Point]) -> None:

@@ -291,8 +291,13 @@ def _fit_reference(reference: Reference, annotation: Any, current: Any) -> Any:
 
 
 def _makes_callables(target: Any) -> bool:
-  """A class whose objects are what is called, such as a core with its block sizes."""
-  return isinstance(target, type) and any("__call__" in vars(base) for base in target.__mro__)
+  """A class whose objects are what is called, such as a core with its block sizes.
+
+  Or a function that says it returns one, as a schedule of the learning rate does.
+  """
+  if isinstance(target, type):
+    return any("__call__" in vars(base) for base in target.__mro__)
+  return _is_callable_type(produced_type(target))
 
 
 def _wants_callable(annotation: Any, current: Any) -> bool:

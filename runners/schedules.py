@@ -28,7 +28,9 @@ def steps_of(length: Length, num_steps: int) -> int:
   return length
 
 
-def constant(peak: NonNegativeFloat, warmup: Length = 0, num_steps: PositiveInt | None = None):
+def constant(
+  peak: NonNegativeFloat, warmup: Length = 0, num_steps: PositiveInt | None = None
+) -> optax.Schedule:
   """`peak` throughout, after a linear warmup from 0."""
   return _warmed_up(optax.constant_schedule(peak), peak, warmup, _required(num_steps))
 
@@ -38,7 +40,7 @@ def warmup_cosine(
   end: NonNegativeFloat = 0.0,
   warmup: Length = 0.02,
   num_steps: PositiveInt | None = None,
-):
+) -> optax.Schedule:
   """Linear from 0 to `peak`, then half a cosine to `end` (https://arxiv.org/abs/1608.03983)."""
   num_steps = _required(num_steps)
   decay_steps = max(1, num_steps - steps_of(warmup, num_steps))
@@ -51,7 +53,7 @@ def warmup_linear(
   end: NonNegativeFloat = 0.0,
   warmup: Length = 0.02,
   num_steps: PositiveInt | None = None,
-):
+) -> optax.Schedule:
   """Linear from 0 to `peak`, then linear to `end`."""
   num_steps = _required(num_steps)
   decay_steps = max(1, num_steps - steps_of(warmup, num_steps))
@@ -64,7 +66,7 @@ def warmup_stable_decay(
   warmup: Length = 0.02,
   decay: Length = 0.2,
   num_steps: PositiveInt | None = None,
-):
+) -> optax.Schedule:
   """Warmup, a plateau, and a linear decay over the last `decay` (https://arxiv.org/abs/2404.06395)."""
   num_steps = _required(num_steps)
   if isinstance(warmup, float) and isinstance(decay, float) and warmup + decay > 1:
@@ -79,7 +81,7 @@ def warmup_stable_decay(
 
 def warmup_rsqrt(
   peak: NonNegativeFloat, warmup: Length = 0.02, num_steps: PositiveInt | None = None
-):
+) -> optax.Schedule:
   """Linear warmup, then peak * sqrt(warmup / step) (https://arxiv.org/abs/1706.03762, 5.3)."""
   steps = max(1, steps_of(warmup, _required(num_steps)))
 
@@ -94,7 +96,7 @@ def warmup_exponential(
   decay_rate: PositiveFraction,
   warmup: Length = 0.02,
   num_steps: PositiveInt | None = None,
-):
+) -> optax.Schedule:
   """Linear warmup, then exponential decay to peak * decay_rate at the end."""
   num_steps = _required(num_steps)
   decay_steps = max(1, num_steps - steps_of(warmup, num_steps))
@@ -102,7 +104,9 @@ def warmup_exponential(
   return _warmed_up(decay, peak, warmup, num_steps)
 
 
-def _warmed_up(schedule, peak: float, warmup: Length, num_steps: int):
+def _warmed_up(
+  schedule: optax.Schedule, peak: float, warmup: Length, num_steps: int
+) -> optax.Schedule:
   steps = steps_of(warmup, num_steps)
   if steps == 0:
     return schedule

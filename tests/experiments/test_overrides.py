@@ -14,6 +14,8 @@ from runners.config_tree import flatten
 from tests.experiments import toy_family
 from tests.experiments.toy_family import Data, Mesh, Norm, Policy, Stop, Toy
 
+MODEL = "@tests.experiments.toy_family:Model()"
+
 
 def apply(*arguments: str, config=None):
   """`apply("set=num_steps=3", "unset=name")`, as on the command line."""
@@ -167,13 +169,13 @@ def test_an_error_names_the_argument_what_was_expected_and_the_nearest(argument)
 
 def test_a_required_field_must_have_a_value_when_all_overrides_are_applied():
   with pytest.raises(OverrideErrors) as caught:
-    apply("set=optimizer=@toy_sgdm", "set=num_steps=3")
+    apply(f"set=model={MODEL}", "set=num_steps=3")
   assert caught.value.errors == (
-    "--set=optimizer=@toy_sgdm: optimizer.learning_rate has no default and no value; add"
-    " --set=optimizer.learning_rate=VALUE",
+    f"--set=model={MODEL}: model.width has no default and no value; add"
+    " --set=model.width=VALUE",
   )
-  config = apply("set=optimizer=@toy_sgdm", "set=optimizer.learning_rate=2").config
-  assert config.optimizer.learning_rate == 2.0
+  config = apply(f"set=model={MODEL}", "set=model.width=2").config
+  assert config.model.width == 2
 
 
 def test_one_wrong_override_leaves_everything_as_it_was():
