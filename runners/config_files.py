@@ -27,6 +27,7 @@ from runners.config_tree import callables_in, flatten, path_text, walk
 from runners.derivation import derive_eval_data, derived_fields
 from runners.import_by_name import public_name
 from runners.value_limits import MAX_CONFIG_BYTES
+from runners.workdir_entries import replace_file
 
 JSON_NAME = "config.json"
 TEXT_NAME = "config.txt"
@@ -127,13 +128,11 @@ def save(config: fdl.Config, exp: str, workdir: str | os.PathLike[str]) -> None:
   for name, text in ((TEXT_NAME, to_text(config)), (JSON_NAME, to_json(config, exp))):
     try:
       folder.mkdir(parents=True, exist_ok=True)
-      unfinished = folder / f".{name}.{os.getpid()}"
-      unfinished.write_text(text, encoding="utf-8")
-      os.replace(unfinished, folder / name)
+      replace_file(folder / name, text)
     except OSError as error:
       reason = error.strerror or error
       raise UserError(
-        f"cannot write {folder / name}: {reason}; choose another --workdir"
+        f"cannot write {folder / name}: {reason}; make room, or choose another --workdir"
       ) from error
 
 

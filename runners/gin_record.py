@@ -1,11 +1,11 @@
 """operative_config.gin: with which values gin made a run's preprocessors work."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from input_pipelines.batches import Batches
 from input_pipelines.token_store import OPERATIVE_GIN
+from runners.workdir_entries import replace_file
 
 FILE_NAME = "operative_config.gin"
 
@@ -19,6 +19,4 @@ def save(workdir: Path, data: Mapping[str, Batches]) -> None:
     if OPERATIVE_GIN in notes
   ]
   if parts:
-    unfinished = workdir / f".{FILE_NAME}.{os.getpid()}"
-    unfinished.write_text("\n\n".join(parts))
-    os.replace(unfinished, workdir / FILE_NAME)
+    replace_file(workdir / FILE_NAME, "\n\n".join(parts))

@@ -17,6 +17,7 @@ from typing import Literal
 
 from runners.folder_lock import is_held
 from runners.signals import Interruption
+from runners.workdir_entries import open_file
 
 LOG_NAME = "output.log"
 
@@ -93,7 +94,8 @@ class JobQueue:
       self._tell(job, "started")
 
   def _spawn(self, job: Job, slot: int) -> subprocess.Popen:
-    with open(job.folder / LOG_NAME, "ab") as log:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    with open(open_file(job.folder / LOG_NAME, flags), "ab") as log:
       process = subprocess.Popen(
         job.command,
         stdin=subprocess.PIPE,

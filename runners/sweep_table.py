@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import io
 import math
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from layers.errors import UserError
 from layers.notices import note
 from runners import json_lines
 from runners.workdir import read_starts
+from runners.workdir_entries import replace_file
 
 TABLE_NAME = "sweep.csv"
 FINISHED = "finished"
@@ -118,9 +118,7 @@ def write_table(folder: Path, rows: Sequence[Row], metric: str) -> None:
     values = [row.values.get(path, "") for path in paths]
     scalars = [repr(row.scalars[name]) if name in row.scalars else "" for name in metrics]
     writer.writerow([row.point, row.status, *values, row.steps, f"{row.seconds:.1f}", *scalars])
-  unfinished = folder / f".{TABLE_NAME}"
-  unfinished.write_text(text.getvalue(), encoding="utf-8")
-  os.replace(unfinished, folder / TABLE_NAME)
+  replace_file(folder / TABLE_NAME, text.getvalue())
 
 
 def print_table(rows: Sequence[Row], metric: str) -> None:

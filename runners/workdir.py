@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import os
 import platform
 import re
 import subprocess
@@ -13,10 +12,12 @@ from typing import Any
 
 import fiddle as fdl
 
+from input_pipelines.foreign_json import Document, read_document
 from layers.errors import UserError
 from layers.notices import note
 from runners import config_files
 from runners.folder_lock import hold
+from runners.workdir_entries import replace_file
 
 RUN_NAME = "run.json"
 
@@ -40,6 +41,9 @@ class Workdir:
     accept_changes: paths that may differ from the config the folder was started with. The mesh,
       the rules of sharding and microbatch_size may in any case, and that is said aloud.
 
+  Attributes:
+    before: the config of the start before; None for the first.
+
   Raises:
     UserError: it cannot be written, another process holds it, or its config differs.
   """
@@ -49,6 +53,7 @@ class Workdir:
   ):
     self.path, self._config, self._exp = Path(path), config, exp
     self._starts: list[dict[str, Any]] = []
+    self.before: fdl.Config | None = None
     self._lock = hold(self.path)
     try:
       self._check_config(accept_changes)
@@ -60,6 +65,7 @@ class Workdir:
     if not (self.path / config_files.JSON_NAME).exists():
       return
     stored = config_files.load(self.path)
+    self.before = stored.config
     changes = config_files.differences(stored.config, self._config)
     moved = [change for change in changes if _root(change.path) in _ONLY_PLACES]
     changes = [change for change in changes if change not in moved]
@@ -103,9 +109,13 @@ class Workdir:
 
   def _write_starts(self) -> None:
     file = self.path / RUN_NAME
-    unfinished = file.with_suffix(".tmp")
-    unfinished.write_text(json.dumps({"starts": self._starts}, indent=1) + "\n")
-    os.replace(unfinished, file)
+    try:
+      replace_file(file, json.dumps({"starts": self._starts}, indent=1) + "\n")
+    except OSError as error:
+      raise UserError(
+        f"cannot write {file}: {error.strerror}; make room or mend the folder, and give the "
+        "same command again"
+      ) from error
 
   def close(self) -> None:
     self._lock.close()
@@ -129,10 +139,23 @@ def read_starts(workdir: str | Path) -> list[dict[str, Any]]:
   if not file.exists():
     return []
   try:
-    return json.loads(file.read_text())["starts"]
-  except (ValueError, KeyError, TypeError) as error:
+    return [_start(value, str(file)) for value in read_document(file).list("starts")]
+  except UserError as error:
     note(f"{file} is damaged ({error}) and is written anew.")
     return []
+
+
+def _start(value: Any, source: str) -> dict[str, Any]:
+  """One start, if what others read of it has the types that they expect."""
+  start = Document.of(value, f"{source}, starts")
+  if "mesh" in value:
+    mesh = start.document("mesh")
+    for axis in mesh.values:
+      mesh.whole(axis)
+  if "ended" in value:
+    ended = start.document("ended")
+    ended.whole("step"), ended.flag("finished"), ended.number("seconds")
+  return value
 
 
 def environment() -> dict[str, Any]:

@@ -44,3 +44,22 @@ def test_what_is_no_folder_names_the_reason_and_the_cure(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(UserError, match="cannot write in workdir .*file.*choose another with"):
     hold(tmp_path / "file")
+
+
+def test_a_lock_that_is_a_link_is_refused_and_its_target_keeps_its_content(tmp_path):
+  folder = tmp_path / "run"
+  folder.mkdir()
+  (tmp_path / "precious").write_text("precious")
+  (folder / ".lock").symlink_to(tmp_path / "precious")
+  with pytest.raises(UserError, match=r"\.lock is a link"):
+    hold(folder)
+  assert not is_held(folder)
+  assert (tmp_path / "precious").read_text() == "precious"
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_lock_that_is_no_file_is_refused_at_once(tmp_path, make):
+  make(tmp_path / ".lock")
+  with pytest.raises(UserError, match="choose another"):
+    hold(tmp_path)
+  assert not is_held(tmp_path)

@@ -190,3 +190,43 @@ def test_a_damaged_history_is_reported_and_begun_anew(tmp_path, notes):
   _start(tmp_path)
   assert "run.json is damaged" in notes[0]
   assert len(json.loads((tmp_path / "run.json").read_text())["starts"]) == 1
+
+
+@pytest.mark.parametrize(
+  "content",
+  [
+    b"[]",
+    b"",
+    b'{"starts": 5}',
+    b'{"starts": [5]}',
+    b'{"starts": {"a": 1}}',
+    b'{"starts": [{"mesh": 7}]}',
+    b'{"starts": [{"mesh": null}]}',
+    b'{"starts": [{"mesh": {"data": "8"}}]}',
+    b'{"starts": [{"ended": null}]}',
+    b'{"starts": [{"ended": {"step": "4", "finished": true, "seconds": 1}}]}',
+    b'{"starts": [{"ended": {"step": 4, "finished": 1, "seconds": 1}}]}',
+    b"\xff\xfe\x00",
+    b"[" * 100_000,
+  ],
+)
+def test_a_history_of_other_types_is_reported_and_begun_anew(tmp_path, notes, content):
+  _start(tmp_path)
+  (tmp_path / "run.json").write_bytes(content)
+  _start(tmp_path)
+  assert len(notes) == 1 and "run.json is damaged" in notes[0]
+  assert len(json.loads((tmp_path / "run.json").read_text())["starts"]) == 1
+
+
+def test_a_full_disk_at_the_end_is_one_line_and_leaves_the_history(tmp_path, monkeypatch):
+  folder = _open(tmp_path)
+  folder.record({})
+
+  def full(descriptor):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr("os.fsync", full)
+  with pytest.raises(UserError, match="cannot write .*run.json: No space left on device"):
+    folder.record_end(step=4, finished=True, seconds=1.0)
+  folder.close()
+  assert "ended" not in read_starts(tmp_path)[-1]
