@@ -4,10 +4,13 @@ runners/checkpoint_reading.py says what a checkpoint consists of.
 """
 
 import contextlib
+import errno
 import logging
 import math
+import os
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from runners.train_state import TrainState
 
 IMPORTED = "imported"  # in the JSON beside parameters alone: where they are from
 _LONGEST_REASON = 300
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 class CheckpointWriter:
@@ -33,12 +37,25 @@ class CheckpointWriter:
     directory: the run's checkpoints/, in which no step is damaged (see restore_newest).
     policy: when to save and what to keep.
     unpadded: the state's shapes without what only the mesh asks for; None if that is nothing.
+    before: called before each save, which it may refuse with a UserError.
+
+  Left by an error, it closes in silence: what is wrong has been said.
   """
 
-  def __init__(self, directory: str | Path, policy: Checkpoints, unpadded: Any = None):
+  def __init__(
+    self,
+    directory: str | Path,
+    policy: Checkpoints,
+    unpadded: Any = None,
+    before: Callable[[], None] = lambda: None,
+  ):
     self._directory = Path(directory).absolute()
-    self._policy, self._unpadded = policy, unpadded
+    self._policy, self._unpadded, self._before = policy, unpadded, before
     absl_logging.get_absl_logger().addFilter(_is_worth_saying)
+    logging.getLogger("asyncio").addFilter(_is_raised_elsewhere)
+    if sys.excepthook is not _print_unless_late:
+      _excepthook.append(sys.excepthook)
+      sys.excepthook = _print_unless_late
     # A file for each array (and process): written in a third of the time that Orbax's default
     # takes, one database for all arrays, and a damaged file is one array's.
     arrays = ocp.StandardCheckpointHandler(use_ocdbt=False)
@@ -109,6 +126,7 @@ class CheckpointWriter:
       **{STATE: ocp.args.StandardSave(state)},
       **{item: ocp.args.JsonSave(document) for item, document in items.items()},
     )
+    self._before()
     with self._reported():
       # Where a folder cannot be made, threads of Orbax wait five minutes for it.
       tempfile.TemporaryFile(dir=self._directory).close()
@@ -125,7 +143,19 @@ class CheckpointWriter:
       self._manager.wait_until_finished()
 
   def close(self) -> None:
-    self._manager.close()
+    """Waits for what was started, and lets go; raises UserError as `wait` does."""
+    with self._reported():
+      self._manager.close()
+
+  def __enter__(self) -> "CheckpointWriter":
+    return self
+
+  def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    try:
+      self.close()
+    except UserError:
+      if kind is None:
+        raise
 
   @contextlib.contextmanager
   def _reported(self) -> Iterator[None]:
@@ -135,12 +165,35 @@ class CheckpointWriter:
     except (OSError, ValueError) as error:  # tensorstore has the latter for full disks
       kept = saved_steps(self._directory)
       continues = f"continues from step {kept[-1]}" if kept else "begins anew"
-      text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-      reason = text.splitlines()[0]
       raise UserError(
-        f"cannot save a checkpoint in {self._directory}: {reason[-_LONGEST_REASON:]}; make "
+        f"cannot save a checkpoint in {self._directory}: {_reason(error)}; make "
         f"room or mend the folder, and give the same command again: the run {continues}"
       ) from error
+
+
+def _reason(error: OSError | ValueError) -> str:
+  """What the system says; tensorstore wraps it in paths, its own words and source lines."""
+  text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+  known = (os.strerror(number) for number in _DISK_ERRORS)
+  return next(
+    (words for words in known if words in text), text.splitlines()[0][:_LONGEST_REASON]
+  )
+
+
+def _is_raised_elsewhere(record: logging.LogRecord) -> bool:
+  """Not of the tasks of a save whose first error is raised, and reported, already."""
+  return "exception was never retrieved" not in record.getMessage()
+
+
+_excepthook: list[Callable[..., Any]] = []  # the one of before
+
+
+def _print_unless_late(kind: type[BaseException], error: BaseException, where: Any) -> None:
+  """Prints an error that nobody caught, but none of tensorstore's threads which come to hand
+  over a part of a save after Orbax has given up on all of it.
+  """
+  if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+    _excepthook[-1](kind, error, where)
 
 
 def _is_worth_saying(record: logging.LogRecord) -> bool:

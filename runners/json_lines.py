@@ -1,22 +1,31 @@
 """metrics.jsonl: one JSON object a line and a step, `{"step": 100, "train/loss": 2.31, ...}`.
 
-Each line goes to the operating system whole, in one write, before the call returns: a killed
-process loses nothing it reported and leaves no half line. Numbers are printed so that they read
-back bit for bit. JSON has no word for what is not finite: those are the strings "NaN",
-"Infinity" and "-Infinity", which `float()` reads.
+Numbers are printed so that they read back bit for bit. JSON has no word for what is not finite:
+those are the strings "NaN", "Infinity" and "-Infinity", which `float()` reads. `perf/time` is
+when the row was written, in seconds since 1970: like all of `perf/` it differs between two
+runs that are otherwise equal.
 """
 
 import dataclasses
 import json
 import math
 import os
-import tempfile
-from collections.abc import Iterator, Mapping
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from layers.errors import UserError
+from layers.notices import note
+from runners.appended_file import AppendedFile
+from runners.workdir_entries import replace_file
 
 FILE_NAME = "metrics.jsonl"
+TIME = "perf/time"
+_START = b'{"step": '
+# Zeros, perhaps between the beginning of one row and the end of another.
+_HOLE = re.compile(rb'(\{"step": [^\0]*|\{[^\0]{0,8})?\0+([^\0]*\}\n)?')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,44 +39,52 @@ class JsonLines:
 
 
 class JsonLinesWriter:
-  """Appends to the file at `path`, which is opened by the first write or by `resume`."""
+  """Appends to the file at `path`.
 
-  def __init__(self, path: str):
+  Attributes:
+    num_rows: in the file, after `resume`.
+  """
+
+  def __init__(self, path: str, clock: Callable[[], float] = time.time):
     self._path = path
-    self._file: int | None = None
+    self._clock = clock
+    self._file = AppendedFile(path)
+    self.num_rows = 0
 
   def resume(self, step: int) -> None:
     """Cuts away the rows after `step` (0: all of them) and a torn last line, atomically."""
     if os.path.exists(self._path):
       rows = list(_rows(self._path))
-      kept = b"".join(line for row, line in rows if 0 < step and row["step"] <= step)
-      if len(kept) != os.path.getsize(self._path):
-        _replace(self._path, kept)
-    self._open()
+      kept = [line for row, line in rows if 0 < step and row["step"] <= step]
+      self.num_rows = len(kept)
+      content = b"".join(kept)
+      if len(content) != os.path.getsize(self._path):
+        replace_file(Path(self._path), content)
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
-    row = {"step": step, **{name: _json_number(value) for name, value in scalars.items()}}
-    line = json.dumps(row, allow_nan=False).encode() + b"\n"
-    file = self._open()
-    written = os.write(file, line)
-    if written != len(line):  # the disk is full: no half line may stay
-      os.ftruncate(file, os.fstat(file).st_size - written)
-      raise OSError(f"no room left for {self._path}")
+    numbers = {name: _json_number(value) for name, value in scalars.items()}
+    row = {"step": step, **numbers, TIME: round(self._clock(), 3)}
+    self._file.append(json.dumps(row, allow_nan=False).encode() + b"\n")
 
   def flush(self) -> None:
-    if self._file is not None:
-      os.fsync(self._file)
+    self._file.flush()
+
+  def settle(self) -> None:
+    """Before a checkpoint: a run restored from it would not make these rows again.
+
+    Raises:
+      UserError: rows wait that cannot be written.
+    """
+    try:
+      self._file.settle()
+    except OSError as error:
+      raise UserError(
+        f"cannot write {self._path}: {error.strerror}; make room or mend the folder, and give "
+        "the same command again: it makes the steps since the last checkpoint anew"
+      ) from error
 
   def close(self) -> None:
-    if self._file is not None:
-      file, self._file = self._file, None
-      os.fsync(file)
-      os.close(file)
-
-  def _open(self) -> int:
-    if self._file is None:
-      self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    return self._file
+    self._file.close()
 
 
 def read(path: str) -> Iterator[dict[str, Any]]:
@@ -79,31 +96,39 @@ def read(path: str) -> Iterator[dict[str, Any]]:
 
 
 def _rows(path: str) -> Iterator[tuple[dict[str, Any], bytes]]:
-  """Each row with its line, newline included. Anything but rows of metrics is refused."""
-  with open(path, "rb") as file:
-    for number, line in enumerate(file, 1):
-      row = _parse(line)
-      if row is not None:
-        yield row, line if line.endswith(b"\n") else line + b"\n"
-      elif not _is_torn(line):
-        raise UserError(
-          f"{path}, line {number} is no row of metrics ({line[:40]!r}); move the file away or "
-          "choose another --workdir"
-        )
+  """Each row with its line, newline included. Anything but rows of metrics is refused.
+
+  What a power cut leaves of lines that never reached the disk are zeros, which are passed over.
+  """
+  try:
+    with open(path, "rb") as file:
+      for number, line in enumerate(file, 1):
+        whole = line.lstrip(b"\0")
+        row = _parse(whole)
+        if row is not None:
+          yield row, whole if whole.endswith(b"\n") else whole + b"\n"
+        elif _HOLE.fullmatch(line):
+          note(f"{path}, line {number} never reached the disk, as after a power cut: left out")
+        elif not _is_torn(line):
+          raise UserError(
+            f"{path}, line {number} is no row of metrics ({line[:40]!r}); move the file away "
+            "or choose another --workdir"
+          )
+  except OSError as error:
+    raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
   try:
     row = json.loads(line)
-  except ValueError:  # not JSON, or not even text
+  except (ValueError, RecursionError):  # not JSON, or not even text
     return None
   return row if isinstance(row, dict) and type(row.get("step")) is int else None
 
 
 def _is_torn(line: bytes) -> bool:
   """Whether a crash of the machine may have left this, the beginning of a row, at the end."""
-  start = b'{"step": '
-  return not line.endswith(b"\n") and (line.startswith(start) or start.startswith(line))
+  return not line.endswith(b"\n") and (line.startswith(_START) or _START.startswith(line))
 
 
 def _json_number(value: float) -> float | int | str:
@@ -113,13 +138,3 @@ def _json_number(value: float) -> float | int | str:
   if math.isfinite(value):
     return value
   return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-
-
-def _replace(path: str, content: bytes) -> None:
-  """Puts `content` at `path` so that a crash leaves either the old file or the new one."""
-  with tempfile.NamedTemporaryFile(dir=os.path.dirname(path), delete=False) as file:
-    file.write(content)
-    file.flush()
-    os.fsync(file.fileno())
-  os.chmod(file.name, os.stat(path).st_mode)
-  os.replace(file.name, path)

@@ -9,16 +9,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-from layers.notices import note
+from layers.notices import heard, note
+from runners.appended_file import RecordsWait
 from runners.console import Console
-from runners.json_lines import JsonLines
+from runners.json_lines import JsonLines, JsonLinesWriter
 from runners.tensorboard_writer import TensorBoard
 
 __all__ = ["Console", "JsonLines", "MultiWriter", "TensorBoard", "Writer", "open_writers"]
 
 
 class Writer(Protocol):
-  """An open destination. The runner calls `resume` once, before anything else."""
+  """An open destination. The runner calls `resume` once, before anything else.
+
+  One whose rows a restored run would not make again may have a method `settle` as well, called
+  before each checkpoint, which raises UserError while it has rows that it cannot write.
+  """
 
   def resume(self, step: int) -> None:
     """Drops what was written after `step`, the step restored from; 0, a fresh start: all of it.
@@ -66,17 +71,31 @@ class MultiWriter:
   """Writes to several at once. One that fails is reported and keeps no other from its data.
 
   A full disk ends no training. A failing writer is tried again each time; it is reported when
-  it fails and when it recovers, not at every step in between. `resume` alone lets errors
-  through: there they mean that the workdir is not what the user thinks it is.
+  it fails and when it recovers, not at every step in between. `resume` and `settle` alone let
+  errors through: there they mean that the workdir is not what the user thinks it is, or that
+  rows would be lost.
+
+  Leaving it by an error closes all in silence: the error has been the cause.
   """
 
   def __init__(self, writers: Sequence[Writer]):
     self._writers = tuple(writers)
     self._failing: set[int] = set()
+    self._waiting: set[int] = set()
 
   def resume(self, step: int) -> None:
     for writer in self._writers:
       writer.resume(step)
+
+  def settle(self) -> None:
+    """Before a checkpoint: UserError where a writer that has such a method needs its rows."""
+    for writer in self._writers:
+      if settle := getattr(writer, "settle", None):
+        settle()
+
+  def num_rows(self) -> int | None:
+    """How many rows metrics.jsonl had after `resume`; None without such a writer."""
+    return next((x.num_rows for x in self._writers if isinstance(x, JsonLinesWriter)), None)
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
     for writer in self._writers:
@@ -93,16 +112,30 @@ class MultiWriter:
       with self._reported(writer, "metrics at closing"):
         writer.close()
 
+  def __enter__(self) -> "MultiWriter":
+    return self
+
+  def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    with heard(aloud=kind is None):
+      self.close()
+
   @contextmanager
   def _reported(self, writer: Writer, what: str) -> Iterator[None]:
     name = type(writer).__name__
     try:
       yield
+    except RecordsWait as error:  # nothing is lost so far
+      if id(writer) not in self._waiting:
+        note(str(error))
+      self._waiting.add(id(writer))
     except Exception as error:
       if id(writer) not in self._failing:
         note(f"{name} lost {what}: {type(error).__name__}: {error}")
       self._failing.add(id(writer))
     else:
+      if id(writer) in self._waiting:
+        note(f"{name} writes again, and what waited too")
+      self._waiting.discard(id(writer))
       if id(writer) in self._failing:
         note(f"{name} writes again, from {what} on")
       self._failing.discard(id(writer))
