@@ -9,7 +9,9 @@ epochs and no row is dropped or seen twice. With R = 5 rows and B = 4:
     batch      0 0 0 0 1   1 1 1 2 2
 
 The row is a hash of the position (permutation.py), hence batch 1,000,000 costs what batch 0
-does. Evaluation is the single epoch 0 .. R - 1 in order.
+does. A run whose batch size changes at batch n keeps its position: the batches from there on
+follow it in their own size (`continue_from`). Evaluation is the single epoch 0 .. R - 1, in
+order.
 
 The hash takes 0.1 ms a call, mostly whatever the number of positions, so those of many small
 batches are looked up together and the last few thousand are kept.
@@ -20,6 +22,7 @@ Letters: B rows of the global batch, R rows of an epoch, T tokens of a row.
 import functools
 import threading
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -72,18 +75,35 @@ class RowBatches:
     self._seed = seed
     self._batch_size = batch_size
     self._block = np.arange(batch_size // num_shards) + shard_index * (batch_size // num_shards)
+    self._origin = 0  # the position of batch 0, or where that would be
     self._num_positions: int | None = None
     if seed is None:
       num_epochs = 1
     if num_epochs is not None:
       self._num_positions = rows.num_rows * num_epochs
-      self.num_batches = -(-self._num_positions // batch_size)
+      self.num_batches = self._count()
       if num_batches is not None:
         self.num_batches = min(self.num_batches, num_batches)
 
     self._batches_at_once = max(1, _POSITIONS_AT_ONCE // batch_size)
     # One a stretch, for the one who reads on and for the one who begins anew.
     self._stretch = functools.lru_cache(maxsize=2)(self._look_up)
+
+  def position(self, n: Any) -> Any:
+    """How many rows come before global batch n, on all hosts and in all epochs."""
+    return n * self._batch_size + self._origin
+
+  def continue_from(self, n: int, position: int) -> None:
+    """Makes batch n begin at `position`; those before it were of another size, and are gone."""
+    self._origin = position - n * self._batch_size
+    self._stretch.cache_clear()
+    if self._num_positions is not None:
+      self.num_batches = self._count()
+
+  def _count(self) -> int:
+    """Batches until all epochs have been read."""
+    assert self._num_positions is not None
+    return -(-(self._num_positions - self._origin) // self._batch_size)
 
   def __getitem__(self, n: int) -> dict[str, np.ndarray]:
     """This host's rows of global batch n, [B / num_shards, T] each."""
@@ -109,7 +129,8 @@ class RowBatches:
     """The row indices of `stretch`, so many batches in a row, [batches, B / num_shards]."""
     first = stretch * self._batches_at_once
     batch = np.arange(first, first + self._batches_at_once)[:, None]
-    return self._rows_at(batch * self._batch_size + self._block)
+    # Before the first are none, but a stretch may begin there.
+    return self._rows_at(np.maximum(self.position(batch) + self._block, 0))
 
   def _rows_at(self, position: np.ndarray) -> np.ndarray:
     """The rows at these positions of all epochs laid end to end; NO_ROW after the last."""

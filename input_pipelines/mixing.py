@@ -121,7 +121,7 @@ class MixedBatches(RowBatches):
   def tokens_by_source(self, first: int, end: int) -> dict[str, int]:
     """How many tokens of each source global batches first .. end - 1 hold, on all hosts."""
     counts = np.zeros(len(self.sources), np.int64)
-    start, stop = first * self._batch_size, end * self._batch_size
+    start, stop = max(0, self.position(first)), max(0, self.position(end))
     for low in range(start, stop, _COUNTED_AT_ONCE):
       indices = self._rows_at(np.arange(low, min(low + _COUNTED_AT_ONCE, stop)))
       source = self._joined.source_of(indices)

@@ -28,6 +28,7 @@ from runners.layout import (
   parameter_layouts,
   warn_of_idle_axes,
 )
+from runners.logged_rows import LoggedRows
 from runners.memory import check_memory
 from runners.meshes import batch_sharding, check_batch
 from runners.source_tokens import SourceTokens
@@ -48,6 +49,7 @@ class Assembly:
     batches: of the training data; eval_batches: name -> batches.
     initializer: shapes, shardings and first values of the state.
     learning_rate: step -> rate, or None for an optimizer without that argument.
+    blueprint: what all of these are made from.
   """
 
   config: fdl.Config
@@ -58,6 +60,20 @@ class Assembly:
   eval_batches: Mapping[str, Batches]
   initializer: Initializer
   learning_rate: Any
+  blueprint: "Blueprint"
+
+  def continued_from(self, step: int, position: int) -> "Assembly":
+    """The run whose batch `step` begins at row `position` of all epochs laid end to end.
+
+    A run of epochs, whose batches were of another size before, has another length then.
+    """
+    batches: Any = self.batches
+    batches.continue_from(step, position)
+    if self.config.num_steps is not None:
+      return self
+    return dataclasses.replace(
+      self, **_of_length(self.blueprint, self.mesh, batches.num_batches)
+    )
 
   @property
   def batch_sharding(self) -> jax.sharding.NamedSharding:
@@ -71,9 +87,16 @@ class Assembly:
 
   @functools.cached_property
   def callbacks(self) -> tuple[Callback, ...]:
-    """Those of the trainer; those that count for it come first, so that all see the counts."""
+    """Those of the trainer; those that count for it come first, so that all see the counts.
+
+    What counts the rows comes last: see there.
+    """
     counting = [SourceTokens(self.batches)] if isinstance(self.batches, MixedBatches) else []
-    return (*counting, *self.trainer.callbacks)
+    return (*counting, *self.trainer.callbacks, self.logged_rows)
+
+  @functools.cached_property
+  def logged_rows(self) -> LoggedRows:
+    return LoggedRows()
 
   def model_flops(self) -> int:
     """Of one update: see runners/step_flops.py."""
@@ -190,29 +213,36 @@ def assemble(config: fdl.Config, cache_dir: str) -> Assembly:
   for name, data in eval_data.items():
     _check_vocabulary(name, data, train_data)
   blueprint = draw(config, mesh, train_data)  # what is wrong shows before a store is built
-  trainer = blueprint.trainer
-  initializer = blueprint.initializer(trainer, mesh)
-  check_memory(initializer.abstract, mesh)
+  check_memory(blueprint.initializer(blueprint.trainer, mesh).abstract, mesh)
   batches = _open(train_data, config, cache_dir, seed=config.seed, num_epochs=config.num_epochs)
   eval_batches = {
     name: _open(data, config, cache_dir, seed=None) for name, data in eval_data.items()
   }
   num_steps = config.num_steps or batches.num_batches
   assert num_steps is not None  # num_epochs makes the batches finite
-  if config.num_steps is None:  # only now are the schedules known
-    trainer = fdl.build(derive_schedules(blueprint.config, num_steps))
-    initializer = blueprint.initializer(trainer, mesh)
-  optimizer = derive_schedules(blueprint.config, num_steps).optimizer
   return Assembly(
     config=blueprint.config,
-    trainer=trainer,
-    num_steps=num_steps,
     mesh=mesh,
     batches=batches,
     eval_batches=eval_batches,
-    initializer=initializer,
-    learning_rate=_built(getattr(optimizer, "learning_rate", None)),
+    blueprint=blueprint,
+    **_of_length(blueprint, mesh, num_steps),
   )
+
+
+def _of_length(
+  blueprint: "Blueprint", mesh: jax.sharding.Mesh, num_steps: int
+) -> dict[str, Any]:
+  """The fields of an Assembly that depend on how long the run is, as its schedules do."""
+  config, trainer = derive_schedules(blueprint.config, num_steps), blueprint.trainer
+  if blueprint.config.num_steps is None:  # only now are the schedules known
+    trainer = fdl.build(config)
+  return {
+    "num_steps": num_steps,
+    "trainer": trainer,
+    "initializer": blueprint.initializer(trainer, mesh),
+    "learning_rate": _built(getattr(config.optimizer, "learning_rate", None)),
+  }
 
 
 def _built(value: Any) -> Any:

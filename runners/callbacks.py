@@ -7,7 +7,7 @@ a callback adds is written, and a run restored at that step does not see the ste
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -27,6 +27,7 @@ class Run:
     data_content: names the training data, see Batches.content.
     step: steps done.
     stop_reason: set by `stop`; the loop ends after saving the step at hand.
+    position: what is to be saved of the data's position after a step, beside its batch.
   """
 
   workdir: str
@@ -34,6 +35,7 @@ class Run:
   data_content: str = ""
   step: int = 0
   stop_reason: str | None = None
+  position: Callable[[int], dict[str, int]] = lambda step: {}
 
   def stop(self, reason: str) -> None:
     """Ends the run after this step, saved and reported with `reason`."""

@@ -130,10 +130,15 @@ class TrainLoop:
 
   def _save(self, state: TrainState, scalars: dict[str, float]) -> None:
     self._throughput.pause()
+    step = self._run.step
     run = {
-      "data": {"batch": self._run.step, "content": self._run.data_content},
+      "data": {
+        "batch": step,
+        "content": self._run.data_content,
+        **self._run.position(step),
+      },
       "callbacks": save_callbacks(self._callbacks),
     }
-    self._checkpoints.save(self._run.step, state, run, scalars)
-    self._saved_step = self._run.step
+    self._checkpoints.save(step, state, run, scalars)
+    self._saved_step = step
     self._throughput.resume()

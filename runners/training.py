@@ -1,6 +1,8 @@
 """`runner train`: from a config and a workdir to a finished run, or one step further on."""
 
 import contextlib
+import functools
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -16,9 +18,9 @@ from input_pipelines.prefetch import Prefetch
 from input_pipelines.token_store import default_cache_dir
 from layers.errors import UserError
 from layers.notices import heard, note
-from runners import compilation_cache, gin_record, host_allocator
+from runners import compilation_cache, data_position, gin_record, host_allocator
 from runners.assembly import Assembly, assemble
-from runners.callbacks import Callback, Run, restore_callbacks
+from runners.callbacks import Run, restore_callbacks
 from runners.checkpoint_fallback import restore_newest
 from runners.checkpoint_listing import CHECKPOINTS, saved_steps
 from runners.checkpoints import IMPORTED, CheckpointWriter
@@ -78,8 +80,8 @@ def train(
     note_short_run(config, assembly.num_steps)
     folder = Workdir(workdir, config, exp, accept_changes)
     stack.callback(folder.close)
-    state, run = _start(assembly, folder.path, "train_data" not in accept_changes)
-    facts = _facts(assembly)
+    assembly, state, run = _start(assembly, folder, "train_data" not in accept_changes)
+    began, facts = run.step, _facts(assembly)
     folder.record({**facts, "overrides": list(provenance)})
     gin_record.save(folder.path, assembly.data)
     _announce(exp, facts, run)
@@ -93,21 +95,21 @@ def train(
       seconds=time.perf_counter() - started,
       notes=notes,
     )
-  print(_ending(run, interruption, time.perf_counter() - started), flush=True)
+  print(_ending(run, began, interruption, time.perf_counter() - started), flush=True)
   return interruption.exit_code
 
 
 def _go_on(assembly: Assembly, state: TrainState, run: Run, interruption: Interruption) -> None:
   """To the end of the run; what was opened on the way is closed, whatever happens."""
   with contextlib.ExitStack() as stack:
+    writer = stack.enter_context(_writers(assembly, run))
     checkpoints = CheckpointWriter(
       Path(run.workdir) / CHECKPOINTS,
       assembly.trainer.checkpoints,
       assembly.initializer.unpadded(),
+      before=writer.settle,
     )
-    stack.callback(checkpoints.close)
-    writer = _writers(assembly, run)
-    stack.callback(writer.close)
+    stack.enter_context(checkpoints)
     prefetch = Prefetch(
       assembly.batches,
       start=run.step,
@@ -120,9 +122,15 @@ def _go_on(assembly: Assembly, state: TrainState, run: Run, interruption: Interr
       loop(state, interruption)
 
 
-def _start(assembly: Assembly, workdir: Path, check_data: bool) -> tuple[TrainState, Run]:
-  """The newest checkpoint, or a fresh state, perhaps with the parameters of another run."""
-  trainer, content = assembly.trainer, assembly.batches.content
+def _start(
+  assembly: Assembly, folder: Workdir, check_data: bool
+) -> tuple[Assembly, TrainState, Run]:
+  """The newest checkpoint, or a fresh state, perhaps with the parameters of another run.
+
+  Returns:
+    The assembly that goes on where the state does, the state, and the run.
+  """
+  trainer, content, workdir = assembly.trainer, assembly.batches.content, folder.path
   run = Run(str(workdir), assembly.num_steps, content)
 
   def check(saved: dict[str, Any]) -> None:
@@ -136,6 +144,7 @@ def _start(assembly: Assembly, workdir: Path, check_data: bool) -> tuple[TrainSt
         f"the training data of {workdir} have changed since its checkpoint; put back the text "
         "as it was, choose another --workdir, or accept with --accept_change=train_data"
       )
+    data_position.check_length(saved["data"], folder.before, trainer.sequence_length, workdir)
 
   initializer = assembly.initializer
   abstract, unpadded = initializer.abstract, initializer.unpadded()
@@ -143,17 +152,21 @@ def _start(assembly: Assembly, workdir: Path, check_data: bool) -> tuple[TrainSt
   if restored is not None:
     state, saved = restored
     run.step = saved["data"]["batch"]
+    assembly = data_position.go_on(assembly, saved["data"], folder.before)
+    assembly.logged_rows.forget()
     restore_callbacks(assembly.callbacks, saved["callbacks"])
-    return state, run
-  if not trainer.init_from:
-    return initializer.init(), run
-  state, saved = warm_state(trainer.init_from, trainer.model, initializer)
-  if saved is not None:
-    _take_over(run, saved, assembly.callbacks)
-  return state, run
+  elif trainer.init_from:
+    state, saved = warm_state(trainer.init_from, trainer.model, initializer)
+    if saved is not None:
+      assembly = _take_over(assembly, run, saved)
+  else:
+    state = initializer.init()
+  run.num_steps = assembly.num_steps
+  run.position = functools.partial(data_position.describe, assembly)
+  return assembly, state, run
 
 
-def _take_over(run: Run, saved: dict[str, Any], callbacks: Sequence[Callback]) -> None:
+def _take_over(assembly: Assembly, run: Run, saved: dict[str, Any]) -> Assembly:
   """Position and callbacks of a run that this one goes on with in a workdir of its own."""
   run.step = saved["data"]["batch"]
   if run.step >= run.num_steps:
@@ -161,9 +174,12 @@ def _take_over(run: Run, saved: dict[str, Any], callbacks: Sequence[Callback]) -
       f"init_from: that run is at step {run.step} and this one ends at step {run.num_steps}: "
       "raise num_steps, or take its parameters alone (everything=False)"
     )
-  if not same_content(saved["data"]["content"], run.data_content):
+  if same_content(saved["data"]["content"], run.data_content):
+    assembly = data_position.take_over(assembly, saved["data"])
+  else:
     note(f"init_from: other training data, from batch {run.step} of them on.")
-  restore_callbacks(callbacks, saved["callbacks"])
+  restore_callbacks(assembly.callbacks[:-1], saved["callbacks"])  # its rows are elsewhere
+  return assembly
 
 
 def _writers(assembly: Assembly, run: Run) -> MultiWriter:
@@ -171,6 +187,8 @@ def _writers(assembly: Assembly, run: Run) -> MultiWriter:
     assembly.trainer.writers, run.workdir, run.num_steps, process_index=jax.process_index()
   )
   writer.resume(run.step)
+  if (num_rows := writer.num_rows()) is not None:
+    assembly.logged_rows.compare(num_rows, run.step)
   return writer
 
 
@@ -248,23 +266,29 @@ def _interruption(run: Run) -> Interruption:
 
   def insist(number: int) -> None:
     kept = saved_steps(Path(run.workdir) / CHECKPOINTS)
-    saved = f"step {kept[-1]} is saved, and the same command goes on from there"
-    print(
-      f"runner: left at once at step {run.step}, by a second signal: "
-      f"{saved if kept else 'no step is saved yet'}",
-      file=sys.stderr,
-      flush=True,
-    )
+    saved = "no step is saved yet"
+    if kept:
+      saved = f"step {kept[-1]} is saved, and the same command goes on from there"
+    left = f"runner: left at once at step {run.step}, by a second signal: {saved}"
+    print(left, file=sys.stderr, flush=True)
     leave(number)
 
   return Interruption(tell=tell, insist=insist)
 
 
-def _ending(run: Run, interruption: Interruption, seconds: float) -> str:
+def _ending(run: Run, began: int, interruption: Interruption, seconds: float) -> str:
+  """What came of this start, which began at step `began`, and what can be done now."""
+  place = f"the run is at {run.workdir}"
+  command = f"--workdir={shlex.quote(run.workdir)}"
+  next_ = f"next: runner generate {command} --prompt='...', or runner eval {command}"
   if interruption.signal:
     what = f"stopped by signal {interruption.signal} at step {run.step}, saved"
+    next_ = "next: the same command goes on from there"
   elif run.stop_reason:
     what = f"stopped at step {run.step}: {run.stop_reason}"
+  elif began == run.step:
+    return f"done: {run.step} steps, all of them before: nothing was trained; {place}\n{next_}"
   else:
     what = f"done: {run.step} steps"
-  return f"{what} in {seconds:.1f} s; the run is at {run.workdir}"
+  now = f", {run.step - began} of them now" if began else ""
+  return f"{what}{now}; {seconds:.1f} s in all; {place}\n{next_}"

@@ -186,3 +186,26 @@ def test_a_batch_outside_the_data_is_an_index_error(n):
 def test_a_batch_that_hosts_cannot_share_is_the_users_error():
   with pytest.raises(UserError, match="batch_size=6 .* multiple of 4"):
     RowBatches(rows_of(10), batch_size=6, seed=0, num_shards=4)
+
+
+@pytest.mark.parametrize("seed, num_epochs", [(0, None), (0, 2)])
+@pytest.mark.parametrize("num_shards", [1, 2])
+@pytest.mark.parametrize("before, after", [(4, 6), (6, 4), (4, 14)])
+def test_batches_of_another_size_go_on_at_the_row_after_the_last(
+  before, after, num_shards, seed, num_epochs
+):
+  def batches(size, **shard):
+    return RowBatches(rows_of(31), batch_size=size, seed=seed, num_epochs=num_epochs, **shard)
+
+  old, whole = batches(before), batches(1)
+  parts = [batches(after, shard_index=i, num_shards=num_shards) for i in range(num_shards)]
+  for part in parts:
+    part.row_indices(0)  # what was looked up before does not stay
+    part.continue_from(5, old.position(5))
+  new = [row for n in range(5, 8) for part in parts for row in part.row_indices(n)]
+  want = [whole.row_indices(n)[0] for n in range(min(5 * before + 3 * after, 62))]
+  read = [row for n in range(5) for row in old.row_indices(n)] + new
+  assert [row for row in read if row >= 0] == want
+  assert parts[0].position(8) == 5 * before + 3 * after
+  if num_epochs:
+    assert parts[0].num_batches == 5 + -(-(62 - 5 * before) // after)
