@@ -53,9 +53,9 @@ class CheckpointWriter:
     self._policy, self._unpadded, self._before = policy, unpadded, before
     absl_logging.get_absl_logger().addFilter(_is_worth_saying)
     logging.getLogger("asyncio").addFilter(_is_raised_elsewhere)
-    if sys.excepthook is not _print_unless_late:
-      _excepthook.append(sys.excepthook)
-      sys.excepthook = _print_unless_late
+    if sys.unraisablehook is not _print_unless_late:
+      _hook_before.append(sys.unraisablehook)
+      sys.unraisablehook = _print_unless_late
     # A file for each array (and process): written in a third of the time that Orbax's default
     # takes, one database for all arrays, and a damaged file is one array's.
     arrays = ocp.StandardCheckpointHandler(use_ocdbt=False)
@@ -185,15 +185,15 @@ def _is_raised_elsewhere(record: logging.LogRecord) -> bool:
   return "exception was never retrieved" not in record.getMessage()
 
 
-_excepthook: list[Callable[..., Any]] = []  # the one of before
+_hook_before: list[Callable[[Any], None]] = []
 
 
-def _print_unless_late(kind: type[BaseException], error: BaseException, where: Any) -> None:
-  """Prints an error that nobody caught, but none of tensorstore's threads which come to hand
-  over a part of a save after Orbax has given up on all of it.
+def _print_unless_late(unraisable: Any) -> None:
+  """Prints an error that nobody can catch, but none of tensorstore's threads, which come with a
+  part of a save after Orbax has given up on all of it.
   """
-  if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-    _excepthook[-1](kind, error, where)
+  if str(unraisable.exc_value) != "Event loop is closed":
+    _hook_before[-1](unraisable)
 
 
 def _is_worth_saying(record: logging.LogRecord) -> bool:

@@ -154,7 +154,9 @@ def _start(value: Any, source: str) -> dict[str, Any]:
       mesh.whole(axis)
   if "ended" in value:
     ended = start.document("ended")
-    ended.whole("step"), ended.flag("finished"), ended.number("seconds")
+    ended.whole("step")
+    ended.flag("finished")
+    ended.number("seconds")
   return value
 
 
