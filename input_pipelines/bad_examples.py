@@ -18,8 +18,8 @@ class BadExamples:
     self._places: list[str] = []
     self._first = ""
 
-  def add(self, path: str, number: int, kind: str, message: str) -> None:
-    """Notes the line `number` of `path`."""
+  def add(self, path: str, number: int, kind: str, message: str, count: int = 1) -> None:
+    """Notes `count` lines of `path`, from number `number` on."""
     place = f"{path}:{number}"
     self._first = self._first or f"{place}: {kind}: {message}"
     if self._max_fraction <= 0:
@@ -27,21 +27,30 @@ class BadExamples:
         f"{self._first}; mend or remove the line, or tolerate a part of such lines with "
         "max_bad_fraction=0.01"
       )
-    self._kinds[kind] += 1
+    self._kinds[kind] += count
     if len(self._places) < _SHOWN_PLACES:
       self._places.append(place)
 
   def report(self, num_lines: int) -> None:
     """Says what was left out of `num_lines`, or raises where it is more than is tolerated."""
     num_bad = self._kinds.total()
-    if not num_bad:
-      return
-    kinds = ", ".join(f"{kind} {count:,}" for kind, count in self._kinds.most_common())
-    places = ", ".join(self._places) + (", ..." if num_bad > len(self._places) else "")
+    if num_bad:
+      self.check(num_lines)
+      places = ", ".join(self._places) + (", ..." if num_bad > len(self._places) else "")
+      print(
+        f"left out {num_bad:,} of {num_lines:,} lines: {self._by_kind()}; {places}",
+        file=sys.stderr,
+      )
+
+  def check(self, num_lines: int) -> None:
+    """UserError where more of `num_lines` are bad than is tolerated."""
+    num_bad = self._kinds.total()
     if num_bad > self._max_fraction * num_lines:
       raise UserError(
         f"{num_bad:,} of {num_lines:,} lines are bad, more than "
-        f"max_bad_fraction={self._max_fraction} allows ({kinds}); mend or remove "
+        f"max_bad_fraction={self._max_fraction} allows ({self._by_kind()}); mend or remove "
         f"them, or tolerate more; the first is {self._first}"
       )
-    print(f"left out {num_bad:,} of {num_lines:,} lines: {kinds}; {places}", file=sys.stderr)
+
+  def _by_kind(self) -> str:
+    return ", ".join(f"{kind} {count:,}" for kind, count in self._kinds.most_common())

@@ -23,11 +23,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from input_pipelines.line_splitting import BadLines, split_lines, too_long
 from layers.errors import UserError
 
 PART_BYTES = 16 << 20
+MAX_LINE_BYTES = 64 << 20  # a line takes some twenty times its size while it is tokenised
 _CHUNK_BYTES = 1 << 20
-_ZSTD_BYTES = 1 << 16  # which may become a thousand times as many
+_ZSTD_BYTES = 1 << 12  # which may become 30,000 times as many
+_PARQUET_ROWS = 1024  # in memory at a time
 _COMPRESSED = (".gz", ".zst")
 _PARQUET = ".parquet"
 
@@ -44,17 +47,20 @@ class ExampleFile:
   stamp: str
   sha256: str
   parts: tuple[tuple[int, int], ...] = ((0, 0),)
+  max_line_bytes: int = MAX_LINE_BYTES
 
-  def read(self, part: int) -> Iterator[tuple[int, bytes | dict[str, Any]]]:
+  def read(self, part: int) -> Iterator[tuple[int, bytes | dict[str, Any] | BadLines]]:
     """(number, line) of each line of a part; of Parquet, the rows as dicts.
 
-    UserError where the file cannot be read, or is not the one that was hashed any more.
+    Blank lines in a row are one BadLines with the number of the first, and so is a line that
+    is too long, of which no more than `max_line_bytes` are ever in memory. UserError where the
+    file cannot be read, or is not the one that was hashed any more.
     """
     with _reading(self.path):
       self._check_unchanged()
       with _open(self.path) as file:
         if self.path.endswith(_PARQUET):
-          yield from _parquet_rows(file)
+          yield from _parquet_rows(file, self.max_line_bytes)
         else:
           yield from self._lines(file, part)
       self._check_unchanged()  # a part may take minutes, and a file may grow
@@ -63,24 +69,23 @@ class ExampleFile:
     if _stamp(self.path) != (self.size, self.stamp):
       raise UserError(f"{self.path} changed while it was read; start again")
 
-  def _lines(self, file: BinaryIO, part: int) -> Iterator[tuple[int, bytes]]:
+  def _lines(self, file: BinaryIO, part: int) -> Iterator[tuple[int, bytes | BadLines]]:
     start, number = self.parts[part]
     is_last = part == len(self.parts) - 1
-    end = None if is_last else self.parts[part + 1][0]
     if start:
       file.seek(start)
+    chunks = _chunks(file, None if is_last else self.parts[part + 1][0] - start)
     blank = 0
-    for line in file:
-      number, start = number + 1, start + len(line)
-      if line.isspace():
-        blank += 1
-      else:
-        yield from ((number - i, b"") for i in range(blank, 0, -1))
-        blank = 0
-        yield number, line
-      if end is not None and start >= end:
-        yield from ((number - i, b"") for i in reversed(range(blank)))
-        return
+    for line, count in split_lines(chunks, self.max_line_bytes):
+      if line is None:
+        blank += count
+        continue
+      if blank:
+        yield number + 1, BadLines("empty", "a blank line among others", blank)
+      number, blank = number + blank + 1, 0
+      yield number, line
+    if blank and not is_last:  # at a file's end they are none
+      yield number + 1, BadLines("empty", "a blank line among others", blank)
 
 
 def content_of(line: bytes | dict[str, Any]) -> bytes:
@@ -125,12 +130,15 @@ def find_files(patterns: str | Sequence[str]) -> list[str]:
   return paths
 
 
-def scan_files(paths: Sequence[str]) -> tuple[ExampleFile, ...]:
+def scan_files(
+  paths: Sequence[str], max_line_bytes: int = MAX_LINE_BYTES
+) -> tuple[ExampleFile, ...]:
   """Reads every file to hash it, once in a process as long as it does not change."""
   scanned = []
   for path in paths:
     with _reading(path):
-      scanned.append(_scan(path, *_stamp(path)))
+      file = _scan(path, *_stamp(path))
+      scanned.append(dataclasses.replace(file, max_line_bytes=max_line_bytes))
   return tuple(scanned)
 
 
@@ -266,13 +274,25 @@ class _ZstdReader(io.RawIOBase):
     return count
 
 
-def _parquet_rows(file: BinaryIO) -> Iterator[tuple[int, dict[str, Any]]]:
+def _chunks(file: BinaryIO, num_bytes: int | None) -> Iterator[bytes]:
+  """The next `num_bytes` of a file, or all that are left, in pieces that fit in memory."""
+  left = num_bytes if num_bytes is not None else 1 << 62
+  while left and (chunk := file.read(min(left, _CHUNK_BYTES))):
+    left -= len(chunk)
+    yield chunk
+
+
+def _parquet_rows(
+  file: BinaryIO, max_bytes: int
+) -> Iterator[tuple[int, dict[str, Any] | BadLines]]:
   parquet = _import("pyarrow.parquet", "to read .parquet files")
   number = 0
-  for batch in parquet.ParquetFile(file).iter_batches():
+  for batch in parquet.ParquetFile(file).iter_batches(_PARQUET_ROWS):
     for row in batch.to_pylist():
       number += 1
-      yield number, row
+      texts = [value for value in row.values() if isinstance(value, str | bytes)]
+      is_too_long = sum(map(len, texts)) > max_bytes
+      yield number, too_long(max_bytes) if is_too_long else row
 
 
 def _import(module: str, purpose: str) -> Any:

@@ -44,6 +44,9 @@ Example = Mapping[str, Any]
 Tokens = tuple[np.ndarray, np.ndarray]  # int32 [tokens], uint8 [tokens] of 0 and 1
 
 
+NOT_ENCODABLE = "not encodable"  # the kind of cause that only the tokenizer can tell
+
+
 class BadExample(ValueError):
   """An example that a recipe cannot read: the kind of cause, and the cause with its field."""
 
@@ -195,7 +198,10 @@ class _Field:
         "invalid UTF-8",
         f"field {shown(self.form)} has half of a surrogate pair, which is no text",
       ) from None
-    return encode(text)
+    try:
+      return encode(text)
+    except UserError as error:
+      raise BadExample(NOT_ENCODABLE, f"field {shown(self.form)}: {error}") from None
 
   def _special_id(self, vocabulary: Vocabulary) -> int:
     known = {"bos": vocabulary.bos_id, "eos": vocabulary.eos_id}

@@ -10,6 +10,7 @@ shows before the work begins and is counted over all, wherever a build is interr
 """
 
 import collections
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -20,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from input_pipelines.bad_examples import BadExamples
-from input_pipelines.example_files import ExampleFile, content_of
-from input_pipelines.field_grammar import BadExample, Recipes
+from input_pipelines.example_files import BadLines, ExampleFile, content_of
+from input_pipelines.field_grammar import NOT_ENCODABLE, BadExample, Recipes
 from input_pipelines.hugging_face_rows import DatasetRows
 from input_pipelines.store_builder import Piece
 from input_pipelines.vocabularies import Vocabulary
@@ -47,9 +48,9 @@ class Corpus:
   validation_fraction: float
 
   def lines(self, split: str | None, file: Source, part: int) -> Iterator[tuple[int, Any]]:
-    """(number, line) of one split, of all with None."""
+    """(number, line) of one split; of all, and of those that are none (BadLines), with None."""
     for number, line in file.read(part):
-      if split is None or self.split_of(line) == split:
+      if split is None or not isinstance(line, BadLines) and self.split_of(line) == split:
         yield number, line
 
   def split_of(self, line: Any) -> str:
@@ -58,8 +59,17 @@ class Corpus:
     return VALIDATION if is_held_out else TRAIN
 
 
+@dataclasses.dataclass(frozen=True)
+class Count:
+  """What one pass over a corpus found: good examples of each split, lines, and bad ones."""
+
+  examples: collections.Counter[str]
+  num_lines: int
+  bad: BadExamples
+
+
 @functools.lru_cache(maxsize=8)  # for all splits of one corpus
-def count_examples(corpus: Corpus, max_bad_fraction: float) -> collections.Counter[str]:
+def count_examples(corpus: Corpus, max_bad_fraction: float) -> Count:
   """How many good examples each split has, from one pass that tokenises nothing.
 
   UserError where more lines are bad than `max_bad_fraction`; those fewer are told on stderr.
@@ -70,6 +80,10 @@ def count_examples(corpus: Corpus, max_bad_fraction: float) -> collections.Count
   for file in corpus.files:
     for part in range(len(file.parts)):
       for number, line in corpus.lines(None, file, part):
+        if isinstance(line, BadLines):
+          num_lines += line.count
+          bad.add(file.path, number, line.kind, line.message, line.count)
+          continue
         num_lines += 1
         try:
           corpus.recipes.check_example(_parsed(line), number, corpus.vocabulary)
@@ -78,7 +92,7 @@ def count_examples(corpus: Corpus, max_bad_fraction: float) -> collections.Count
           continue
         counts[corpus.split_of(line)] += 1
   bad.report(num_lines)
-  return counts
+  return Count(counts, num_lines, bad)
 
 
 class TokenisedExamples:
@@ -93,16 +107,20 @@ class TokenisedExamples:
     bad examples are tolerated: these are counted before.
     """
     self._read_once = read_once and max_bad_fraction <= 0
-    counts = None if self._read_once else count_examples(corpus, max_bad_fraction)
-    if counts is not None and not counts[split]:
-      raise UserError(
-        f"of {counts.total():,} examples none falls to the {split} split with "
-        f"validation_fraction={corpus.validation_fraction}; give more examples or another "
-        "fraction"
-      )
+    self._bad, self._num_lines = BadExamples(max_bad_fraction), 0
+    if not self._read_once:
+      count = count_examples(corpus, max_bad_fraction)
+      self._bad, self._num_lines = copy.deepcopy(count.bad), count.num_lines
+      if not count.examples[split]:
+        raise UserError(
+          f"of {count.examples.total():,} examples none falls to the {split} split with "
+          f"validation_fraction={corpus.validation_fraction}; give more examples or another "
+          "fraction"
+        )
     self._corpus = corpus
     self._split = split
     self._parts = [(file, part) for file in corpus.files for part in range(len(file.parts))]
+    self._num_not_encodable = 0
     self.num_shards = len(self._parts)
 
   def pieces(self, shard: int, first: int) -> Iterator[Piece]:
@@ -117,9 +135,27 @@ class TokenisedExamples:
           continue
         yield _piece(*corpus.recipes.encode(example, number, corpus.vocabulary))
       except BadExample as error:
-        if self._read_once:
-          BadExamples(0.0).add(file.path, number, error.kind, str(error))
-        continue  # counted and told by count_examples
+        if self._is_counted(error, line, number):
+          continue
+        self._bad.add(file.path, number, error.kind, str(error))
+        self._bad.check(self._num_lines)
+        self._num_not_encodable += 1
+        # The number of pieces, by which a build goes on, is that of examples that passed.
+        yield Piece(np.zeros(0, np.int32), starts_document=False)
+    if shard == self.num_shards - 1 and self._num_not_encodable:
+      self._bad.report(self._num_lines)
+
+  def _is_counted(self, error: BadExample, line: Any, number: int) -> bool:
+    """Whether count_examples has counted and told it: it encodes nothing."""
+    if self._read_once:
+      return False
+    if error.kind != NOT_ENCODABLE:
+      return True
+    try:
+      self._corpus.recipes.check_example(_parsed(line), number, self._corpus.vocabulary)
+    except BadExample:  # in a field after the one that the tokenizer could not take
+      return True
+    return False
 
 
 def _piece(tokens: np.ndarray, weights: np.ndarray) -> Piece:
@@ -131,8 +167,6 @@ def _parsed(line: bytes | dict[str, Any]) -> Any:
   """The example of a line; BadExample where it holds none."""
   if isinstance(line, dict):  # a row of a table
     return line
-  if not line:
-    raise BadExample("empty", "a blank line among others")
   try:
     return json.loads(line.rstrip().decode("utf-8-sig"))
   except UnicodeDecodeError as error:

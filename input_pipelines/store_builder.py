@@ -241,7 +241,8 @@ class _Build:
         f"{tokens.max()}, outside the vocabulary of {self._vocabulary.vocab_size}; its "
         "preprocessors and its vocabulary do not belong together"
       )
-    assert piece.starts_document or progress.num_documents, "a corpus starts with a document"
+    starts = piece.starts_document or progress.num_documents or not tokens.size
+    assert starts, "a corpus starts with a document"
     if piece.starts_document:
       self._pending_starts.append(progress.num_tokens)
       progress.num_documents += 1

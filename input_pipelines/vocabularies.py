@@ -27,7 +27,7 @@ class Vocabulary(abc.ABC):
 
   @abc.abstractmethod
   def encode(self, text: str) -> np.ndarray:
-    """The ids of `text`, int32 [tokens], without BOS and EOS."""
+    """The ids of `text`, int32 [tokens], without BOS and EOS; UserError where it has none."""
 
   @abc.abstractmethod
   def pieces(self) -> list[bytes]:
@@ -42,8 +42,17 @@ class Vocabulary(abc.ABC):
     pieces = self.pieces()
     return b"".join(pieces[i] for i in np.asarray(ids).tolist()).decode("utf-8", "replace")
 
-  def token_bytes(self) -> np.ndarray:
-    """How many bytes of text each id stands for, float32 [V]: turns nats into bits per byte."""
+  def continuation(self, before: Iterable[int], ids: Iterable[int]) -> str:
+    """The text that `ids` add to that of `before`: a decoder may write no space in front."""
+    before = np.asarray(before).tolist()
+    start, whole = self.decode(before), self.decode([*before, *np.asarray(ids).tolist()])
+    return whole[len(start) :] if whole.startswith(start) else self.decode(ids)
+
+  def token_bytes(self) -> np.ndarray | None:
+    """How many bytes of text each id stands for, float32 [V]: turns nats into bits per byte.
+
+    None where ids do not tell, as those of words without the spaces between them.
+    """
     return np.array([len(piece) for piece in self.pieces()], np.float32)
 
   def facts(self) -> dict[str, Any]:

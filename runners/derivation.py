@@ -101,7 +101,8 @@ def derive(
   if vocabulary is not None:
     facts["vocab_size"] = _vocab_size(config, vocabulary)
     facts["padded_vocab_size"] = _padded(facts["vocab_size"], config, mesh)
-    _fill(config.objective, {"token_bytes": vocabulary.token_bytes()})
+    if (token_bytes := vocabulary.token_bytes()) is not None:
+      _fill(config.objective, {"token_bytes": token_bytes})
   _fill(config.model, facts)
   return config
 

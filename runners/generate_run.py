@@ -97,7 +97,8 @@ def generate(
     )
     for n, ids in enumerate(continuations):
       print(f"step {number}  prompt {n + 1}  {len(prompts[n])} + {len(ids)} tokens")
-      print(f"{request.prompts[n]}{tokens.vocabulary.decode(ids)}\n", flush=True)
+      text = tokens.vocabulary.continuation(prompts[n], ids)
+      print(f"{request.prompts[n]}{text}\n", flush=True)
   return 0
 
 

@@ -5,7 +5,6 @@ folder; the data of such a run are those of the experiment that it was imported 
 """
 
 import dataclasses
-import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from input_pipelines.batches import Data
 from input_pipelines.tokenizer_files import load_tokenizer
+from input_pipelines.tokenizer_json import ids_in_front
 from input_pipelines.vocabularies import Vocabulary
 from layers.errors import UserError
 from runners.hugging_face_config import CONFIG
@@ -91,7 +91,7 @@ def prompt_tokens(data: Data, workdir: str | Path, num_ids: int | None) -> Promp
 def _imported(theirs: Path, data: Data, num_ids: int | None) -> PromptTokens:
   config = _json(theirs / CONFIG)
   files = [theirs / name for name in _TOKENIZERS if (theirs / name).is_file()]
-  vocabulary = load_tokenizer(str(files[0])) if files else data.vocabulary()
+  vocabulary = _load(files[0], data) if files else data.vocabulary()
   if num_ids is not None and (
     vocabulary.vocab_size > num_ids or not files and vocabulary.vocab_size != num_ids
   ):
@@ -110,14 +110,18 @@ def _imported(theirs: Path, data: Data, num_ids: int | None) -> PromptTokens:
   )
 
 
+def _load(file: Path, data: Data) -> Vocabulary:
+  """Their tokenizer, with what the run's data say of how tokenizers are read."""
+  return load_tokenizer(
+    str(file),
+    parse_special_tokens=getattr(data, "parse_special_tokens", False),
+    pattern=getattr(data, "tokenizer_pattern", None) if file.suffix != ".json" else None,
+  )
+
+
 def _first_ids(file: Path, vocabulary: Vocabulary) -> tuple[int, ...]:
   """What the tokenizer itself puts in front of a text: BOS for LLaMA, nothing for GPT-2."""
-  if file.suffix != ".json":
-    return _bos(vocabulary)
-  tokenizers = importlib.import_module("tokenizers")  # load_tokenizer says if it is missing
-  encoding = tokenizers.Tokenizer.from_file(str(file)).encode("a")
-  ordinary = encoding.special_tokens_mask.index(0) if encoding.ids else 0
-  return tuple(encoding.ids[:ordinary])
+  return ids_in_front(str(file)) if file.suffix == ".json" else _bos(vocabulary)
 
 
 def _bos(vocabulary: Vocabulary) -> tuple[int, ...]:

@@ -26,6 +26,10 @@ class ExampleText(TextData):
     add_bos: BOS in front of each example, where the vocabulary has one.
     add_eos: EOS at its end, learned, where the vocabulary has one.
     tokenizer: a SentencePiece .model, a tokenizer.json or BPE ranks (.tiktoken); None: bytes.
+    tokenizer_pattern: how BPE ranks split text into words, where their number does not say it:
+      'gpt2', 'cl100k_base', 'llama3', 'o200k_base' or a regular expression.
+    parse_special_tokens: text that is written like a special token, such as '</s>', becomes
+      that token. False: it is text, as all the rest of a document.
     max_bad_fraction: of the examples may be unreadable and are left out; 0: the first stops.
     seed: picks among the recipes that an example brings.
   """
@@ -37,11 +41,19 @@ class ExampleText(TextData):
   add_bos: bool = True
   add_eos: bool = True
   tokenizer: str | None = None
+  tokenizer_pattern: str | None = None
+  parse_special_tokens: bool = False
   max_bad_fraction: Fraction = 0.0
   seed: Seed = 0
 
   def vocabulary(self) -> Vocabulary:
-    return _BYTES if self.tokenizer is None else load_tokenizer(self.tokenizer)
+    if self.tokenizer is None:
+      return _BYTES
+    return load_tokenizer(
+      self.tokenizer,
+      parse_special_tokens=self.parse_special_tokens,
+      pattern=self.tokenizer_pattern,
+    )
 
   def document_start(self) -> int | None:
     return self.vocabulary().bos_id if self.add_bos else None
@@ -49,6 +61,15 @@ class ExampleText(TextData):
   def recipes(self) -> Recipes:
     names = [field.name for field in dataclasses.fields(Recipes)]
     return Recipes(**{name: getattr(self, name) for name in names})
+
+  def check_recipes(self) -> None:
+    """UserError where recipe or tokenizer are none, contradict each other or have no effect."""
+    for name in ("tokenizer_pattern", "parse_special_tokens"):
+      if self.tokenizer is None and (value := getattr(self, name)):
+        raise UserError(
+          f"{name}={value!r} is for a tokenizer, and there is none: set tokenizer"
+        )
+    self.recipes().check(self.vocabulary())
 
   def check_fractions(self, **fractions: float) -> None:
     """UserError where one of these, or max_bad_fraction, is not from 0 to 1."""

@@ -77,7 +77,7 @@ class HuggingFace(ExampleText):
         f"no split {self.split!r} with validation_fraction={self.validation_fraction}; there "
         "are 'train' and 'validation'"
       )
-    self.recipes().check(self.vocabulary())
+    self.check_recipes()
 
   def _source(self) -> DatasetSource:
     return DatasetSource(

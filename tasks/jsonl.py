@@ -12,12 +12,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from input_pipelines.example_files import ExampleFile, facts_of, find_files, scan_files
+from input_pipelines.example_files import (
+  MAX_LINE_BYTES,
+  ExampleFile,
+  facts_of,
+  find_files,
+  scan_files,
+)
 from input_pipelines.jsonl_tokens import SPLITS, Corpus, TokenisedExamples
 from input_pipelines.store_builder import Tokenised
 from input_pipelines.text_data import TextData
 from layers.errors import UserError
-from layers.ranges import Fraction
+from layers.ranges import Fraction, PositiveInt
 from tasks.example_text import PREPROCESSING, ExampleText
 from tasks.python_stdlib import PythonStdlib
 
@@ -29,11 +35,14 @@ class Jsonl(ExampleText):
   Attributes:
     files: paths, globs and URLs; plain, .gz, .zst or .parquet.
     validation_fraction: of the lines, by a hash of each. With 1 all of them are validation.
+    max_line_bytes: a longer line is a bad one; it is not read into memory, where a line takes
+      some twenty times its size while it is tokenised.
     The others are those of ExampleText.
   """
 
   files: str | Sequence[str] | None = None
   validation_fraction: Fraction = 0.01
+  max_line_bytes: PositiveInt = MAX_LINE_BYTES
 
   def name(self) -> str:
     if self.files is None:
@@ -53,7 +62,13 @@ class Jsonl(ExampleText):
       "validation_fraction": self.validation_fraction,
       # Of lines that are tolerated by one and not by another, the other is to hear.
       "max_bad_fraction": self.max_bad_fraction,
+      **self._unusual_limit(),
     }
+
+  def _unusual_limit(self) -> dict[str, int]:
+    """For the identity; the usual one is left out, as it was before there was a limit."""
+    is_usual = self.max_line_bytes == MAX_LINE_BYTES
+    return {} if is_usual else {"max_line_bytes": self.max_line_bytes}
 
   def tokenise(self) -> Tokenised:
     if self.files is None:
@@ -71,7 +86,7 @@ class Jsonl(ExampleText):
       self._check_without_files()
       self._embedded().check()
     else:
-      self.recipes().check(self.vocabulary())
+      self.check_recipes()
       find_files(self.files)
 
   def _check_without_files(self) -> None:
@@ -89,4 +104,4 @@ class Jsonl(ExampleText):
 
   def _scanned(self) -> tuple[ExampleFile, ...]:
     assert self.files is not None
-    return scan_files(find_files(self.files))
+    return scan_files(find_files(self.files), self.max_line_bytes)

@@ -1,6 +1,5 @@
 """A tokenizer file gives its own library's ids, and pieces whose bytes are the text's."""
 
-import base64
 import importlib.util
 import io
 import json
@@ -95,61 +94,6 @@ def test_bos_and_eos_are_those_of_the_config_beside_a_tokenizer_json(tmp_path):
   (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
   vocabulary = load_tokenizer(path)
   assert (vocabulary.bos_id, vocabulary.eos_id) == (None, 0)
-
-
-def save_ranks(path, pairs=(b"th", b"the", b" q")):
-  tokens = [bytes([byte]) for byte in range(256)] + list(pairs)
-  lines = (f"{base64.b64encode(token).decode()} {i}\n" for i, token in enumerate(tokens))
-  path.write_text("".join(lines))
-  return str(path)
-
-
-@pytest.mark.parametrize("name", ["t.tiktoken", "tokenizer.model"])
-def test_bpe_ranks_merge_by_rank(tmp_path, name):
-  pytest.importorskip("tiktoken")
-  vocabulary = load_tokenizer(save_ranks(tmp_path / name))
-  assert vocabulary.encode("the q").tolist() == [257, 258]
-  assert vocabulary.encode("<|endoftext|>").size == 13  # text, whatever it looks like
-  ids = vocabulary.encode(TEXT)
-  assert vocabulary.decode(ids) == TEXT and vocabulary.vocab_size == 259
-  assert vocabulary.token_bytes()[ids].sum() == len(TEXT.encode())
-  assert vocabulary.bos_id is None is vocabulary.eos_id
-
-
-def test_ranks_of_a_known_number_have_the_specials_that_belong_to_them(tmp_path):
-  pytest.importorskip("tiktoken")
-  more = [i.to_bytes(4, "big") for i in range(50_256 - 256)]
-  vocabulary = load_tokenizer(save_ranks(tmp_path / "gpt2.tiktoken", more))
-  assert (vocabulary.bos_id, vocabulary.eos_id) == (None, 50_256)
-  assert vocabulary.vocab_size == 50_257 and vocabulary.decode([97, 50_256]) == "a"
-
-
-@pytest.mark.parametrize(
-  "name, num_ranks", [("r50k_base", 50_256), ("cl100k_base", 100_256), ("o200k_base", 199_998)]
-)
-def test_ranks_of_a_known_number_split_text_as_their_own_library(
-  tmp_path, monkeypatch, name, num_ranks
-):
-  tiktoken = pytest.importorskip("tiktoken")
-  known = pytest.importorskip("tiktoken_ext.openai_public")
-  joined = sorted({a + b for a in " \n\t'.1aS" for b in " \n\t'.1aS"})
-  pairs = [text.encode() for text in [*joined, "123", "1234", "aS'S", "\n \t"]]
-  pairs += [b"\xff" + i.to_bytes(4, "big") for i in range(num_ranks - 256 - len(pairs))]
-  path = save_ranks(tmp_path / "t.tiktoken", pairs)
-  ranks = {token: i for i, token in enumerate([*(bytes([i]) for i in range(256)), *pairs])}
-  monkeypatch.setattr(known, "load_tiktoken_bpe", lambda *_, **__: ranks)
-  reference = tiktoken.Encoding(**getattr(known, name)())
-  vocabulary = load_tokenizer(path)
-  for text in (TEXT, "a1234's \n\t", "aS'S a\n\n a", " \n \t\n ", "It's 12345. \t\n \t"):
-    assert vocabulary.encode(text).tolist() == reference.encode_ordinary(text)
-  assert vocabulary.eos_id == reference.eot_token
-  assert vocabulary.vocab_size == reference.n_vocab
-
-
-def test_ranks_of_an_unknown_number_are_said_to_be(tmp_path, capsys):
-  pytest.importorskip("tiktoken")
-  load_tokenizer(save_ranks(tmp_path / "t.tiktoken"))
-  assert "259 BPE ranks are of none that is known here; " in capsys.readouterr().err
 
 
 def test_other_files_are_other_vocabularies(tmp_path, sentencepiece_model):

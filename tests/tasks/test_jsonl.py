@@ -10,6 +10,7 @@ import pytest
 
 from input_pipelines import example_files, jsonl_tokens
 from input_pipelines.batches import TARGETS, WEIGHTS
+from input_pipelines.line_splitting import BadLines
 from layers.errors import UserError
 from tasks.jsonl import Jsonl
 from tasks.python_stdlib import PythonStdlib
@@ -89,8 +90,9 @@ def test_lines_are_numbered_as_an_editor_does_in_every_part(tmp_path):
   (file,) = example_files.scan_files([write(tmp_path / "a.jsonl", content)])
   assert len(file.parts) > 20
   numbered = [pair for part in range(len(file.parts)) for pair in file.read(part)]
-  expected = content.rstrip("\n").encode().split(b"\n")
-  assert [(number, line.strip()) for number, line in numbered] == list(enumerate(expected, 1))
+  expected = list(enumerate(content.rstrip("\n").encode().split(b"\n"), 1))
+  blank = BadLines("empty", "a blank line among others", 2)
+  assert numbered == [*expected[:30], (31, blank), *expected[32:]]
 
 
 @pytest.mark.usefixtures("small_parts")
