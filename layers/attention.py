@@ -16,7 +16,7 @@ from layers.dropout import Drop, check_rate, drop
 from layers.dtypes import DType
 from layers.errors import UserError
 from layers.masked_softmax import attend
-from layers.masks import Mask, causal_mask, full_mask
+from layers.masks import Mask, causal_mask, reach
 from layers.projection import Projection
 from layers.ranges import FractionBelowOne, NonNegativeFloat, PositiveInt
 from layers.rematerialization import named
@@ -135,10 +135,12 @@ class Attention(nn.Module):
     query, key, value = named(query, "query"), named(key, "key"), named(value, "value")
     key_tokens = tokens
     if cache.in_use(self):
-      if self.mask is full_mask:
+      if reach(self.mask).ahead != 0:
+        name = getattr(self.mask, "__name__", self.mask)
         raise UserError(
-          "attention.mask=full_mask sees tokens to come, which are not there while text is "
-          "generated: that takes causal_mask"
+          f"attention.mask={name} sees, or may see, tokens to come, which are not there while "
+          "text is generated: that takes causal_mask, a SlidingWindow, or a mask whose `reach` "
+          "says that it sees none ahead (layers/masks.py)"
         )
       key, value, key_tokens = cache.remember(self, key, value, tokens, self.compute_dtype)
     mixed = self.core(

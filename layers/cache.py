@@ -6,7 +6,7 @@ when tokens come in order. So which slots are filled need not be stored, rows of
 lengths do not disturb each other, and what padding there is leaves no trace.
 
 A model applied with `mutable=["cache"]` uses the cache that it is given, and returns it with
-the new tokens in it. Rows hold one segment each, numbered 1, and the mask has to be causal.
+the new tokens in it. Rows hold one segment each, numbered 1, and the mask sees nothing ahead.
 
 Letters: B batch, T new tokens, S slots, K key/value heads, H head dimension.
 """

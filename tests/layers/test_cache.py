@@ -14,7 +14,7 @@ from layers.block import Block
 from layers.decoder import Decoder
 from layers.errors import UserError
 from layers.feed_forward import GatedFeedForward
-from layers.masks import full_mask
+from layers.masks import BlockCausal, SlidingWindow, causal_mask, full_mask
 from layers.normalization import RMSNorm
 from layers.rotary import Rotary
 from layers.tokens import Tokens
@@ -123,7 +123,23 @@ def test_a_model_whose_layers_keep_no_cache_is_refused():
     cache.empty_cache(model, params_of(model), 1, NUM_SLOTS)
 
 
-def test_a_mask_that_sees_what_is_not_there_yet_is_refused():
-  model = make_llama(mask=full_mask)
+def _says_nothing_of_its_reach(queries, keys):
+  return causal_mask(queries, keys)
+
+
+@pytest.mark.parametrize(
+  "mask", [full_mask, BlockCausal(size=4), _says_nothing_of_its_reach], ids=str
+)
+def test_a_mask_that_may_see_what_is_not_there_yet_is_refused(mask):
+  model = make_llama(mask=mask)
   with pytest.raises(UserError, match="takes causal_mask"):
     cache.empty_cache(model, params_of(model), 1, NUM_SLOTS)
+
+
+@pytest.mark.parametrize("mask", [SlidingWindow(size=3), BlockCausal(size=1)], ids=str)
+def test_a_mask_that_sees_nothing_ahead_gives_the_same_logits_with_a_cache(ids, mask):
+  model = make_llama(mask=mask)
+  params = params_of(model)
+  want = jax.jit(model.apply)({"params": params}, ids, Tokens.unpacked(*ids.shape))
+  got, _ = steps(model, params, ids, [9, 1, 1, 3])
+  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
