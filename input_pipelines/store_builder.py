@@ -35,6 +35,7 @@ from input_pipelines.checksummed_files import (
   sync_directory,
   write_json,
 )
+from input_pipelines.progress import Progress
 from input_pipelines.token_store import (
   CHECKSUMS,
   DOCUMENTS,
@@ -169,13 +170,15 @@ class _Build:
     self._partial.mkdir(exist_ok=True)
     progress = self._resume(tokenised.num_shards)
     committed = progress.num_tokens
-    while progress.shard < progress.num_shards:
-      for piece in tokenised.pieces(progress.shard, progress.piece):
-        self._add(piece, progress)
-        if progress.num_tokens - committed >= self._commit_tokens:
-          self._commit(progress)
-          committed = progress.num_tokens
-      progress.shard, progress.piece = progress.shard + 1, 0
+    with Progress("building the token store", unit="tokens") as shown:
+      while progress.shard < progress.num_shards:
+        for piece in tokenised.pieces(progress.shard, progress.piece):
+          self._add(piece, progress)
+          shown.advance(len(piece.tokens))
+          if progress.num_tokens - committed >= self._commit_tokens:
+            self._commit(progress)
+            committed = progress.num_tokens
+        progress.shard, progress.piece = progress.shard + 1, 0
     self._commit(progress)
     self._finish(progress, identity, getattr(tokenised, "notes", {}))
     _say(

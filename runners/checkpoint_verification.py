@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from input_pipelines.progress import Progress
 from runners.checkpoint_listing import find_step_folders
 from runners.checkpoint_reading import (
   DamagedCheckpoint,
@@ -40,7 +41,8 @@ def _verify(folder: Path) -> tuple[str, bool]:
     step = open_step(folder)
   except DamagedCheckpoint as error:
     return f"damaged: {error}", False
-  damages = list(_damages(step))
+  with Progress(f"verifying step {folder.name}", len(step.arrays), "arrays") as progress:
+    damages = list(_damages(step, progress))
   if damages:
     return f"damaged: {listed(damages, '; ')}", False
   if not step.has_checksums:
@@ -48,7 +50,7 @@ def _verify(folder: Path) -> tuple[str, bool]:
   return f"intact: {len(step.arrays)} arrays", True
 
 
-def _damages(step: Step) -> Iterator[str]:
+def _damages(step: Step, progress: Progress) -> Iterator[str]:
   """What is wrong with each array that is not what was saved."""
   for names in in_portions(step.arrays):
     for portion in _readable(step, names):
@@ -56,6 +58,7 @@ def _damages(step: Step) -> Iterator[str]:
         yield portion
       else:
         yield from (f"{name} is not what was saved" for name in changed_arrays(step, portion))
+    progress.advance(len(names))
 
 
 def _readable(step: Step, names: list[str]) -> Iterator[dict | str]:

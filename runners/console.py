@@ -1,9 +1,12 @@
 """Progress for whoever is watching: a live bar on a terminal, plain lines anywhere else."""
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
+
+from input_pipelines import progress
 
 # How scalars are called and printed; whatever else an objective reports follows under its name.
 _FORMATS = {
@@ -54,6 +57,7 @@ class LiveWriter:
   def __init__(self, num_steps: int | None, file: TextIO):
     self._num_steps = num_steps
     self._file = file
+    self._stack = contextlib.ExitStack()
     self._progress: Any = None
     self._task: Any = None
 
@@ -62,9 +66,9 @@ class LiveWriter:
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
     if self._progress is None:
-      self._progress = _progress(self._file)
+      self._progress = self._stack.enter_context(_progress(self._file))
+      self._stack.enter_context(progress.shared(self._progress))
       self._task = self._progress.add_task("train", total=self._num_steps, figures="")
-      self._progress.start()
     for line in evaluation_lines(step, scalars):
       self._progress.console.print(line, highlight=False, markup=False)
     figures = "  ".join(_live_figures(step, self._num_steps, scalars))
@@ -77,21 +81,19 @@ class LiveWriter:
 
   def close(self) -> None:
     if self._progress is not None:
-      self._progress.stop()
+      self._stack.close()
       self._progress = None
 
 
 def _progress(file: TextIO) -> Any:
-  from rich import (
-    console,
-    progress,
-    table,
-  )  # a tenth of a second: only where there is a terminal
+  # A tenth of a second: only where there is a terminal.
+  from rich import console, table
+  from rich import progress as bars
 
-  return progress.Progress(
-    progress.MofNCompleteColumn(table_column=table.Column(no_wrap=True)),
-    progress.TextColumn("{task.fields[figures]}", markup=False),
-    progress.BarColumn(bar_width=20),  # the first to shrink
+  return bars.Progress(
+    bars.MofNCompleteColumn(table_column=table.Column(no_wrap=True)),
+    bars.TextColumn("{task.fields[figures]}", markup=False),
+    bars.BarColumn(bar_width=20),  # the first to shrink
     console=console.Console(file=file),
   )
 
@@ -149,7 +151,7 @@ def _speed(scalars: Mapping[str, float]) -> Iterator[str]:
 
 def _time_left(steps: int, scalars: Mapping[str, float]) -> str:
   """At the speed of the last interval, evaluations not counted."""
-  return _duration(steps * scalars["perf/step_ms"] / 1e3)
+  return progress.duration(steps * scalars["perf/step_ms"] / 1e3)
 
 
 def _figure(metric: str, value: float) -> str:
@@ -164,10 +166,3 @@ def _short(count: float) -> str:
       return f"{count:.3g}{unit}"
     count /= 1e3
   return f"{count:.3g}G"
-
-
-def _duration(seconds: float) -> str:
-  """3723.4 -> 1:02:03"""
-  minutes, seconds = divmod(round(max(0.0, seconds)), 60)
-  hours, minutes = divmod(minutes, 60)
-  return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from input_pipelines.batches import Batches
+from input_pipelines.progress import Progress
 from runners.meshes import place
 from tasks.objective import Objective
 
@@ -39,17 +40,19 @@ class Evaluator:
     """`eval/<name>/<metric>` -> value, over every evaluation set."""
     scalars: dict[str, float] = {}
     for name, batches in self._data.items():
-      summary = self._objective.summary(self._evaluate(params, batches))
+      with Progress(f"evaluating {name}", batches.num_batches, "batches") as progress:
+        summary = self._objective.summary(self._evaluate(params, batches, progress))
       scalars |= {f"eval/{name}/{key}": float(value) for key, value in summary.items()}
     return scalars
 
-  def _evaluate(self, params: Any, batches: Batches) -> Any:
+  def _evaluate(self, params: Any, batches: Batches, progress: Progress) -> Any:
     total, pending = None, []
     for n in range(batches.num_batches or 0):
       pending.append(self._eval_step(params, place(batches[n], self._sharding)))
       # A few in flight keep the device busy; all of them would fill its memory.
       if len(pending) == 4:
         total = _merge(total, pending.pop(0))
+        progress.advance()
     for collection in pending:
       total = _merge(total, collection)
     return total

@@ -6,6 +6,7 @@ from typing import Any
 
 import fiddle as fdl
 
+from input_pipelines.progress import Progress
 from input_pipelines.token_store import default_cache_dir
 from layers.errors import UserError
 from layers.sampling import Sampling
@@ -88,13 +89,14 @@ def generate(
   for number in steps:
     folder = find_step_folder(workdir, number).absolute()
     params = restore_params(folder, initializer.abstract.params, initializer.unpadded().params)
-    continuations = generator(
-      params,
-      prompts,
-      max_tokens=max_tokens,
-      sampling=request.sampling,
-      seed=request.seed,
-    )
+    with Progress("generating"):
+      continuations = generator(
+        params,
+        prompts,
+        max_tokens=max_tokens,
+        sampling=request.sampling,
+        seed=request.seed,
+      )
     for n, ids in enumerate(continuations):
       print(f"step {number}  prompt {n + 1}  {len(prompts[n])} + {len(ids)} tokens")
       text = tokens.vocabulary.continuation(prompts[n], ids)

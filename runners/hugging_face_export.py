@@ -12,6 +12,7 @@ import fiddle as fdl
 import jax.numpy as jnp
 import numpy as np
 
+from input_pipelines.progress import Progress
 from layers.errors import UserError
 from runners import config_files, signals
 from runners.checkpoint_listing import find_step_folder
@@ -67,7 +68,9 @@ def export_folder(
   tensors = {match.name: source.described(match, chosen) for match in found}
   by_name = {match.name: match for match in found}
   try:
-    write_tensors(target, tensors, lambda name: source.read(by_name[name]))
+    with Progress("exporting", len(tensors), "tensors") as progress:
+      read = progress.counting(lambda name: source.read(by_name[name]))
+      write_tensors(target, tensors, read)
     for file in known:
       if file.name != CONFIG:
         shutil.copyfile(file, target / file.name)

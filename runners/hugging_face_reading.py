@@ -10,6 +10,7 @@ import numpy as np
 
 from input_pipelines.foreign_files import file_within, read_bytes
 from input_pipelines.foreign_json import Document
+from input_pipelines.progress import Progress
 from layers.errors import UserError
 from layers.suggestions import did_you_mean
 from runners.checkpoint_inventory import array_name, named_arrays
@@ -223,9 +224,11 @@ def read_params(folder: str | Path, model: Any, abstract: Any, unpadded: Any) ->
   with TensorFolder(folder) as tensors:
     check_sizes(theirs, tensors.tensors)
     reader = ParamsReader(tensors, family_of(theirs), model.num_layers, shapes)
-    return jax.tree_util.tree_map_with_path(
-      lambda path, x: placed(reader.read(array_name(path)), x), abstract
-    )
+    with Progress(f"reading {folder}", len(shapes), "arrays") as progress:
+      read = progress.counting(reader.read)
+      return jax.tree_util.tree_map_with_path(
+        lambda path, x: placed(read(array_name(path)), x), abstract
+      )
 
 
 def _check_positions(theirs: Document, model: Any, folder: str | Path) -> None:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from input_pipelines.progress import Progress
 from layers.errors import UserError
 from layers.tokens import Tokens
 from runners import config_files, signals
@@ -68,8 +69,10 @@ def write_run(
   try:
     # As files mapped into memory, arrays wait for the checkpoint without filling it.
     with tempfile.TemporaryDirectory(dir=workdir, prefix=".import-") as scratch:
-      mapped = lambda at, _: _mapped(read(array_name(at)), Path(scratch))
-      _save(workdir, jax.tree_util.tree_map_with_path(mapped, shapes), source)
+      with Progress("importing", len(jax.tree.leaves(shapes)), "arrays") as progress:
+        read = progress.counting(read)
+        mapped = lambda at, _: _mapped(read(array_name(at)), Path(scratch))
+        _save(workdir, jax.tree_util.tree_map_with_path(mapped, shapes), source)
     finish()
     config_files.save(config, exp, workdir)
   except BaseException:

@@ -20,6 +20,7 @@ from typing import Any
 import fiddle as fdl
 import jax
 
+from input_pipelines.progress import Progress, duration
 from layers.errors import UserError
 from layers.notices import heard
 from runners.assembly import check_numbers, draw
@@ -141,10 +142,11 @@ def search(
   config = derive_eval_data(config)
   check_numbers(config)
   queue = collections.deque(_first(config, topology))
-  run = _Search(config, exp, topology, queue, deadline, tell)
+  progress = Progress(f"trying meshes of {topology.name} for {duration(seconds)}", unit="tried")
+  run = _Search(config, exp, topology, queue, deadline, tell, progress)
   interrupted = False
   workers = min(2, os.cpu_count() or 1)
-  with ThreadPoolExecutor(workers) as pool:
+  with progress, ThreadPoolExecutor(workers) as pool:
     try:
       for done in [pool.submit(run.work) for _ in range(workers)]:
         done.result()
@@ -178,6 +180,7 @@ class _Search:
   queue: collections.deque[Candidate]
   deadline: float
   tell: Callable[[str], None] | None
+  progress: Progress
 
   def __post_init__(self):
     self.tried: list[Tried] = []
@@ -194,6 +197,7 @@ class _Search:
         if not self.stop.is_set():
           self._note(f"{candidate}: {str(error).splitlines()[-1]}")
         continue
+      self.progress.advance()
       with self._lock:
         self.tried.append(one)
         self.queue.extendleft(reversed([*_next(one, self.config)]))

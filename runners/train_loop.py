@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from input_pipelines.prefetch import GivenUp
+from input_pipelines.progress import Progress
 from runners.callbacks import Callback, Run, save_callbacks
 from runners.checkpoints import CheckpointWriter
 from runners.evaluation import Evaluator
@@ -102,12 +103,14 @@ class TrainLoop:
 
   def _update(self, state: TrainState) -> TrainState:
     _, batch = next(self._batches)
-    state, loss = self._train_step(state, batch)
     if self._compiled:
+      state, loss = self._train_step(state, batch)
       self._throughput.step(self._batches.last_wait_s)
       self._in_flight.append(loss)
     else:  # the first step compiles, which is no measure of speed
-      loss.block_until_ready()
+      with Progress("compiling the training step"):
+        state, loss = self._train_step(state, batch)
+        loss.block_until_ready()
       self._throughput.resume()
       self._compiled = True
     if len(self._in_flight) > _IN_FLIGHT:

@@ -27,12 +27,14 @@ def plan_run(invocation: Invocation) -> int:
 
 def _plan(invocation: Invocation) -> int:
   resolved = invocation.resolve()
+  from input_pipelines.progress import Progress
   from runners import topologies
   from runners.plan import CompileError, as_json, plan
 
   topology = topologies.parse(invocation.topology) if invocation.topology else None
   try:
-    found = plan(resolved.config, resolved.exp, topology)
+    with Progress(f"compiling a step for {invocation.topology or 'the devices here'}"):
+      found = plan(resolved.config, resolved.exp, topology)
   except CompileError as error:
     *said, last = str(error).splitlines()
     print(*said, f"runner: error: the compiler failed: {last}", sep="\n", file=sys.stderr)

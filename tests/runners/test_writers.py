@@ -337,13 +337,6 @@ def test_a_terminal_shows_live_progress_and_scrolls_evaluations_by(monkeypatch):
 
 
 @pytest.mark.parametrize(
-  "seconds, shown", [(0, "0:00"), (59.6, "1:00"), (3723.4, "1:02:03"), (-5, "0:00")]
-)
-def test_durations_are_short(seconds, shown):
-  assert console._duration(seconds) == shown
-
-
-@pytest.mark.parametrize(
   "count, shown", [(9.5, "9.5"), (999.4, "999"), (999.6, "1k"), (1.24e6, "1.24M"), (5e9, "5G")]
 )
 def test_counts_are_short(count, shown):
