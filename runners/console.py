@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
+import jax
+
 from input_pipelines import progress
 
 # How scalars are called and printed; whatever else an objective reports follows under its name.
@@ -145,7 +147,10 @@ def _live_figures(
 
 def _speed(scalars: Mapping[str, float]) -> Iterator[str]:
   yield f"{_short(scalars['perf/tokens_per_s'])} tokens/s"
-  yield f"mfu {scalars['perf/mfu']:.1%}" if "perf/mfu" in scalars else "mfu n/a"
+  if "perf/mfu" in scalars:
+    yield f"mfu {scalars['perf/mfu']:.1%}"
+  elif jax.default_backend() != "cpu":  # a share of a CPU's peak tells nobody anything
+    yield "mfu n/a"
   yield f"data wait {scalars['perf/data_wait']:.1%}"
 
 

@@ -52,10 +52,15 @@ class JsonLinesWriter:
     self.num_rows = 0
 
   def resume(self, step: int) -> None:
-    """Cuts away the rows after `step` (0: all of them) and a torn last line, atomically."""
+    """Cuts away the rows after `step` (0: all of them) and a torn last line, atomically.
+
+    Of a step that is there twice, as somebody may have put a file together, the first stays.
+    """
     if os.path.exists(self._path):
-      rows = list(_rows(self._path))
-      kept = [line for row, line in rows if 0 < step and row["step"] <= step]
+      rows: dict[int, bytes] = {}
+      for row, line in _rows(self._path):
+        rows.setdefault(row["step"], line)
+      kept = [line for at, line in rows.items() if 0 < step and at <= step]
       self.num_rows = len(kept)
       content = b"".join(kept)
       if len(content) != os.path.getsize(self._path):

@@ -62,6 +62,15 @@ def counted(folder, num_steps):
   return counts
 
 
+@pytest.mark.slow
+def test_a_batch_size_that_changes_keeps_each_row_and_the_counts_of_a_mixture(folder):
+  accept = ("num_steps", "batch_size")
+  unbroken = run(folder, folder / "unbroken", 12, batch_size=4)
+  run(folder, folder / "changed", 8, batch_size=4)
+  changed = run(folder, folder / "changed", 10, *accept, batch_size=8)
+  assert tokens_of(changed[-1]) == tokens_of(unbroken[-1])  # 8 x 4 + 2 x 8 rows, 12 x 4 rows
+
+
 def tokens_of(row):
   return {name: row[f"data/{name}/tokens"] for name in ("web", "code")}
 

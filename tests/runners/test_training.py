@@ -1,14 +1,19 @@
 """A run refuses what would make it silently wrong, and leaves its workdir as it was."""
 
+import re
+
 import fiddle as fdl
 import jax
 import optax
 import pytest
 
 from layers.errors import UserError
+from runners import training
 from runners.callbacks import Callback, Run
 from runners.checkpoint_listing import steps
 from runners.config_files import load
+from runners.init_from import InitFrom
+from runners.json_lines import JsonLines
 from runners.retention import Checkpoints
 from runners.training import train
 from runners.workdir import read_starts
@@ -119,6 +124,58 @@ def test_a_start_that_failed_has_no_end_in_run_json(run, tmp_path):
     run(num_steps=8, callbacks=[fdl.Config(FailsAtStepThree)])
   (failed,) = read_starts(tmp_path / "run")
   assert "ended" not in failed and failed["num_steps"] == 8
+
+
+def test_the_last_lines_say_what_was_trained_now_and_what_can_be_done(run, tmp_path, capsys):
+  def last(**fields):
+    assert run(**fields) == 0
+    return capsys.readouterr().out.splitlines()[-2:]
+
+  workdir = tmp_path / "run"
+  done, next_ = last()
+  assert re.fullmatch(rf"done: 2 steps; [\d.]+ s in all; the run is at {workdir}", done)
+  assert next_.startswith(f"next: runner generate --workdir={workdir} --prompt=")
+  assert next_.endswith(f"runner eval --workdir={workdir}")
+  done, _ = last()
+  assert done.startswith("done: 2 steps, all of them before: nothing was trained; ")
+  done, _ = last(num_steps=5, accept_changes=["num_steps"])
+  assert done.startswith("done: 5 steps, 3 of them now; ")
+
+
+def test_rows_of_metrics_that_are_gone_are_said(run, tmp_path, notes):
+  rows = {"writers": [fdl.Config(JsonLines)], "log_every": 1}
+  file, more = tmp_path / "run" / "metrics.jsonl", {"accept_changes": ["num_steps"]}
+  run(**rows, num_steps=4)
+  run(**rows, num_steps=6, **more)
+  assert not [text for text in notes if "metrics.jsonl" in text]
+  file.write_text("".join(file.read_text().splitlines(keepends=True)[:4]))
+  run(**rows, num_steps=8, **more)
+  file.unlink()
+  run(**rows, num_steps=10, **more)
+  assert [text[:63] for text in notes if "metrics.jsonl" in text] == [
+    "metrics.jsonl has 4 of the 6 rows that were written up to step ",
+    "metrics.jsonl has 0 of the 8 rows that were written up to step ",
+  ]
+
+
+def test_a_run_that_takes_over_another_misses_none_of_its_rows(run, tmp_path, notes):
+  rows = {"writers": [fdl.Config(JsonLines)], "log_every": 1}
+  run("first", **rows)
+  source = fdl.Config(InitFrom, path=str(tmp_path / "first"), everything=True)
+  run("second", **rows, init_from=source, num_steps=4)
+  run("second", **rows, init_from=source, num_steps=4)
+  assert not [text for text in notes if "metrics.jsonl" in text]
+
+
+def test_a_second_signal_says_which_step_is_saved(run, tmp_path, monkeypatch, capsys):
+  run()
+  monkeypatch.setattr(training, "leave", lambda number: None)
+  for workdir, saved in ((tmp_path / "run", "step 2 is saved"), (tmp_path, "no step is saved")):
+    state = Run(str(workdir), num_steps=9, step=7)
+    training._interruption(state)._insist(2)
+    said = capsys.readouterr().err
+    assert said.startswith("runner: left at once at step 7, by a second signal: ")
+    assert saved in said and said.count("\n") == 1
 
 
 def _deeper():

@@ -242,6 +242,12 @@ def test_writers_left_by_an_error_say_nothing_more(tmp_path, monkeypatch, capsys
   assert capsys.readouterr().err == ""
 
 
+def test_a_step_that_somebody_doubled_is_there_once_after_a_resume(tmp_path):
+  path = write_steps(tmp_path, 1, 3, restored=0)
+  path.write_text(path.read_text() * 2)
+  assert steps(write_steps(tmp_path, 4, 4, restored=3)) == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize(
   "tail, kept",
   [
@@ -293,10 +299,13 @@ def test_a_log_is_one_plain_line_where_nobody_watches(capsys):
   ]
 
 
-def test_an_unknown_peak_prints_as_not_available():
+def test_an_unknown_peak_prints_as_not_available_and_on_a_cpu_not_at_all(monkeypatch):
   scalars = {key: value for key, value in TRAIN.items() if key != "perf/mfu"}
   (line,) = console.lines(1, None, scalars)
-  assert "mfu n/a" in line and line.startswith("step 1  loss") and "eta" not in line
+  assert "mfu" not in line and line.startswith("step 1  loss") and "eta" not in line
+  monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+  (line,) = console.lines(1, None, scalars)
+  assert "tokens/s  mfu n/a  data wait" in line
 
 
 def test_what_is_not_a_number_is_printed_as_such():
