@@ -57,6 +57,7 @@ def define_flags() -> tuple[flags.FlagValues, list[Override]]:
   integer("seed", 0, "of the draws", flag_values=values)
   string("cache_dir", None, "DIR of token stores (default: $STRATA_CACHE)", flag_values=values)
   string("from", None, "FOLDER of Hugging Face, or FILE of LWM", flag_values=values)
+  flags.DEFINE_enum("scan_axis", None, ["0", "1"], "of LWM's layers", flag_values=values)
   string("to", None, "FOLDER to write, or FILE of a plan", flag_values=values)
   string("topology", None, "KIND:SHAPE, as v5p:4x4x4, h100:8x8, cpu:8", flag_values=values)
   flags.DEFINE_boolean("search", False, "which mesh, remat, microbatch", flag_values=values)

@@ -110,7 +110,7 @@ COMMANDS = {
   "import": Command(
     "interchange:import_model",
     "makes a run of a Hugging Face folder or LWM file: --from=PATH --workdir=DIR",
-    (*_CONFIG_FLAGS, "from", "workdir"),
+    (*_CONFIG_FLAGS, "from", "workdir", "scan_axis"),
   ),
   "export": Command(
     "interchange:export_model",

@@ -38,6 +38,7 @@ class Invocation:
   top_p: float | None = None
   seed: int = 0
   source: str | None = None  # --from
+  scan_axis: str | None = None
   to: str | None = None
   dtype: str | None = None
   topology: str | None = None

@@ -1,6 +1,7 @@
 """The LLaMA family (Touvron et al., 2023, https://arxiv.org/abs/2302.13971)."""
 
 import dataclasses
+import functools
 
 import fiddle as fdl
 
@@ -22,6 +23,8 @@ class Size:
   """Depth and widths; heads are model_dim / num_heads wide.
 
   Attributes:
+    vocab_size: None: that of the data. Published sizes keep their own, so that parameter
+      counts are the published ones.
     epsilon: of the norms.
     theta: of the rotary positions.
     scaling: see `Rotary`.
@@ -32,25 +35,28 @@ class Size:
   model_dim: int
   hidden_dim: int
   num_kv_heads: int | None = None
-  vocab_size: int = 32_000
+  vocab_size: int | None = None
   epsilon: float = 1e-6
   theta: float = 10_000.0
   scaling: type | None = None
 
 
+_size = functools.partial(Size, vocab_size=32_000)
+_size3 = functools.partial(Size, vocab_size=128_256, epsilon=1e-5, theta=500_000.0)
+
 # The first eight are those of Large World Model's code (https://arxiv.org/abs/2402.08268); 7b,
 # 13b, 30b and 65b are LLaMA's own. The others: LLaMA 2 (https://arxiv.org/abs/2307.09288, table
 # 1) and LLaMA 3 (https://arxiv.org/abs/2407.21783, table 3), 3.1 with a context of 128 K.
 SIZES = {
-  "debug": Size(num_layers=2, num_heads=2, model_dim=256, hidden_dim=256),
-  "200m": Size(num_layers=14, num_heads=8, model_dim=1024, hidden_dim=2048),
-  "1b": Size(num_layers=22, num_heads=16, model_dim=2048, hidden_dim=5504),
-  "3b": Size(num_layers=26, num_heads=32, model_dim=3200, hidden_dim=8640),
-  "7b": Size(num_layers=32, num_heads=32, model_dim=4096, hidden_dim=11008),
-  "13b": Size(num_layers=40, num_heads=40, model_dim=5120, hidden_dim=13824),
-  "30b": Size(num_layers=60, num_heads=52, model_dim=6656, hidden_dim=17920),
-  "65b": Size(num_layers=80, num_heads=64, model_dim=8192, hidden_dim=22016, epsilon=1e-5),
-  "llama2-70b": Size(
+  "debug": _size(num_layers=2, num_heads=2, model_dim=256, hidden_dim=256),
+  "200m": _size(num_layers=14, num_heads=8, model_dim=1024, hidden_dim=2048),
+  "1b": _size(num_layers=22, num_heads=16, model_dim=2048, hidden_dim=5504),
+  "3b": _size(num_layers=26, num_heads=32, model_dim=3200, hidden_dim=8640),
+  "7b": _size(num_layers=32, num_heads=32, model_dim=4096, hidden_dim=11008),
+  "13b": _size(num_layers=40, num_heads=40, model_dim=5120, hidden_dim=13824),
+  "30b": _size(num_layers=60, num_heads=52, model_dim=6656, hidden_dim=17920),
+  "65b": _size(num_layers=80, num_heads=64, model_dim=8192, hidden_dim=22016, epsilon=1e-5),
+  "llama2-70b": _size(
     num_layers=80,
     num_heads=64,
     num_kv_heads=8,
@@ -58,25 +64,19 @@ SIZES = {
     hidden_dim=28672,
     epsilon=1e-5,
   ),
-  "llama3-8b": Size(
+  "llama3-8b": _size3(
     num_layers=32,
     num_heads=32,
     num_kv_heads=8,
     model_dim=4096,
     hidden_dim=14336,
-    vocab_size=128_256,
-    epsilon=1e-5,
-    theta=500_000.0,
   ),
-  "llama3-70b": Size(
+  "llama3-70b": _size3(
     num_layers=80,
     num_heads=64,
     num_kv_heads=8,
     model_dim=8192,
     hidden_dim=28672,
-    vocab_size=128_256,
-    epsilon=1e-5,
-    theta=500_000.0,
   ),
 }
 SIZES["llama3.1-8b"] = dataclasses.replace(SIZES["llama3-8b"], scaling=Llama3Scaling)
@@ -123,19 +123,21 @@ class Llama(LanguageModel):
       ),
       norm=norm(),
     )
-    return fdl.Config(
+    model = fdl.Config(
       Decoder,
       num_layers=size.num_layers,
       model_dim=size.model_dim,
       block=block,
       norm=norm(),
-      vocab_size=size.vocab_size,
       learned_positions=False,
       tied_head=False,
       loss_chunk=1024,
       scan_layers=self.scan_layers,
       remat=self.remat,
     )
+    if size.vocab_size is not None:
+      model.vocab_size = size.vocab_size
+    return model
 
   def sharding(self) -> Rules:
     return RULES

@@ -7,7 +7,12 @@ runner --exp=lwm.TextLlamaDebug --set=train_data.files='my/*.jsonl'
 Without files a member reads the embedded sources as bytes: ids below 259 of 32,000.
 Published: theta and length of each stage, tokens a step and steps in the paper, the constant
 rate, its warmup and the decay in its training script.
-The members at 4K, which LWM takes from LLaMA 2, have the numbers of LLaMA's pretraining.
+The optimizer is that of LWM's code (tux, optimizers.py): AdamW with b1 0.9, b2 0.95, eps 1e-8,
+gradients clipped to a norm of 1, and a decay of 0.1 times the rate on every parameter, norm
+scales and embeddings too. The loss is a mean over tokens; that of LWM's code, over rows, is
+--set=objective=@RowMeanNextToken.
+The members at 4K, which LWM takes from LLaMA 2, have the rates of LLaMA's pretraining, and the
+smallest one a rate at which 300 steps show something.
 """
 
 import fiddle as fdl
@@ -21,6 +26,20 @@ from runners.retention import Checkpoints
 from tasks.jsonl import Jsonl
 
 TOKENS_PER_STEP = 2**22
+
+
+def lwm_adamw(learning_rate: fdl.Config) -> fdl.Config:
+  """LWM's optimizer, which spares nothing from decay."""
+  return fdl.Config(
+    optimizers.adamw,
+    learning_rate=learning_rate,
+    b1=0.9,
+    b2=0.95,
+    eps=1e-8,
+    weight_decay=0.1,
+    clip_norm=1.0,
+    decay_mask=None,
+  )
 
 
 class TextLlama(Llama):
@@ -46,7 +65,7 @@ class TextLlama(Llama):
   def optimizer(self) -> fdl.Config:
     peak = self.peak_learning_rate
     rate = fdl.Config(schedules.warmup_cosine, peak=peak, end=round(peak / 10, 10), warmup=2000)
-    return fdl.Config(optimizers.adamw, learning_rate=rate)
+    return lwm_adamw(rate)
 
   def collective_budget(self) -> list[fdl.Config]:
     # Nine weights of a layer, gathered forward and backward. Activations stay where they are.
@@ -69,7 +88,7 @@ class TextLlamaDebug(TextLlama):
 
   def optimizer(self) -> fdl.Config:
     rate = fdl.Config(schedules.warmup_cosine, peak=1e-3, end=1e-4, warmup=0.1)
-    return fdl.Config(optimizers.adamw, learning_rate=rate)
+    return lwm_adamw(rate)
 
 
 @register
@@ -146,9 +165,7 @@ class Stage(TextLlama):
     return fdl.Config(MeshShape, data=1, sequence=-1)
 
   def optimizer(self) -> fdl.Config:
-    return fdl.Config(
-      optimizers.adamw, learning_rate=fdl.Config(schedules.constant, peak=8e-5, warmup=5)
-    )
+    return lwm_adamw(fdl.Config(schedules.constant, peak=8e-5, warmup=5))
 
   def checkpoints(self) -> fdl.Config:
     return fdl.Config(Checkpoints, every=100)

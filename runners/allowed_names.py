@@ -58,7 +58,7 @@ _BY_MODULE = {
   "runners.trainer": ("Precision",),
   "tasks.hugging_face": ("HuggingFace",),
   "tasks.jsonl": ("Jsonl",),
-  "tasks.language_modeling": ("NextToken",),
+  "tasks.language_modeling": ("NextToken", "RowMeanNextToken"),
   "tasks.mixture": ("Mixture",),
   "tasks.python_stdlib": ("PythonStdlib",),
   "tasks.registered_task": ("RegisteredTask",),

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import json
-import shutil
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,12 @@ import fiddle as fdl
 import jax.numpy as jnp
 import numpy as np
 
+from input_pipelines.foreign_files import read_bytes
+from input_pipelines.foreign_json import Document, read_document
 from input_pipelines.progress import Progress
 from layers.errors import UserError
 from runners import config_files, signals
+from runners.array_casts import overflowing
 from runners.checkpoint_listing import find_step_folder
 from runners.checkpoint_reading import (
   PARAMS,
@@ -22,6 +25,7 @@ from runners.checkpoint_reading import (
   DamagedCheckpoint,
   Step,
   changed_arrays,
+  listed,
   open_step,
   read_arrays,
 )
@@ -29,11 +33,14 @@ from runners.checkpoints import IMPORTED
 from runners.hugging_face_config import CONFIG, is_folder_of_theirs, their_config
 from runners.hugging_face_import import THEIR_FILES
 from runners.hugging_face_names import Match, Place, matches
-from runners.hugging_face_reading import copied_files
+from runners.hugging_face_reading import MAX_COPIED_BYTES, copied_files
+from runners.hugging_face_tokenizer import tokenizer_files, unknown_tokenizer
 from runners.init_from import source_of
 from runners.safetensors_files import Described, dtype_of, write_tensors
 
 _BELOW = f"{PARAMS}/"
+# In the form that all releases read, and as what is written now.
+_SAID_ANEW = ("rope_parameters", "original_max_position_embeddings", "torch_dtype")
 _WRITTEN = (CONFIG, "model*.safetensors", "model*.safetensors.index.json", "model*.tmp")
 
 
@@ -44,12 +51,13 @@ def export_folder(
 
   Args:
     workdir: of the run.
-    to: a folder without a config.json or weights; made if it is not there.
+    to: a folder without the files that are written; made if it is not there.
     step: of the checkpoint; None: the newest.
     dtype: of all tensors; None: those that the checkpoint has.
 
   Raises:
-    UserError: neither family of theirs can be this model, or `to` holds a model.
+    UserError: neither family of theirs can be this model, `to` holds a model, or a number is
+      infinite in `dtype`.
     DamagedCheckpoint: an array is not what was saved; nothing of the model is left.
   """
   chosen = None if dtype is None else dtype_of(dtype)
@@ -61,32 +69,80 @@ def export_folder(
   theirs = _their_config(config, source, stored)
   found = matches(theirs["model_type"], source.shapes, config.model.num_layers)
   _check_complete(found, source)
+  beside = _beside(known, config, source, workdir)
   target = Path(to)
-  if (target / CONFIG).exists() or any(target.glob("*.safetensors")):
-    raise UserError(f"{to} holds a model already: choose another --to")
-  target.mkdir(parents=True, exist_ok=True)
+  _check_free(target, beside)
   tensors = {match.name: source.described(match, chosen) for match in found}
-  by_name = {match.name: match for match in found}
-  try:
-    with Progress("exporting", len(tensors), "tensors") as progress:
-      read = progress.counting(lambda name: source.read(by_name[name]))
-      write_tensors(target, tensors, read)
-    for file in known:
-      if file.name != CONFIG:
-        shutil.copyfile(file, target / file.name)
-    # What all are read as: of several, one that none of them loses anything in.
-    dtypes = [tensor.dtype for tensor in tensors.values()]
-    theirs["dtype"] = functools.reduce(jnp.promote_types, dtypes).name
-    same_family = stored.get("model_type") == theirs["model_type"]
-    text = {**(stored if same_family else _token_ids(config, source)), **theirs}
-    (target / CONFIG).write_text(json.dumps(text, indent=2, sort_keys=True) + "\n")
-  except BaseException:
-    for file in itertools.chain.from_iterable(map(target.glob, _WRITTEN)):
-      file.unlink()
-    raise
+  _check_range(found, source, chosen)
+  # What all are read as: of several, one that none of them loses anything in.
+  theirs["dtype"] = functools.reduce(
+    jnp.promote_types, [tensor.dtype for tensor in tensors.values()]
+  ).name
+  same_family = stored.get("model_type") == theirs["model_type"]
+  text = {**(stored if same_family else _token_ids(config, source)), **theirs}
+  described = (json.dumps(text, indent=2, sort_keys=True) + "\n").encode()
+  _write(target, tensors, {match.name: match for match in found}, source, beside, described)
   names = sorted({tensor.dtype.name for tensor in tensors.values()})
   print(f"exported    {len(tensors)} tensors in {', '.join(names)}, of {folder}")
   print(f"to          {to}: {theirs['architectures'][0]}")
+
+
+def _write(
+  target: Path,
+  tensors: Mapping[str, Described],
+  matched: Mapping[str, Match],
+  source: "_Source",
+  beside: Mapping[str, bytes],
+  config: bytes,
+) -> None:
+  """The config last: a folder that has one is whole. An error leaves nothing of it."""
+  target.mkdir(parents=True, exist_ok=True)
+  try:
+    with Progress("exporting", len(tensors), "tensors") as progress:
+      read = progress.counting(lambda name: source.read(matched[name]))
+      write_tensors(target, tensors, read)
+    for name, content in {**beside, CONFIG: config}.items():
+      (target / name).write_bytes(content)
+  except BaseException:
+    for file in itertools.chain.from_iterable(map(target.glob, (*_WRITTEN, *beside))):
+      file.unlink()
+    raise
+
+
+def _beside(
+  known: list[Path], config: fdl.Config, source: "_Source", workdir: str
+) -> dict[str, bytes]:
+  """Name -> contents of the files beside the model: those that came with it, or its own."""
+  files = {
+    file.name: read_bytes(file, MAX_COPIED_BYTES) for file in known if file.name != CONFIG
+  }
+  if files or source.is_imported:
+    return files
+  try:
+    return tokenizer_files(fdl.build(config.train_data), workdir)
+  except UserError as error:
+    return unknown_tokenizer(workdir, str(error))
+
+
+def _check_free(target: Path, beside: Mapping[str, bytes]) -> None:
+  if os.path.lexists(target / CONFIG) or any(target.glob("*.safetensors")):
+    raise UserError(f"{target} holds a model already: choose another --to")
+  there = [name for name in beside if os.path.lexists(target / name)]
+  if there:
+    raise UserError(f"{target} holds {listed(there)} already: choose another --to")
+
+
+def _check_range(found: list[Match], source: "_Source", dtype: np.dtype | None) -> None:
+  """Raises UserError where a finite number would be written as an infinite one."""
+  if dtype is None:
+    return
+  for match in found:
+    value = overflowing(source.read(match), dtype)
+    if value is not None:
+      raise UserError(
+        f"{match.name} has a value of {value:g}, and {dtype} ends at {jnp.finfo(dtype).max:g}: "
+        "choose another --dtype, or leave it out"
+      )
 
 
 class _Source:
@@ -149,7 +205,8 @@ def _their_config(
   if "positions/table" in shapes:
     positions = shapes["positions/table"][0]
   else:  # rotary: what it was trained at, here or before
-    positions = max(config.sequence_length, stored.get("max_position_embeddings") or 0)
+    before = Document(stored, "the config.json that this run began with")
+    positions = max(config.sequence_length, before.whole("max_position_embeddings", 0))
   model = fdl.build(config.model)
   return their_config(model, shapes["embedding/table"][0], positions)
 
@@ -177,9 +234,8 @@ def _known_files(workdir: Path, began_with: Any) -> list[Path]:
 def _stored(known: list[Path]) -> dict[str, Any]:
   """What their config said that is nothing of ours, such as the ids of special tokens."""
   file = next((file for file in known if file.name == CONFIG), None)
-  stored = json.loads(file.read_text()) if file else {}
-  # Said anew, in the form that all releases read; the dtype of what is written now.
-  return {k: v for k, v in stored.items() if k not in ("rope_parameters", "torch_dtype")}
+  stored = read_document(file).values if file else {}
+  return {name: value for name, value in stored.items() if name not in _SAID_ANEW}
 
 
 def _token_ids(config: fdl.Config, source: _Source) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from input_pipelines.foreign_files import file_within, read_bytes
@@ -13,6 +14,7 @@ from input_pipelines.foreign_json import Document
 from input_pipelines.progress import Progress
 from layers.errors import UserError
 from layers.suggestions import did_you_mean
+from runners.array_casts import overflowing
 from runners.checkpoint_inventory import array_name, named_arrays
 from runners.checkpoint_reading import listed
 from runners.hugging_face_config import (
@@ -227,7 +229,7 @@ def read_params(folder: str | Path, model: Any, abstract: Any, unpadded: Any) ->
     with Progress(f"reading {folder}", len(shapes), "arrays") as progress:
       read = progress.counting(reader.read)
       return jax.tree_util.tree_map_with_path(
-        lambda path, x: placed(read(array_name(path)), x), abstract
+        lambda path, x: placed(read(array_name(path)), x, array_name(path)), abstract
       )
 
 
@@ -242,8 +244,18 @@ def _check_positions(theirs: Document, model: Any, folder: str | Path) -> None:
     )
 
 
-def placed(x: np.ndarray, wanted: Any) -> jax.Array:
-  """`x` in the shape, dtype and place of `wanted`, padded with zeros on the host."""
+def placed(x: np.ndarray, wanted: Any, name: str) -> jax.Array:
+  """`x` in the shape, dtype and place of `wanted`, padded with zeros on the host.
+
+  Raises:
+    UserError: that dtype makes a finite number of `x`, which is called `name`, infinite.
+  """
+  value = overflowing(x, np.dtype(wanted.dtype))
+  if value is not None:
+    raise UserError(
+      f"{name} has a value of {value:g} there, and {wanted.dtype} here ends at "
+      f"{jnp.finfo(wanted.dtype).max:g}: --set=precision.param_dtype=float32"
+    )
   padding = [(0, size - had) for size, had in zip(wanted.shape, x.shape, strict=True)]
   if any(after for _, after in padding):
     x = np.pad(x, padding)

@@ -67,10 +67,8 @@ def _block(block: Document, theirs: Document) -> tuple[float, Scaling]:
   nested = [name for name, value in block.values.items() if isinstance(value, dict)]
   if nested:
     raise UserError(f"{block.source} differs by kind of layer, which no model here can")
-  theta = block.number("rope_theta", None, above=0)
-  theta = theirs.number("rope_theta", 10_000.0, above=0) if theta is None else theta
-  if theta < 1:
-    raise UserError(f"{block.source}: rope_theta is {theta}, and has to be at least 1")
+  theta = block.number("rope_theta", None, above=1)
+  theta = theirs.number("rope_theta", 10_000.0, above=1) if theta is None else theta
   for part in (block, theirs):
     if part.number("partial_rotary_factor", 1.0) != 1:
       factor = part.number("partial_rotary_factor")
@@ -87,10 +85,10 @@ def _block(block: Document, theirs: Document) -> tuple[float, Scaling]:
     "llama3": _llama3,
     "yarn": _yarn,
   }[kind]
-  return float(theta), scaling(block, theirs, float(theta))
+  return float(theta), scaling(block, theirs)
 
 
-def _llama3(block: Document, theirs: Document, theta: float) -> Llama3Scaling:
+def _llama3(block: Document, theirs: Document) -> Llama3Scaling:
   low = block.number("low_freq_factor", above=_SMALLEST)
   high = block.number("high_freq_factor", above=_SMALLEST)
   if high <= low:
@@ -106,7 +104,7 @@ def _llama3(block: Document, theirs: Document, theta: float) -> Llama3Scaling:
   )
 
 
-def _yarn(block: Document, theirs: Document, theta: float) -> YarnScaling:
+def _yarn(block: Document, theirs: Document) -> YarnScaling:
   original = _original_length(block, theirs)
   factor = block.number("factor", None, above=_SMALLEST)
   if factor is None:
@@ -116,8 +114,6 @@ def _yarn(block: Document, theirs: Document, theta: float) -> YarnScaling:
     raise UserError(
       f"{block.source}: beta_fast is {fast}, and has to be more than beta_slow, {slow}"
     )
-  if theta == 1:
-    raise UserError(f"{block.source}: yarn takes the logarithm of rope_theta, which is 1")
   return YarnScaling(
     factor=factor,
     original_length=original,

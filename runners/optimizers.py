@@ -6,6 +6,8 @@ that function called `learning_rate` is logged. Moments are float32 whatever the
 `frozen` are regular expressions: parameters in whose name ("stack/layers/attention/out/kernel")
 one is found neither move nor decay, have no moments, and do not count where gradients are
 clipped.
+
+`decay_mask` says of which parameters the weights decay; None: of all, norm scales included.
 """
 
 import re
@@ -44,7 +46,7 @@ def adamw(
   eps: PositiveFloat = 1e-8,
   weight_decay: NonNegativeFloat = 0.1,
   clip_norm: PositiveFloat | None = 1.0,
-  decay_mask: DecayMask = decay_kernels,
+  decay_mask: DecayMask | None = decay_kernels,
   frozen: Sequence[str] = (),
 ) -> optax.GradientTransformation:
   """AdamW (Loshchilov & Hutter, 2019, https://arxiv.org/abs/1711.05101) after clipping."""
@@ -68,7 +70,7 @@ def sgdm(
   nesterov: bool = False,
   weight_decay: NonNegativeFloat = 0.0,
   clip_norm: PositiveFloat | None = None,
-  decay_mask: DecayMask = decay_kernels,
+  decay_mask: DecayMask | None = decay_kernels,
   frozen: Sequence[str] = (),
 ) -> optax.GradientTransformation:
   """SGD with momentum; the decay is part of the gradient, as in the classical form."""
@@ -90,7 +92,7 @@ def lion(
   b2: FractionBelowOne = 0.99,
   weight_decay: NonNegativeFloat = 1.0,
   clip_norm: PositiveFloat | None = 1.0,
-  decay_mask: DecayMask = decay_kernels,
+  decay_mask: DecayMask | None = decay_kernels,
   frozen: Sequence[str] = (),
 ) -> optax.GradientTransformation:
   """Lion (Chen et al., 2023, https://arxiv.org/abs/2302.06675): a tenth of AdamW's rate."""

@@ -53,7 +53,7 @@ class NextToken:
   def loss(self, apply: Apply, batch: Batch, totals: Any) -> tuple[jax.Array, TokenMetrics]:
     logits = apply(*self.model_inputs(batch))  # [B, T, V] float32
     targets = batch["decoder_target_tokens"]
-    weights = batch["decoder_loss_weights"]
+    weights, count = self._weights(batch), self.totals(batch)
     nll, log_z = token_losses(logits, targets)
     nll_sum = (weights * nll).sum()
     z_sum = (weights * jnp.square(log_z)).sum()
@@ -61,9 +61,9 @@ class NextToken:
     loss = (nll_sum + self.z_loss * z_sum) / jnp.where(totals > 0, totals, 1.0)
     return loss, collect(
       TokenMetrics,
-      loss=average(nll_sum, weights.sum()),
+      loss=average(nll_sum, count),
       bits_per_byte=average(nll_sum / math.log(2), self._bytes(targets, weights)),
-      z_loss=average(self.z_loss * z_sum, weights.sum()),
+      z_loss=average(self.z_loss * z_sum, count),
     )
 
   def empty_metrics(self) -> TokenMetrics:
@@ -78,7 +78,29 @@ class NextToken:
       del values["z_loss"]
     return values
 
+  def _weights(self, batch: Batch) -> jax.Array:
+    """Of each target in the sum, [B, T]."""
+    return batch["decoder_loss_weights"]
+
   def _bytes(self, targets: jax.Array, weights: jax.Array) -> jax.Array:
     if self.token_bytes is None:
       return jnp.zeros((), jnp.float32)
     return (weights * jnp.asarray(self.token_bytes, jnp.float32)[targets]).sum()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RowMeanNextToken(NextToken):
+  """The mean over rows of the mean over a row's learned tokens, as LWM's code has its loss.
+
+  (tux, loss.py, cross_entropy_loss_and_accuracy.) A row of three learned tokens weighs as much
+  as a full one; a row without any counts as a loss of 0. The padding that fills up a batch
+  counts for nothing. To weigh documents alike and not rows: TextData.equal_documents.
+  """
+
+  def totals(self, batch: Batch) -> jax.Array:
+    """How many rows are no padding."""
+    return (batch["decoder_segment_ids"] > 0).any(-1).sum().astype(jnp.float32)
+
+  def _weights(self, batch: Batch) -> jax.Array:
+    weights = batch["decoder_loss_weights"]
+    return weights / jnp.maximum(weights.sum(-1, keepdims=True), 1e-10)

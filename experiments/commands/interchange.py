@@ -23,6 +23,8 @@ def import_model(invocation: Invocation) -> int:
     raise UserError("the command is written `runner import --from=FOLDER --workdir=DIR`")
   if pathlib.Path(invocation.source).is_file():
     return _import_file(invocation, invocation.source, invocation.workdir)
+  if invocation.scan_axis is not None:
+    raise UserError("--scan_axis is for a streaming checkpoint of LWM, not for a folder")
   from runners.hugging_face_config import family_of, read_config
   from runners.hugging_face_import import import_folder
 
@@ -64,7 +66,8 @@ def _import_file(invocation: Invocation, file: str, workdir: str) -> int:
 
   resolved = invocation.resolve()
   with Interruption():
-    import_stream(file, workdir, resolved.config, resolved.exp)
+    axis = None if invocation.scan_axis is None else int(invocation.scan_axis)
+  import_stream(file, workdir, resolved.config, resolved.exp, scan_axis=axis)
   return 0
 
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+from pathlib import Path
 
 import fiddle as fdl
 import ml_dtypes
@@ -55,7 +56,7 @@ def test_an_error_leaves_nothing_in_the_way_of_the_next_try(tmp_path, capsys, mo
   for module, name, arguments in (
     (hugging_face_import, "copied_files", ("import", f"--from={theirs}", f"--workdir={run}")),
     (hugging_face_export, "changed_arrays", ("export", f"--workdir={run}", f"--to={again}")),
-    (hugging_face_export.shutil, "copyfile", ("export", f"--workdir={run}", f"--to={again}")),
+    (Path, "write_bytes", ("export", f"--workdir={run}", f"--to={again}")),
   ):
     with monkeypatch.context() as broken:
       broken.setattr(module, name, fail)
@@ -119,3 +120,30 @@ def test_a_dtype_may_be_asked_for(tmp_path):
   assert runner("import", f"--from={theirs}", f"--workdir={run}") == 0
   assert runner("export", f"--workdir={run}", f"--to={again}", "--dtype=bfloat16") == 0
   assert_same(read_all(again), {n: x.astype(ml_dtypes.bfloat16) for n, x in tensors.items()})
+
+
+@needs_safetensors
+@pytest.mark.parametrize(
+  ("dtype", "value", "end"),
+  [
+    ("float16", 65520.0, "65504"),
+    ("float16", -1e5, "65504"),
+    ("bfloat16", 3.4e38, "3.38953e+38"),
+  ],
+)
+def test_what_is_infinite_in_another_dtype_is_refused_before_anything_is_written(
+  dtype, value, end, tmp_path, capsys
+):
+  theirs, run, again = (tmp_path / name for name in ("theirs", "run", "again"))
+  tensors = write_folder(theirs)
+  name = "model.layers.1.self_attn.k_proj.weight"
+  tensors[name][0, 0], tensors["model.norm.weight"][0] = value, 65519.0  # rounds down
+  described = {n: Described(x.shape, x.dtype) for n, x in tensors.items()}
+  write_tensors(theirs, described, tensors.__getitem__)
+  assert runner("import", f"--from={theirs}", f"--workdir={run}") == 0
+  arguments = ("export", f"--workdir={run}", f"--to={again}")
+  code, err = runner(*arguments, f"--dtype={dtype}", capsys=capsys)
+  assert code == 2 and len(err.splitlines()) == 1 and not again.exists()
+  assert f"{name} has a value of {value:g}, and {dtype} ends at {end}" in err
+  assert runner(*arguments) == 0
+  assert_same(read_all(again), tensors)

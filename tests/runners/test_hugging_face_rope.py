@@ -164,7 +164,7 @@ REFUSED = {
   "has to be more than low_freq_factor": scaled({**LLAMA3, "high_freq_factor": 1.0}),
   'rope_theta is "x"': {"rope_theta": "x"},
   "rope_theta is 0.5": {"rope_theta": 0.5},
-  "logarithm of rope_theta": scaled(YARN, rope_theta=1),
+  "rope_theta is 1": scaled(YARN, rope_theta=1),
   "original_max_position_embeddings is 64.0": scaled(
     {**YARN, "original_max_position_embeddings": 64.0}
   ),

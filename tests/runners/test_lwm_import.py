@@ -253,3 +253,33 @@ def test_another_model_is_refused_with_both_shapes_and_one_without_a_name(tmp_pa
   assert f"vision_head/kernel ({D}, 4) is not used here" in err
   code, _, err = run("import", f"--from={file}", f"--workdir={tmp_path}/run", capsys=capsys)
   assert code == 2 and "name the experiment" in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_model_as_deep_as_wide_is_read_along_the_axis_that_is_said(axis, tmp_path, capsys):
+  deep = 4
+  shape = lambda s: tuple({D: deep, F: deep}.get(size, size) for size in s)
+  generator = np.random.default_rng(0)
+  draw = lambda s: generator.normal(size=shape(s)).astype(np.float32)
+  layers = {n: [draw(s) for _ in range(deep)] for n, s in LAYER.items()}
+  stacks = {f"transformer/h/scan_decoder/{n}": np.stack(x, axis) for n, x in layers.items()}
+  file = write_stream(tmp_path / "stream", stacks | {n: draw(s) for n, s in ENDS.items()})
+  fields = {"num_layers": deep, "model_dim": deep, "vocab_size": V}
+  fields |= {"block.attention.num_heads": N, "block.feed_forward.hidden_dim": deep}
+  sets = [f"--set=model.{path}={value}" for path, value in fields.items()]
+  start = ("import", f"--from={file}", f"--workdir={tmp_path / 'run'}", SIZES[0], *sets)
+  code, _, err = run(*start, capsys=capsys)
+  assert code == 2 and len(err.splitlines()) == 1 and "say which: --scan_axis=0" in err
+  code, _, err = run(*start, f"--scan_axis={axis}", capsys=capsys)
+  assert code == 0, err
+  gates = imported(tmp_path / "run")["stack/layers/feed_forward/gate/kernel"]
+  np.testing.assert_array_equal(gates, np.stack(layers["feed_forward/w1/kernel"]))
+
+
+def test_an_axis_without_the_layers_is_refused_and_other_sizes_tell_it(tmp_path, capsys):
+  file = write_stream(tmp_path / "stream", scanned(their_params(), 1))
+  code, _, err = import_into(tmp_path / "run", file, "--scan_axis=0", capsys=capsys)
+  assert code == 2 and f"without the {L} layers of this model along axis 0" in err
+  code, _, err = import_into(tmp_path / "run", file, "--set=model.num_layers=4", capsys=capsys)
+  assert code == 2 and "without the 4 layers" in err
+  assert import_into(tmp_path / "run", file, "--scan_axis=1", capsys=capsys)[0] == 0

@@ -54,6 +54,14 @@ def test_a_decay_mask_of_ones_own_replaces_the_names(make):
   jax.tree.map(lambda x: np.testing.assert_allclose(x, -0.05, rtol=1e-6), change)
 
 
+@pytest.mark.parametrize("make", MAKERS)
+def test_without_a_decay_mask_everything_decays(make):
+  params = _params()
+  optimizer = make(0.5, weight_decay=0.1, decay_mask=None)
+  change = _change(optimizer, params, jax.tree.map(jnp.zeros_like, params))
+  jax.tree.map(lambda x: np.testing.assert_allclose(x, -0.05, rtol=1e-6), change)
+
+
 def test_gradients_are_clipped_by_their_global_norm():
   params = {"a": {"kernel": jnp.zeros(1)}, "b": {"kernel": jnp.zeros(1)}}
   gradients = {"a": {"kernel": jnp.array([3.0])}, "b": {"kernel": jnp.array([4.0])}}  # norm 5

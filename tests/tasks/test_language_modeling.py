@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from input_pipelines.packing import PackedRows, PaddedRows
-from tasks.language_modeling import NextToken
+from tasks.language_modeling import NextToken, RowMeanNextToken
 from tasks.objective import with_rows
 
 B, T, V = 4, 5, 7
@@ -140,3 +140,25 @@ def test_weights_that_sum_to_less_than_1_give_a_mean_still(batch):
   np.testing.assert_allclose(
     objective.loss(_apply, small, objective.totals(small))[0], loss, rtol=1e-6
   )
+
+
+def test_by_rows_the_loss_is_the_mean_of_the_rows_means_however_they_are_split(batch):
+  key = "decoder_loss_weights"
+  weights = np.zeros((B, T), np.float32)
+  weights[0, :2], weights[1] = 0.25, 1.0  # one row of little weight; the others learn nothing
+  batch = {**batch, key: jnp.asarray(weights), "decoder_segment_ids": jnp.ones((B, T), int)}
+  objective, tokens = RowMeanNextToken(), NextToken()
+  of_row = lambda row, objective: objective.loss(
+    _apply, {name: x[row : row + 1] for name, x in batch.items()}, jnp.float32(1.0)
+  )[0]
+  means = [of_row(0, tokens) / 0.5, of_row(1, tokens) / T]  # LWM: sum / max(sum of weights)
+  loss, collection = objective.loss(_apply, batch, objective.totals(batch))
+  np.testing.assert_allclose(loss, sum(means) / B, rtol=1e-6)
+  np.testing.assert_allclose(collection.compute()["loss"], loss, rtol=1e-6)
+  parts = [of_row(row, objective) for row in range(B)]
+  np.testing.assert_allclose(sum(parts) / B, loss, rtol=1e-6)
+  # Rows of padding fill a last batch up, and change nothing.
+  padded = jax.tree.map(lambda x: jnp.concatenate([x, jnp.zeros_like(x)]), batch)
+  assert objective.totals(padded) == B
+  again = objective.loss(_apply, padded, objective.totals(padded))[0]
+  np.testing.assert_allclose(again, loss, rtol=1e-6)
