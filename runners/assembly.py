@@ -6,7 +6,7 @@ before the workdir is touched.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import fiddle as fdl
@@ -106,7 +106,8 @@ class Assembly:
     """Jitted, donating the state."""
     return jitted_train_step(self.trainer, self.initializer, self.mesh)
 
-  def evaluator(self) -> Evaluator:
+  def evaluator(self, give_up: Callable[[], bool] = lambda: False) -> Evaluator:
+    """Of all evaluation data; `give_up`: see there."""
     trainer = self.trainer
     step = make_eval_step(
       trainer.model,
@@ -118,7 +119,7 @@ class Assembly:
     jitted = jax.jit(
       step, in_shardings=(self.initializer.shardings.params, self.batch_sharding)
     )
-    return Evaluator(jitted, trainer.objective, self.eval_batches, self.batch_sharding)
+    return Evaluator(jitted, trainer.objective, self.eval_batches, self.batch_sharding, give_up)
 
 
 def jitted_train_step(

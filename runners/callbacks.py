@@ -28,6 +28,8 @@ class Run:
     step: steps done.
     stop_reason: set by `stop`; the loop ends after saving the step at hand.
     position: what is to be saved of the data's position after a step, beside its batch.
+    owed: the scalars of the step at hand where a signal cut its evaluation off: it comes first
+      when the run goes on, before callbacks and writers see the step.
   """
 
   workdir: str
@@ -36,6 +38,12 @@ class Run:
   step: int = 0
   stop_reason: str | None = None
   position: Callable[[int], dict[str, int]] = lambda step: {}
+  owed: dict[str, float] | None = None
+
+  @property
+  def is_over(self) -> bool:
+    """Whether nothing is left to do."""
+    return self.step >= self.num_steps and self.owed is None
 
   def stop(self, reason: str) -> None:
     """Ends the run after this step, saved and reported with `reason`."""

@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from input_pipelines.batches import Batches
+from input_pipelines.prefetch import GivenUp
 from input_pipelines.progress import Progress
 from runners.meshes import place
 from tasks.objective import Objective
@@ -24,6 +25,7 @@ class Evaluator:
     objective: for the summary.
     data: name -> batches in evaluation order.
     sharding: of a batch.
+    give_up: asked before each batch; where it says so, `GivenUp` is raised.
   """
 
   def __init__(
@@ -32,7 +34,9 @@ class Evaluator:
     objective: Objective,
     data: Mapping[str, Batches],
     sharding: NamedSharding,
+    give_up: Callable[[], bool] = lambda: False,
   ):
+    self._give_up = give_up
     self._eval_step, self._objective = eval_step, objective
     self._data, self._sharding = data, sharding
 
@@ -48,6 +52,8 @@ class Evaluator:
   def _evaluate(self, params: Any, batches: Batches, progress: Progress) -> Any:
     total, pending = None, []
     for n in range(batches.num_batches or 0):
+      if self._give_up():
+        raise GivenUp
       pending.append(self._eval_step(params, place(batches[n], self._sharding)))
       # A few in flight keep the device busy; all of them would fill its memory.
       if len(pending) == 4:

@@ -36,7 +36,8 @@ class TrainLoop:
     6. the checkpoint: state, data position, callbacks' state
     7. the stop: last step, a callback's wish, or a signal; what is not saved yet is saved
 
-  A signal that comes while a batch is waited for ends the run before that step.
+  A signal that comes while a batch is waited for ends the run before that step. One that comes
+  in an evaluation cuts it off: the state is saved, and the run goes on with that evaluation.
 
   So a checkpoint of step n exists only after row n is written, and a run restored at n draws
   batch n next: no row is lost, none comes twice.
@@ -76,23 +77,18 @@ class TrainLoop:
     try:
       for callback in self._callbacks:
         callback.on_start(run)
-      while run.step < run.num_steps and not run.stop_reason:
-        try:
+      with contextlib.suppress(GivenUp):  # all that can be saved is
+        if run.owed is not None:
+          self._tell(self._evaluated(state, run.owed))
+        while run.step < run.num_steps and not run.stop_reason:
           state = self._update(state)
-        except GivenUp:
-          if run.step != self._saved_step:
-            self._save(state, {})
-          break
-        state, scalars = self._observe(state)
-        for callback in self._callbacks:
-          callback.on_step(run, scalars)
-        if scalars:
-          self._writer.write(run.step, scalars)
-        ending = run.step == run.num_steps or run.stop_reason or interruption.signal
-        if ending or self._checkpoints.due(run.step):
-          self._save(state, scalars)
-        if ending:
-          break
+          state, scalars = self._observe(state)
+          self._tell(scalars)
+          ending = run.step == run.num_steps or run.stop_reason or interruption.signal
+          if ending or self._checkpoints.due(run.step):
+            self._save(state, scalars)
+          if ending:
+            break
       self._checkpoints.wait()
     finally:
       with contextlib.ExitStack() as stack:  # each is called, whatever another raises
@@ -102,7 +98,11 @@ class TrainLoop:
     return state
 
   def _update(self, state: TrainState) -> TrainState:
-    _, batch = next(self._batches)
+    try:
+      _, batch = next(self._batches)
+    except GivenUp:
+      self._save(state, {})
+      raise
     if self._compiled:
       state, loss = self._train_step(state, batch)
       self._throughput.step(self._batches.last_wait_s)
@@ -126,14 +126,33 @@ class TrainLoop:
       fetched, state = self._fetch(state)
       scalars |= fetched | self._throughput.scalars()
     if last or (self._eval_every and step % self._eval_every == 0):
-      self._throughput.pause()
-      scalars |= self._evaluator(state.params)
-      self._throughput.resume()
+      scalars = self._evaluated(state, scalars)
     return state, scalars
 
-  def _save(self, state: TrainState, scalars: dict[str, float]) -> None:
+  def _evaluated(self, state: TrainState, scalars: dict[str, float]) -> dict[str, float]:
+    """The scalars of the step with those of its evaluation, which is owed if it is cut off."""
     self._throughput.pause()
+    try:
+      found = self._evaluator(state.params)
+    except GivenUp:
+      self._run.owed = scalars
+      self._save(state, scalars)
+      raise
+    self._throughput.resume()
+    self._run.owed = None
+    return scalars | found
+
+  def _tell(self, scalars: dict[str, float]) -> None:
+    for callback in self._callbacks:
+      callback.on_step(self._run, scalars)
+    if scalars:
+      self._writer.write(self._run.step, scalars)
+
+  def _save(self, state: TrainState, scalars: dict[str, float]) -> None:
     step = self._run.step
+    if step == self._saved_step:
+      return
+    self._throughput.pause()
     run = {
       "data": {
         "batch": step,
@@ -142,6 +161,8 @@ class TrainLoop:
       },
       "callbacks": save_callbacks(self._callbacks),
     }
+    if self._run.owed is not None:
+      run["owed"] = self._run.owed
     self._checkpoints.save(step, state, run, scalars)
     self._saved_step = step
     self._throughput.resume()

@@ -86,12 +86,12 @@ def train(
     gin_record.save(folder.path, assembly.data)
     _announce(exp, facts, run)
     interruption = _interruption(run)
-    if run.step < run.num_steps:
+    if not run.is_over:
       stack.enter_context(interruption)  # from here on there is something to save
     _go_on(assembly, state, run, interruption)
     folder.record_end(
       step=run.step,
-      finished=run.step >= run.num_steps or run.stop_reason is not None,
+      finished=run.is_over or run.stop_reason is not None,
       seconds=time.perf_counter() - started,
       notes=notes,
     )
@@ -117,8 +117,8 @@ def _go_on(assembly: Assembly, state: TrainState, run: Run, interruption: Interr
       give_up=lambda: interruption.signal is not None,
     )
     stack.enter_context(prefetch)
-    loop = _loop(assembly, run, prefetch, writer, checkpoints)
-    if run.step < run.num_steps:
+    loop = _loop(assembly, run, prefetch, writer, checkpoints, interruption)
+    if not run.is_over:
       loop(state, interruption)
 
 
@@ -151,7 +151,7 @@ def _start(
   restored = restore_newest(workdir / CHECKPOINTS, abstract, unpadded, check)
   if restored is not None:
     state, saved = restored
-    run.step = saved["data"]["batch"]
+    run.step, run.owed = saved["data"]["batch"], saved.get("owed")
     assembly = data_position.go_on(assembly, saved["data"], folder.before)
     assembly.logged_rows.forget()
     restore_callbacks(assembly.callbacks, saved["callbacks"])
@@ -186,7 +186,7 @@ def _writers(assembly: Assembly, run: Run) -> MultiWriter:
   writer = open_writers(
     assembly.trainer.writers, run.workdir, run.num_steps, process_index=jax.process_index()
   )
-  writer.resume(run.step)
+  writer.resume(run.step if run.owed is None else run.step - 1)  # else its row is made anew
   if (num_rows := writer.num_rows()) is not None:
     assembly.logged_rows.compare(num_rows, run.step)
   return writer
@@ -198,6 +198,7 @@ def _loop(
   prefetch: Prefetch,
   writer: MultiWriter,
   checkpoints: CheckpointWriter,
+  interruption: Interruption,
 ) -> TrainLoop:
   trainer = assembly.trainer
   peak = peak_flops(jax.devices()[0].device_kind)
@@ -206,7 +207,7 @@ def _loop(
     train_step=assembly.train_step(),
     batches=prefetch,
     fetch=_fetcher(assembly),
-    evaluator=assembly.evaluator(),
+    evaluator=assembly.evaluator(give_up=lambda: interruption.signal is not None),
     callbacks=assembly.callbacks,
     writer=writer,
     checkpoints=checkpoints,

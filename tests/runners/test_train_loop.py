@@ -116,14 +116,15 @@ class Harness:
   def __init__(self):
     self.log = Log([])
     self.given_up_at = None
+    self.gives_up = False
     self.interruption = Interruption()
     self.run = Run("workdir", 0, data_content="text")
 
   def watcher(self, name="watcher", **at):
     return Watcher(self.log, name, {int(step[1:]): act for step, act in at.items()})
 
-  def __call__(self, *, num_steps=4, start=0, every=None, callbacks=(), **cadence):
-    self.run.num_steps, self.run.step = num_steps, start
+  def __call__(self, *, num_steps=4, start=0, owed=None, every=None, callbacks=(), **cadence):
+    self.run.num_steps, self.run.step, self.run.owed = num_steps, start, owed
     loop = TrainLoop(
       self.run,
       train_step=self._train_step,
@@ -152,6 +153,8 @@ class Harness:
     return {"train/sums": state.sums}, dataclasses.replace(state, sums=0)
 
   def _evaluate(self, params):
+    if self.gives_up:
+      raise GivenUp
     self.log.events.append(("evaluate", params))
     return {"eval/validation/loss": float(params)}
 
@@ -287,6 +290,24 @@ def test_a_signal_while_a_batch_is_waited_for_saves_the_step_before_it_once(
 def test_a_signal_before_the_first_batch_saves_nothing(harness):
   harness.given_up_at = 5
   assert harness(num_steps=9, start=5, every=1).named("save") == []
+
+
+def test_a_signal_in_an_evaluation_saves_the_step_which_is_evaluated_when_it_goes_on(harness):
+  harness.gives_up = True
+  scalars, watcher = {"train/sums": 2}, harness.watcher()
+  log = harness(num_steps=9, every=2, log_every=2, eval_every=2, callbacks=[watcher])
+  ((_, step, params, sums, run, saved),) = log.named("save")
+  assert (step, params, sums, saved, run["owed"]) == (2, 2, 0, scalars, scalars)
+  assert [event[2] for event in log.named("on_step")] == [1] and not log.named("write")
+  assert not harness.run.is_over
+
+  harness.log.events.clear()
+  harness.gives_up = False
+  log = harness(num_steps=4, start=2, owed=run["owed"], every=2, log_every=2, eval_every=2)
+  full = {"train/sums": 2, "eval/validation/loss": 2.0}
+  assert log.events[0] == ("evaluate", 2)
+  assert log.named("write")[0] == ("write", 2, full)
+  assert [(event[1], "owed" in event[4]) for event in log.named("save")] == [(4, False)]
 
 
 def test_an_error_saves_nothing_more_but_ends_callbacks_and_flushes_writers(harness):
