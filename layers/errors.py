@@ -24,3 +24,7 @@ def shown(value: object) -> str:
     half = _SHOWN // 2
     return f"{value[:half]!r}...{value[-half:]!r}"
   return repr(value)
+
+
+# What a message of Diverged ends with.
+GENTLER = "Lower the learning rate, lengthen the warmup or clip harder"

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import jax
 
-from layers.errors import Diverged, UserError
+from layers.errors import GENTLER, Diverged, UserError
 from layers.ranges import NonNegativeFloat, PositiveInt
 from layers.suggestions import did_you_mean
 
@@ -30,6 +30,8 @@ class Run:
     position: what is to be saved of the data's position after a step, beside its batch.
     owed: the scalars of the step at hand where a signal cut its evaluation off: it comes first
       when the run goes on, before callbacks and writers see the step.
+    metrics: names of scalars that a step may lack although their kind is logged: it had nothing
+      to measure them on, such as a batch without loss weights.
   """
 
   workdir: str
@@ -38,6 +40,7 @@ class Run:
   step: int = 0
   stop_reason: str | None = None
   position: Callable[[int], dict[str, int]] = lambda step: {}
+  metrics: frozenset[str] = frozenset()
   owed: dict[str, float] | None = None
 
   @property
@@ -82,16 +85,26 @@ def restore_callbacks(callbacks: Sequence[Callback], saved: Sequence[Any]) -> No
     entry = next((entry for entry in left if entry[0] == type(callback).__name__), None)
     if entry is not None:
       left.remove(entry)
-      callback.restore(entry[1])
+      try:
+        callback.restore(entry[1])
+      except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+          f"what the checkpoint holds of the callback {entry[0]} is not what it saves "
+          f"({type(error).__name__}: {error}): remove it from callbacks, or start anew"
+        ) from error
 
 
-def _value(metric: str, scalars: dict[str, float]) -> float | None:
-  """The metric, or None on a step that has none of its kind.
+def _value(metric: str, run: Run, scalars: dict[str, float]) -> float | None:
+  """The metric, or None on a step that has none of its kind, or nothing to measure it on.
 
   UserError where its kind (`train`, `eval`) is there without it: nothing would ever happen.
   """
   kind = metric.partition("/")[0] + "/"
-  if metric in scalars or not any(name.startswith(kind) for name in scalars):
+  if (
+    metric in scalars
+    or metric in run.metrics
+    or not any(name.startswith(kind) for name in scalars)
+  ):
     return scalars.get(metric)
   raise UserError(f"a callback watches {metric!r}, not there: {did_you_mean(metric, scalars)}")
 
@@ -120,7 +133,7 @@ class EarlyStopping(Callback):
     self._judge(run)  # a run that it ended stays ended when it is started again
 
   def on_step(self, run: Run, scalars: dict[str, float]) -> None:
-    if (value := _value(self.metric, scalars)) is None:
+    if (value := _value(self.metric, run, scalars)) is None:
       return
     value *= 1 if self.mode == "min" else -1
     if self._best is None or math.isnan(self._best) or value < self._best - self.min_delta:
@@ -137,7 +150,8 @@ class EarlyStopping(Callback):
     return {"best": self._best, "bad": self._bad}
 
   def restore(self, state: dict[str, Any]) -> None:
-    self._best, self._bad = state["best"], state["bad"]
+    best, bad = state["best"], state["bad"]
+    self._best, self._bad = None if best is None else float(best), int(bad)
 
 
 @dataclasses.dataclass
@@ -148,12 +162,10 @@ class StopOnNonFinite(Callback):
 
   def on_step(self, run: Run, scalars: dict[str, float]) -> None:
     for name in self.metrics:
-      value = _value(name, scalars)
+      value = _value(name, run, scalars)
       if value is not None and not math.isfinite(value):
-        raise Diverged(
-          f"{name} is {value} at step {run.step}. Nothing is saved from here; the last "
-          "checkpoint is intact. Lower the learning rate, lengthen the warmup or clip harder"
-        )
+        where = f"{name} is {value} at step {run.step}: nothing is saved from here"
+        raise Diverged(f"{where}. {GENTLER}")
 
 
 @dataclasses.dataclass

@@ -1,8 +1,8 @@
 """Where a run goes on: its newest checkpoint that is intact, and what becomes of the others."""
 
 import itertools
-import shutil
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,13 @@ from jax.experimental import multihost_utils
 
 from layers.errors import UserError
 from layers.notices import note
-from runners.checkpoint_listing import SET_ASIDE, saved_steps
-from runners.checkpoint_reading import RUN, DamagedCheckpoint, Step, open_step, restore
+from runners.checkpoint_damage import DamagedCheckpoint, listed
+from runners.checkpoint_documents import RUN, Step
+from runners.checkpoint_folders import REMOVED, SET_ASIDE, saved_steps
+from runners.checkpoint_inventory import named_arrays
+from runners.checkpoint_reading import open_step, restore
+from runners.checkpoints import remove
+from runners.finiteness import non_finite
 from runners.train_state import TrainState
 
 _UNFINISHED = ".orbax-checkpoint-tmp"  # Orbax renames a save when all of it is written
@@ -23,17 +28,20 @@ def restore_newest(
   abstract: TrainState,
   unpadded: Any = None,
   check: Callable[[dict[str, Any]], None] = lambda run: None,
+  infinite: Callable[[], Collection[str]] = frozenset,
 ) -> tuple[TrainState, dict[str, Any]] | None:
   """The newest intact checkpoint, laid out as `abstract` says; None without any checkpoint.
 
   A damaged one is named, passed over for the one before it, and set aside: its number must be
-  free to be saved again, and its bytes may still be of use. What a killed save left is removed.
+  free to be saved again, and its bytes may still be of use. So is one whose values are not
+  finite, which older versions saved. What a killed save or removal left is removed.
 
   Args:
     directory: the run's checkpoints/, which nobody else writes to.
     abstract, unpadded: see `restore`.
     check: sees what was saved beside the state before the state is read, and raises UserError
       to refuse it.
+    infinite: names of arrays that may hold an infinity; asked for when one does.
 
   Raises:
     UserError: `check` says so, the arrays are not those of this model, or there are only
@@ -43,9 +51,11 @@ def restore_newest(
   found = None
   for number in sorted(steps, reverse=True):
     step = steps[number]
-    check(step.documents[RUN])
     try:
-      found = number, restore(step, abstract, unpadded)
+      check(step.documents[RUN])
+      state = restore(step, abstract, unpadded)
+      _check_finite(step, state, infinite)
+      found = number, state
       break
     except DamagedCheckpoint as error:
       damaged[number] = str(error)
@@ -64,6 +74,18 @@ def restore_newest(
   return state, steps[number].documents[RUN]
 
 
+def _check_finite(
+  step: Step, state: TrainState, infinite: Callable[[], Collection[str]]
+) -> None:
+  noted = {name for name, array in step.arrays.items() if array.infinite}
+  wrong, _ = non_finite(dict(named_arrays(state)), lambda: noted.union(infinite()))
+  if wrong:
+    raise DamagedCheckpoint(
+      f"{len(wrong)} of its {len(step.arrays)} arrays are not finite ({listed(wrong)}): the "
+      "run had diverged when it was saved"
+    )
+
+
 def _open_all(directory: Path) -> tuple[dict[int, Step], dict[int, str]]:
   """Those whose JSON is intact, and of the others what is wrong with them."""
   steps, damaged = {}, {}
@@ -78,22 +100,33 @@ def _open_all(directory: Path) -> tuple[dict[int, Step], dict[int, str]]:
 def _clean(directory: Path, damaged: dict[int, str], continued: int | None) -> None:
   """Sets aside what is damaged and removes what is unfinished, each with a line."""
   if jax.process_index() == 0:
-    for number, reason in sorted(damaged.items()):
-      aside = _free(directory / f"{number}{SET_ASIDE}")
-      (directory / str(number)).rename(aside)
-      note(
-        f"Checkpoint {number} is damaged: {reason}. The run continues from step {continued}; "
-        f"it is kept as {aside.name}."
-      )
-    for folder in directory.glob(f"[0-9]*{_UNFINISHED}*"):
-      shutil.rmtree(folder)
-      step = folder.name.split(".")[0]
-      note(f"The save of step {step} was cut off, and what it left is removed.")
+    try:
+      _tidy(directory, damaged, continued)
+    except OSError as error:
+      raise UserError(
+        f"cannot set aside or remove what is damaged or unfinished in {directory}: "
+        f"{error.strerror or error}; see to it, or choose another --workdir"
+      ) from error
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices("checkpoints cleaned")
+
+
+def _tidy(directory: Path, damaged: dict[int, str], continued: int | None) -> None:
+  for number, reason in sorted(damaged.items()):
+    aside = _free(directory / f"{number}{SET_ASIDE}")
+    (directory / str(number)).rename(aside)
+    note(
+      f"Checkpoint {number} is damaged: {reason}. The run continues from step {continued}; "
+      f"it is kept as {aside.name}."
+    )
+  remove(directory / REMOVED)
+  for folder in directory.glob(f"[0-9]*{_UNFINISHED}*"):
+    remove(folder)
+    step = folder.name.split(".")[0]
+    note(f"The save of step {step} was cut off, and what it left is removed.")
 
 
 def _free(path: Path) -> Path:
   """`path`, or with a number behind it where there is such a folder already."""
   names = (path.with_name(f"{path.name}.{n}") for n in itertools.count(2))
-  return next(name for name in itertools.chain([path], names) if not name.exists())
+  return next(name for name in itertools.chain([path], names) if not os.path.lexists(name))

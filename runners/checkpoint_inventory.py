@@ -5,11 +5,13 @@ checksum of its own: when that is wrong, it is the inventory that is damaged.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
+from input_pipelines.foreign_json import Document
 from runners.checksums import array_checksums, json_checksum
 
 _ARRAYS, _DOCUMENTS, _CHECKSUM = "arrays", "documents", "checksum"
@@ -23,12 +25,14 @@ class SavedArray:
     shape, dtype: as it was saved.
     unpadded: its shape without the rows that only the mesh asked for; None where nobody knows.
     checksum: of its values, see runners/checksums.py; None in a checkpoint without any.
+    infinite: whether it is right that it holds an infinity: the optimizer began with one.
   """
 
   shape: tuple[int, ...]
   dtype: str
   unpadded: tuple[int, ...] | None = None
   checksum: str | None = None
+  infinite: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,35 +50,59 @@ class Inventory:
   @classmethod
   def from_json(cls, value: Any) -> "Inventory":
     """Raises ValueError, KeyError or TypeError where `value` is not what `to_json` gave."""
-    content = {_ARRAYS: value[_ARRAYS], _DOCUMENTS: value[_DOCUMENTS]}
-    if value[_CHECKSUM] != json_checksum(content):
+    inventory = Document.of(value, "the inventory")
+    arrays, documents = inventory.document(_ARRAYS), inventory.document(_DOCUMENTS)
+    content = {_ARRAYS: arrays.values, _DOCUMENTS: documents.values}
+    if inventory.text(_CHECKSUM) != json_checksum(content):
       raise ValueError("its own checksum is another one")
-    arrays = {
-      name: SavedArray(
-        shape=tuple(array["shape"]),
-        dtype=array["dtype"],
-        unpadded=None if array["unpadded"] is None else tuple(array["unpadded"]),
-        checksum=array["checksum"],
-      )
-      for name, array in content[_ARRAYS].items()
-    }
-    return cls(arrays, content[_DOCUMENTS])
+    return cls(
+      {name: _array_of(arrays.document(name)) for name in arrays.values},
+      {name: documents.text(name) for name in documents.values},
+    )
 
 
-def take_inventory(state: Any, unpadded: Any, documents: Mapping[str, Any]) -> Inventory:
+def _array_of(noted: Document) -> SavedArray:
+  dtype = noted.text("dtype")
+  if not (jnp.issubdtype(dtype, jnp.number) or dtype == "bool"):
+    raise ValueError(f"no array has the dtype {dtype!r}")
+  unpadded = noted.list("unpadded", None)
+  return SavedArray(
+    shape=_shape_of(noted.list("shape")),
+    dtype=dtype,
+    unpadded=None if unpadded is None else _shape_of(unpadded),
+    checksum=noted.text("checksum", None),
+    infinite=noted.flag("infinite", False),  # older versions do not say it
+  )
+
+
+def _shape_of(sizes: list[Any]) -> tuple[int, ...]:
+  if not all(type(size) is int and 0 <= size < 2**40 for size in sizes) or len(sizes) > 7:
+    raise ValueError(f"no array has the shape {sizes}")
+  return tuple(sizes)
+
+
+def take_inventory(
+  state: Any,
+  unpadded: Any,
+  documents: Mapping[str, Any],
+  infinite: Collection[str] = (),
+) -> Inventory:
   """Of what is about to be saved. Waits for the arrays of `state`.
 
   Args:
     state: a tree of arrays.
     unpadded: a tree whose arrays, or descriptions of arrays, have the shapes without padding.
     documents: name -> JSON.
+    infinite: names of arrays in which an infinity is right.
   """
   arrays = dict(named_arrays(state))
   shapes = {name: tuple(array.shape) for name, array in named_arrays(unpadded)}
   checksums = array_checksums(arrays)
   return Inventory(
     {
-      name: SavedArray(tuple(x.shape), str(x.dtype), shapes.get(name), checksums[name])
+      name: SavedArray(
+        tuple(x.shape), str(x.dtype), shapes.get(name), checksums[name], name in infinite
+      )
       for name, x in arrays.items()
     },
     {name: json_checksum(value) for name, value in documents.items()},

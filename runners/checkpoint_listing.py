@@ -1,15 +1,12 @@
 """Looking at checkpoints without the model's code: which there are, and what is in them."""
 
-import json
 import math
-import re
 from pathlib import Path
 
+from input_pipelines.foreign_json import read_document
 from layers.errors import UserError
 from layers.notices import note
-
-CHECKPOINTS = "checkpoints"
-SET_ASIDE = ".unreadable"  # behind the step of a checkpoint that was found damaged
+from runners.checkpoint_folders import CHECKPOINTS, SET_ASIDE, is_step, saved_steps
 
 _PARAMS = "params/"
 
@@ -27,17 +24,6 @@ def find_checkpoints(path: str) -> Path:
 def steps(path: str) -> list[int]:
   """The steps saved under a run, oldest first."""
   return saved_steps(find_checkpoints(path))
-
-
-def saved_steps(directory: Path) -> list[int]:
-  """The steps in a folder of checkpoints, oldest first; none without a folder.
-
-  Unfinished saves have no numeric name. What is in a folder with one is not looked at.
-  """
-  folders = (
-    [entry for entry in directory.iterdir() if entry.is_dir()] if directory.is_dir() else []
-  )
-  return sorted(int(folder.name) for folder in folders if folder.name.isdigit())
 
 
 def find_step_folder(path: str, step: int | None = None) -> Path:
@@ -62,7 +48,7 @@ def find_step_folders(path: str) -> list[Path]:
   """
   folder = Path(path)
   inner = folder / CHECKPOINTS if (folder / CHECKPOINTS).is_dir() else folder
-  is_named_like_one = re.fullmatch(rf"\d+({re.escape(SET_ASIDE)}.*)?", folder.name)
+  is_named_like_one = is_step(folder.name.partition(SET_ASIDE)[0])
   if (folder / "state").is_dir() or (is_named_like_one and not saved_steps(inner)):
     return [folder]  # perhaps with nothing in it
   directory = find_checkpoints(path)
@@ -99,9 +85,12 @@ def best_step(path: str, metric: str, mode: str) -> int:
 
 def _metrics(path: str, step: int) -> dict[str, float]:
   file = find_step_folder(path, step) / "metrics" / "metrics"
+  if not file.is_file():
+    return {}
   try:
-    return dict(json.loads(file.read_text())) if file.is_file() else {}
-  except (ValueError, TypeError):
+    document = read_document(file)
+    return {name: document.number(name) for name in document.values}
+  except UserError:
     note(f"{file} is damaged: step {step} counts as one without metrics.")
     return {}
 

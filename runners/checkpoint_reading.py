@@ -1,20 +1,10 @@
 """Reading a checkpoint so that nothing of it is believed unless it is what was saved.
 
-A checkpoint is a folder checkpoints/<step> with the items
-
-  state      the TrainState: parameters, optimizer, RNG key, sums of the current interval
-  run        JSON: the data's position and content, the callbacks' state
-  metrics    JSON: the metric that decides which checkpoint is best, where it is known
-  inventory  JSON: what arrays and JSON there are, with checksums
-
-and `_CHECKPOINT_METADATA`, in which Orbax names the items and notes when the save was finished.
-Orbax itself restores changed bytes of an array without a word, and takes any folder with a
-number for a checkpoint.
+runners/checkpoint_documents.py says what a checkpoint consists of. Orbax itself restores
+changed bytes of an array without a word.
 """
 
 import contextlib
-import dataclasses
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,128 +17,52 @@ import orbax.checkpoint as ocp
 
 from layers.errors import UserError
 from runners.array_fitting import dividing, fit
-from runners.checkpoint_inventory import Inventory, SavedArray, array_name, named_arrays
+from runners.checkpoint_damage import DamagedCheckpoint, listed, reason
+from runners.checkpoint_documents import (
+  METRICS,
+  MISSING,
+  PARAMS,
+  RUN,
+  STATE,
+  Step,
+  open_documents,
+  unreadable,
+)
+from runners.checkpoint_inventory import SavedArray, array_name, named_arrays
 from runners.checkpoint_metadata import state_metadata
-from runners.checksums import array_checksums, json_checksum
+from runners.checkpoint_stores import check_headers, has_stores, read_stores
+from runners.checksums import array_checksums
 
-STATE, RUN, METRICS, INVENTORY = "state", "run", "metrics", "inventory"
-PARAMS = "params"  # of the state
+__all__ = [
+  "METRICS",
+  "PARAMS",
+  "RUN",
+  "DamagedCheckpoint",
+  "Step",
+  "changed_arrays",
+  "in_portions",
+  "listed",
+  "open_step",
+  "read_arrays",
+  "restore",
+  "restore_params",
+  "restore_some",
+]
 
-_FILES = {
-  RUN: "run/metadata",
-  METRICS: "metrics/metrics",
-  INVENTORY: "inventory/metadata",
-  STATE: "state/_METADATA",
-}
-_COMMIT = "_CHECKPOINT_METADATA"
-_NAMED_AT_MOST = 5
-_LONGEST_REASON = 300
 _BYTES_AT_ONCE = 2**26
-
-_NOT_AS_WRITTEN = (ValueError, KeyError, TypeError, AttributeError)
-_MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
-
-
-class DamagedCheckpoint(UserError):
-  """A checkpoint is not what was saved. The message says what is wrong with it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-  """A finished checkpoint whose JSON is what was saved.
-
-  Attributes:
-    folder: of the step.
-    documents: item -> JSON.
-    arrays: name -> what is known of each array of the state.
-  """
-
-  folder: Path
-  documents: Mapping[str, Any]
-  arrays: Mapping[str, SavedArray]
-
-  @property
-  def has_checksums(self) -> bool:
-    return all(array.checksum is not None for array in self.arrays.values())
 
 
 def open_step(folder: Path) -> Step:
-  """Reads all of a checkpoint but its arrays.
+  """Reads all of a checkpoint but the values of its arrays.
 
   Raises:
     DamagedCheckpoint: something is missing there, or is not what was saved.
   """
   folder = folder.absolute()
-  items = _items(folder)
-  if not {STATE, RUN} <= items:
-    raise DamagedCheckpoint(f"{_COMMIT} is damaged")
-  documents = {item: _read_json(folder, item) for item in (RUN, METRICS) if item in items}
-  _read_json(folder, STATE)  # what Orbax knows of the arrays; its own errors say less
-  if INVENTORY not in items:  # saved before there were inventories
+  documents, inventory = open_documents(folder)
+  if inventory is None:
     return Step(folder, documents, _described(folder))
-  inventory = _read_inventory(folder)
-  for item, checksum in inventory.documents.items():
-    if item not in documents or json_checksum(documents[item]) != checksum:
-      raise DamagedCheckpoint(f"{_FILES[item]} is not what was saved")
   return Step(folder, documents, inventory.arrays)
-
-
-def _read_inventory(folder: Path) -> Inventory:
-  damaged = DamagedCheckpoint(
-    f"its list of checksums, {_FILES[INVENTORY]}, is missing or damaged (its arrays may be "
-    "intact, but nothing can tell)"
-  )
-  try:
-    value = _read_json(folder, INVENTORY)
-  except DamagedCheckpoint as error:
-    raise damaged from error
-  try:
-    return Inventory.from_json(value)
-  except _NOT_AS_WRITTEN as error:
-    raise damaged from error
-
-
-def _items(folder: Path) -> set[str]:
-  if folder.is_dir() and not any(folder.iterdir()):
-    raise DamagedCheckpoint("its folder is empty")
-  text = _text(folder, _COMMIT)
-  try:
-    commit = json.loads(text)
-    finished, items = commit["commit_timestamp_nsecs"], set(commit["item_handlers"])
-  except _NOT_AS_WRITTEN as error:
-    raise DamagedCheckpoint(f"{_COMMIT} is damaged") from error
-  if not finished:
-    raise DamagedCheckpoint("its save was not finished")
-  return items
-
-
-def _read_json(folder: Path, item: str) -> Any:
-  name = _FILES[item]
-  text = _text(folder, name)
-  try:
-    return json.loads(text)
-  except ValueError as error:
-    raise DamagedCheckpoint(f"{name} is no JSON") from error
-
-
-def _text(folder: Path, name: str) -> str:
-  """The contents of a file; not to be able to read it now is no damage."""
-  try:
-    return (folder / name).read_text()
-  except _MISSING as error:
-    raise DamagedCheckpoint(f"{name} is missing") from error
-  except UnicodeDecodeError as error:
-    raise DamagedCheckpoint(f"{name} is no text") from error
-  except OSError as error:
-    raise _unreadable(folder, error) from error
-
-
-def _unreadable(folder: Path, error: OSError) -> UserError:
-  reason = error.strerror or str(error) or type(error).__name__
-  return UserError(
-    f"the checkpoint {folder} cannot be read now: {reason}; nothing is changed, see to its "
-    "file system and start again"
-  )
 
 
 def _described(folder: Path) -> dict[str, SavedArray]:
@@ -165,14 +79,15 @@ def _damage(folder: Path, what: str = "its arrays") -> Iterator[None]:
   """Says of what reading raises within that it is the checkpoint that is damaged."""
   try:
     yield
-  except (RuntimeError, MemoryError):  # of a device or a host without memory
+  except (DamagedCheckpoint, MemoryError):
     raise
   except Exception as error:  # for damaged files Orbax raises what comes, Exception itself too
-    if isinstance(error, OSError) and not isinstance(error, _MISSING):
-      raise _unreadable(folder, error) from error
+    if isinstance(error, RuntimeError) and not isinstance(error, RecursionError):
+      raise  # of a device or a host without memory
+    if isinstance(error, OSError) and not isinstance(error, MISSING):
+      raise unreadable(folder, error) from error
     cause = error.__cause__ or error  # tensorstore's, which names the file
-    reason = (str(cause) or type(cause).__name__).splitlines()[0].rstrip(".")
-    raise DamagedCheckpoint(f"{what} cannot be read: {reason[:_LONGEST_REASON]}") from error
+    raise DamagedCheckpoint(f"{what} cannot be read: {reason(cause)}") from error
 
 
 def restore(step: Step, abstract: Any, unpadded: Any = None, below: str = "") -> Any:
@@ -195,6 +110,8 @@ def restore(step: Step, abstract: Any, unpadded: Any = None, below: str = "") ->
   real = {name: tuple(x.shape) for name, x in named_arrays(unpadded)}  # none of None
   saved = {name: array for name, array in step.arrays.items() if name.startswith(below)}
   _check_fits(step, saved, wanted, real)
+  if has_stores(step.folder):
+    check_headers(step.folder, saved)
   as_saved = lambda path, x: _as_saved(saved[array_name(path)], x)
   restored = _read(
     step, jax.tree_util.tree_map_with_path(as_saved, abstract), partial=bool(below)
@@ -219,6 +136,9 @@ def restore_some(
   """
   saved = {name: step.arrays[name] for name in wanted}
   _check_fits(step, saved, wanted, {name: tuple(x.shape) for name, x in unpadded.items()})
+
+  if has_stores(step.folder):
+    check_headers(step.folder, step.arrays)  # Orbax opens all of them
 
   def choose(path: Any, _: Any) -> Any:
     name = array_name(path)
@@ -282,12 +202,6 @@ def _check_fits(
     )
 
 
-def listed(names: Sequence[str], separator: str = ", ") -> str:
-  """The first few of them, and how many more there are."""
-  more = len(names) - _NAMED_AT_MOST
-  return separator.join([*names[:_NAMED_AT_MOST], *([f"and {more} more"] if more > 0 else [])])
-
-
 def _dtype(name: str) -> np.dtype:
   return jnp.dtype(name)  # knows bfloat16 and its like
 
@@ -327,6 +241,8 @@ def read_arrays(step: Step, names: Sequence[str]) -> dict[str, np.ndarray]:
   Raises:
     DamagedCheckpoint: they cannot be read.
   """
+  if has_stores(step.folder):
+    return read_stores(step.folder, {name: step.arrays[name] for name in names})
   with _damage(step.folder, listed(names)), ocp.PyTreeCheckpointer() as checkpointer:
     tree = state_metadata(step.folder)
     chosen = lambda path, leaf: leaf if array_name(path) in names else ocp.PLACEHOLDER

@@ -1,23 +1,23 @@
-"""`runner ckpt verify`: whether checkpoints are what was saved, without the model's code."""
+"""`runner ckpt verify`: whether checkpoints are what was saved, and finite.
 
-from collections.abc import Iterator
+The model's code is not needed for it.
+"""
+
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from input_pipelines.progress import Progress
+from runners.checkpoint_damage import DamagedCheckpoint, listed
+from runners.checkpoint_documents import Step
 from runners.checkpoint_listing import find_step_folders
-from runners.checkpoint_reading import (
-  DamagedCheckpoint,
-  Step,
-  changed_arrays,
-  in_portions,
-  listed,
-  open_step,
-  read_arrays,
-)
+from runners.checkpoint_reading import changed_arrays, in_portions, open_step, read_arrays
+from runners.finiteness import count_non_finite
 
 
 def verify(path: str) -> Iterator[tuple[str, bool]]:
-  """A line for each checkpoint under `path`, and whether it is intact.
+  """A line for each checkpoint under `path`, and whether it is intact and finite.
 
   All arrays are read, in portions: what is held in memory is no more than the largest array.
 
@@ -41,27 +41,37 @@ def _verify(folder: Path) -> tuple[str, bool]:
     step = open_step(folder)
   except DamagedCheckpoint as error:
     return f"damaged: {error}", False
+  damages: list[str] = []
+  infinite: list[str] = []
   with Progress(f"verifying step {folder.name}", len(step.arrays), "arrays") as progress:
-    damages = list(_damages(step, progress))
-  if damages:
-    return f"damaged: {listed(damages, '; ')}", False
+    for names in in_portions(step.arrays):
+      for portion in _readable(step, names):
+        if isinstance(portion, str):
+          damages.append(portion)
+        else:
+          damages += [f"{name} is not what was saved" for name in changed_arrays(step, portion)]
+          infinite += _non_finite(step, portion)
+      progress.advance(len(names))
+  found = [f"damaged: {listed(damages, '; ')}"] if damages else []
+  found += [f"not finite: {listed(infinite)}"] if infinite else []
+  if found:
+    return "; ".join(found), False
   if not step.has_checksums:
     return f"readable: {len(step.arrays)} arrays, saved without checksums", True
   return f"intact: {len(step.arrays)} arrays", True
 
 
-def _damages(step: Step, progress: Progress) -> Iterator[str]:
-  """What is wrong with each array that is not what was saved."""
-  for names in in_portions(step.arrays):
-    for portion in _readable(step, names):
-      if isinstance(portion, str):
-        yield portion
-      else:
-        yield from (f"{name} is not what was saved" for name in changed_arrays(step, portion))
-    progress.advance(len(names))
+def _non_finite(step: Step, arrays: Mapping[str, np.ndarray]) -> list[str]:
+  """Each with NaN or infinity in it where none belongs, and how many of its values are such."""
+  counts = {name: count_non_finite(x) for name, x in arrays.items()}
+  return [
+    f"{name} ({count:,} of {arrays[name].size:,} values)"
+    for name, count in counts.items()
+    if count and not (step.arrays[name].infinite and np.isinf(arrays[name]).all())
+  ]
 
 
-def _readable(step: Step, names: list[str]) -> Iterator[dict | str]:
+def _readable(step: Step, names: list[str]) -> Iterator[dict[str, np.ndarray] | str]:
   """The arrays that can be read; for each that cannot, why."""
   try:
     yield read_arrays(step, names)

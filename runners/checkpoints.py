@@ -1,16 +1,18 @@
 """Saving checkpoints while the loop goes on, and keeping those that the policy names.
 
-runners/checkpoint_reading.py says what a checkpoint consists of.
+runners/checkpoint_documents.py says what a checkpoint consists of.
 """
 
+import concurrent.futures
 import contextlib
 import errno
 import logging
 import math
 import os
+import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +20,19 @@ import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 from orbax.checkpoint import checkpoint_managers
 
-from layers.errors import Diverged, UserError
-from runners.checkpoint_inventory import take_inventory
-from runners.checkpoint_listing import saved_steps
-from runners.checkpoint_reading import INVENTORY, METRICS, PARAMS, RUN, STATE
+from layers.errors import GENTLER, Diverged, UserError
+from runners.checkpoint_damage import listed
+from runners.checkpoint_documents import INVENTORY, METRICS, ORIGIN, PARAMS, RUN, STATE
+from runners.checkpoint_folders import REMOVED, saved_steps
+from runners.checkpoint_inventory import named_arrays, take_inventory
+from runners.finiteness import non_finite
 from runners.retention import Checkpoints
 from runners.train_state import TrainState
 
 IMPORTED = "imported"  # in the JSON beside parameters alone: where they are from
 _LONGEST_REASON = 300
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+_NOT_ASKED_FOR = ("Skipping merge of OCDBT", "Unable to find the step")
 
 
 class CheckpointWriter:
@@ -38,6 +43,8 @@ class CheckpointWriter:
     policy: when to save and what to keep.
     unpadded: the state's shapes without what only the mesh asks for; None if that is nothing.
     before: called before each save, which it may refuse with a UserError.
+    config: path -> value as text of every field of the run's config.
+    infinite: names of arrays that may hold an infinity; asked for when one does.
 
   Left by an error, it closes in silence: what is wrong has been said.
   """
@@ -48,9 +55,14 @@ class CheckpointWriter:
     policy: Checkpoints,
     unpadded: Any = None,
     before: Callable[[], None] = lambda: None,
+    config: Mapping[str, str] | None = None,
+    infinite: Callable[[], Collection[str]] = frozenset,
   ):
     self._directory = Path(directory).absolute()
     self._policy, self._unpadded, self._before = policy, unpadded, before
+    self._config, self._infinite = config, infinite
+    self._remover = concurrent.futures.ThreadPoolExecutor(1, "remove_checkpoints")
+    self._removing = self._remover.submit(list)  # nothing yet
     absl_logging.get_absl_logger().addFilter(_is_worth_saying)
     logging.getLogger("asyncio").addFilter(_is_raised_elsewhere)
     if sys.unraisablehook is not _print_unless_late:
@@ -59,13 +71,16 @@ class CheckpointWriter:
     # A file for each array (and process): written in a third of the time that Orbax's default
     # takes, one database for all arrays, and a damaged file is one array's.
     arrays = ocp.StandardCheckpointHandler(use_ocdbt=False)
-    documents = {item: ocp.JsonCheckpointHandler() for item in (RUN, INVENTORY)}
+    documents = {item: ocp.JsonCheckpointHandler() for item in (RUN, ORIGIN, INVENTORY)}
     self._manager = ocp.CheckpointManager(
       self._directory,
       item_handlers={STATE: arrays, **documents},
       options=ocp.CheckpointManagerOptions(
         enable_async_checkpointing=True,
         preservation_policy=_preservation(policy),
+        # A step that goes is first renamed: killed in the middle of deleting it, a run does not
+        # leave a part of it under its number, as if it were damaged.
+        todelete_subdir=REMOVED,
         # When to save is the loop's decision alone.
         save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
       ),
@@ -86,32 +101,47 @@ class CheckpointWriter:
       scalars: of that step; the policy's metric is saved if it is a number among them.
 
     Raises:
+      Diverged: the state is not finite. Nothing is written, and no older checkpoint removed.
       UserError: this or the save before could not be written; older checkpoints are intact.
     """
     # At a step that is logged, the sums of the interval are among the scalars already.
-    logged = scalars.get("train/grad_norm", 0.0)
-    if not math.isfinite(float(state.metrics.grad_norm.total) + logged):
+    if not math.isfinite(scalars.get("train/grad_norm", 0.0)):
       raise Diverged(
-        f"a gradient before step {step} was not finite: the step is not saved, and the last "
-        "checkpoint is intact. Lower the learning rate, lengthen the warmup or clip harder"
+        f"step {step} is not saved: a gradient before it was not finite. {GENTLER}"
       )
+    infinite = self._check_finite(step, state)
     value = scalars.get(self._policy.metric, math.nan)
-    metrics = None if math.isnan(value) else {self._policy.metric: value}
-    documents: dict[str, Any] = {RUN: dict(run)}
+    metrics = {self._policy.metric: value} if math.isfinite(value) else None
+    documents: dict[str, Any] = {RUN: dict(run), ORIGIN: self._origin(step)}
     if metrics is not None:
       # The manager keeps them in memory; a later start and `runner eval` need them on disk.
       documents[METRICS] = metrics
-    self._write(step, state, documents, metrics)
+    self._write(step, state, documents, metrics, infinite)
 
   def save_params(self, step: int, params: Any, run: Mapping[str, Any]) -> None:
     """Starts saving parameters alone, to be evaluated and begun from, not to go on with.
 
     Args:
       step: of the checkpoint.
-      params: a tree of arrays.
+      params: a tree of arrays, all of them finite.
       run: JSON to save beside it.
     """
-    self._write(step, {PARAMS: params}, {RUN: dict(run)}, None)
+    documents = {RUN: dict(run), ORIGIN: self._origin(step)}
+    self._write(step, {PARAMS: params}, documents, None)
+
+  def _check_finite(self, step: int, state: Any) -> list[str]:
+    """The names of the arrays in which an infinity is right; raises Diverged for any other."""
+    arrays = dict(named_arrays(state))
+    wrong, right = non_finite(arrays, self._infinite)
+    if wrong:
+      raise Diverged(
+        f"step {step} is not saved: {len(wrong)} of its {len(arrays)} arrays are not finite "
+        f"({listed(wrong)}). {GENTLER}"
+      )
+    return right
+
+  def _origin(self, step: int) -> dict[str, Any]:
+    return {"step": step} if self._config is None else {"step": step, "config": self._config}
 
   def _write(
     self,
@@ -119,8 +149,9 @@ class CheckpointWriter:
     state: Any,
     documents: dict[str, Any],
     metrics: Mapping[str, float] | None,
+    infinite: Collection[str] = (),
   ) -> None:
-    inventory = take_inventory(state, self._unpadded, documents)
+    inventory = take_inventory(state, self._unpadded, documents, infinite)
     items = {**documents, INVENTORY: inventory.to_json()}
     arguments = ocp.args.Composite(
       **{STATE: ocp.args.StandardSave(state)},
@@ -130,6 +161,8 @@ class CheckpointWriter:
     with self._reported():
       # Where a folder cannot be made, threads of Orbax wait five minutes for it.
       tempfile.TemporaryFile(dir=self._directory).close()
+      self._manager.wait_until_finished()
+      self._remove_old()
       saved = self._manager.save(step, args=arguments, metrics=metrics)
     if not saved:
       raise RuntimeError(
@@ -146,6 +179,9 @@ class CheckpointWriter:
     """Waits for what was started, and lets go; raises UserError as `wait` does."""
     with self._reported():
       self._manager.close()
+      self._removing.result()
+      remove(self._directory / REMOVED)
+    self._remover.shutdown()
 
   def __enter__(self) -> "CheckpointWriter":
     return self
@@ -156,6 +192,13 @@ class CheckpointWriter:
     except UserError:
       if kind is None:
         raise
+
+  def _remove_old(self) -> None:
+    """Begins to delete what the save before put aside; the loop goes on meanwhile."""
+    self._removing.result()
+    # Not the folder around them: the save that begins now may put others there.
+    folders = list((self._directory / REMOVED).glob("*"))
+    self._removing = self._remover.submit(lambda: [remove(folder) for folder in folders])
 
   @contextlib.contextmanager
   def _reported(self) -> Iterator[None]:
@@ -196,13 +239,22 @@ def _print_unless_late(unraisable: Any) -> None:
     _hook_before[-1](unraisable)
 
 
+def remove(path: Path) -> None:
+  """Deletes a folder with all that is in it, or a file, or a link and not what it leads to."""
+  if path.is_dir() and not path.is_symlink():
+    shutil.rmtree(path)
+  elif os.path.lexists(path):
+    path.unlink()
+
+
 def _is_worth_saying(record: logging.LogRecord) -> bool:
-  """Of what Orbax logs: not that there is no database to merge, which was not asked for, and
-  no traceback of a thread whose error is raised, and reported, when it is waited for.
+  """Of what Orbax logs: not that there is no database to merge, which was not asked for, nor
+  that somebody has deleted a step, and no traceback of a thread whose error is raised, and
+  reported, when it is waited for.
   """
   if "orbax" not in Path(record.pathname).parts:
     return True
-  return not record.exc_info and "Skipping merge of OCDBT" not in record.msg
+  return not record.exc_info and not any(text in record.msg for text in _NOT_ASKED_FOR)
 
 
 def _preservation(policy: Checkpoints) -> Any:
@@ -210,12 +262,17 @@ def _preservation(policy: Checkpoints) -> Any:
   if policy.keep_every:
     reasons.append(checkpoint_managers.EveryNSteps(policy.keep_every))
   if policy.keep_best:
-    # What an earlier start saved with another metric has not this one.
     worst = math.inf if policy.mode == "min" else -math.inf
+
+    def measured(metrics: Mapping[str, float]) -> float:
+      # What an earlier start saved with another metric has not this one.
+      value = metrics.get(policy.metric, worst)
+      return value if math.isfinite(value) else worst
+
     reasons.append(
       checkpoint_managers.BestN(
         n=policy.keep_best,
-        get_metric_fn=lambda metrics: metrics.get(policy.metric, worst),
+        get_metric_fn=measured,
         # The last of the sorted ones are kept.
         reverse=policy.mode == "min",
         keep_checkpoints_without_metrics=False,

@@ -36,7 +36,7 @@ def array_checksums(arrays: Mapping[str, Any]) -> dict[str, str]:
 
   Every process has to call it with the same arrays, and has the same result.
   """
-  on_host = all(_is_on_host(x) for x in arrays.values())
+  on_host = all(is_on_host(x) for x in arrays.values())
   sums = {name: _sum_on_host(x) for name, x in arrays.items()} if on_host else None
   if sums is None:
     sums = jax.device_get(_sums_on_devices(dict(arrays)))
@@ -48,7 +48,7 @@ def json_checksum(value: Any) -> str:
   return f"{zlib.crc32(json.dumps(value).encode()):08x}"
 
 
-def _is_on_host(x: Any) -> bool:
+def is_on_host(x: Any) -> bool:
   """Whether this process has all of `x` in its own memory."""
   if not isinstance(x, jax.Array):
     return True

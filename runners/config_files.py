@@ -12,6 +12,7 @@ import pathlib
 import re
 import sys
 import types
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import fiddle as fdl
@@ -51,7 +52,11 @@ class StoredConfig(NamedTuple):
 
 def differences(before: fdl.Config, after: fdl.Config) -> list[Difference]:
   """The fields whose printed values differ, in the order of `after`, then what it lacks."""
-  old, new = flatten(before), flatten(after)
+  return text_differences(flatten(before), flatten(after))
+
+
+def text_differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[Difference]:
+  """`differences` of what `flatten` made of two configs."""
   paths = [*new, *(path for path in old if path not in new)]
   return [
     Difference(path, old.get(path), new.get(path))

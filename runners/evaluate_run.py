@@ -44,9 +44,8 @@ def evaluate(
       code = 1
       continue
     scalars = evaluator(params)
-    print(
-      f"step {number}  " + "  ".join(f"{k}={v:.6f}" for k, v in scalars.items()), flush=True
-    )
+    figures = "  ".join(f"{k}={v:.6f}" for k, v in scalars.items())
+    print(f"step {number}  {figures or 'nothing was measured'}", flush=True)
   return code
 
 
@@ -66,8 +65,9 @@ def chosen_steps(config: fdl.Config, workdir: str, step: str) -> list[int]:
   if step == "best":
     policy = fdl.build(config.checkpoints)
     return [best_step(workdir, policy.metric, policy.mode)]
-  if not step.isdigit():
+  if not (step.isascii() and step.isdigit()):
     raise UserError(f"--step={step}: expected a number, latest, best or all")
-  if int(step) not in known:
+  found = [number for number in known if str(number) == step]
+  if not found:
     raise UserError(f"--step={step}: {workdir} has the steps {known}")
-  return [int(step)]
+  return found

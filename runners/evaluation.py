@@ -10,8 +10,10 @@ from jax.sharding import NamedSharding
 from input_pipelines.batches import Batches
 from input_pipelines.prefetch import GivenUp
 from input_pipelines.progress import Progress
+from layers.notices import note
 from runners.meshes import place
 from tasks.objective import Objective
+from tasks.weighted_metrics import measured
 
 
 class Evaluator:
@@ -41,16 +43,27 @@ class Evaluator:
     self._data, self._sharding = data, sharding
 
   def __call__(self, params: Any) -> dict[str, float]:
-    """`eval/<name>/<metric>` -> value, over every evaluation set."""
+    """`eval/<name>/<metric>` -> value, over every evaluation set.
+
+    A metric that is the mean over no weight at all is left out, and that is said.
+    """
     scalars: dict[str, float] = {}
     for name, batches in self._data.items():
       with Progress(f"evaluating {name}", batches.num_batches, "batches") as progress:
-        summary = self._objective.summary(self._evaluate(params, batches, progress))
-      scalars |= {f"eval/{name}/{key}": float(value) for key, value in summary.items()}
+        total = self._evaluate(params, batches, progress)
+      values, missing = measured(self._objective, total)
+      scalars |= {f"eval/{name}/{key}": value for key, value in values.items()}
+      if missing:
+        note(
+          f"eval_data['{name}'] has nothing to measure {' and '.join(missing)} on: all of its "
+          "loss weights are zero"
+        )
     return scalars
 
   def _evaluate(self, params: Any, batches: Batches, progress: Progress) -> Any:
-    total, pending = None, []
+    empty = jax.device_get(self._objective.empty_metrics())
+    total: Any = jax.tree.map(np.float64, empty)
+    pending = []
     for n in range(batches.num_batches or 0):
       if self._give_up():
         raise GivenUp
@@ -65,5 +78,4 @@ class Evaluator:
 
 
 def _merge(total: Any, collection: Any) -> Any:
-  collection = jax.tree.map(np.float64, jax.device_get(collection))
-  return collection if total is None else total.merge(collection)
+  return total.merge(jax.tree.map(np.float64, jax.device_get(collection)))

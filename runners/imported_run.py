@@ -16,9 +16,11 @@ from input_pipelines.progress import Progress
 from layers.errors import UserError
 from layers.tokens import Tokens
 from runners import config_files, signals
-from runners.checkpoint_inventory import array_name
-from runners.checkpoint_listing import CHECKPOINTS
+from runners.checkpoint_damage import listed
+from runners.checkpoint_folders import CHECKPOINTS
+from runners.checkpoint_inventory import array_name, named_arrays
 from runners.checkpoints import IMPORTED, CheckpointWriter
+from runners.finiteness import non_finite
 from runners.folder_lock import hold
 from runners.retention import Checkpoints
 
@@ -98,6 +100,9 @@ def _mapped(x: np.ndarray, scratch: Path) -> np.ndarray:
 
 
 def _save(workdir: Path, params: Any, source: str) -> None:
+  wrong, _ = non_finite(dict(named_arrays(params)))
+  if wrong:
+    raise UserError(f"{source}: {len(wrong)} parameters are not finite ({listed(wrong)})")
   directory = workdir / CHECKPOINTS
   directory.mkdir()
   writer = CheckpointWriter(directory, Checkpoints())

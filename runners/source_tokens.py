@@ -29,8 +29,8 @@ class SourceTokens(Callback):
     return {"step": self._step, "tokens": dict(self._tokens)}
 
   def restore(self, state: dict[str, Any]) -> None:
-    self._step = self._counted_to = state["step"]
-    self._tokens = dict(state["tokens"])
+    self._step = self._counted_to = int(state["step"])
+    self._tokens = {name: int(count) for name, count in dict(state["tokens"]).items()}
 
   def _count(self) -> None:
     """Of a long run without counts, such as one from before they were, all its steps."""

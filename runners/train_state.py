@@ -1,5 +1,6 @@
 """All that one step hands to the next, and how it begins on a mesh."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -7,11 +8,13 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from clu import metrics
 from jax.sharding import AbstractMesh, Mesh
 
 from layers.sharding import Rules, constraints_seen
+from runners.checkpoint_inventory import named_arrays
 from runners.meshes import replicated
 from tasks.objective import Objective, with_rows
 from tasks.weighted_metrics import average
@@ -139,6 +142,20 @@ class Initializer:
   def unpadded(self) -> TrainState:
     """Shapes of the state as it would be on a mesh for which no vocabulary is padded."""
     return jax.eval_shape(self._state, self._model.unpadded(), jax.random.key(0))
+
+  @functools.cached_property
+  def infinite(self) -> set[str]:
+    """Names of scalars of the optimizer's state that begin as an infinity, like a best loss."""
+
+    def scalars() -> dict[str, jax.Array]:
+      params = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.abstract.params)
+      state = named_arrays({"opt_state": self._optimizer.init(params)})
+      return {
+        name: x for name, x in state if jnp.issubdtype(x.dtype, jnp.floating) and not x.ndim
+      }
+
+    # Compiled, so that no moment is allocated.
+    return {name for name, x in jax.device_get(jax.jit(scalars)()).items() if np.isinf(x)}
 
   def num_params(self) -> int:
     return sum(x.size for x in jax.tree.leaves(self.abstract.params))

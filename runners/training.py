@@ -5,7 +5,7 @@ import functools
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,21 @@ import numpy as np
 from input_pipelines.batches import same_content
 from input_pipelines.prefetch import Prefetch
 from input_pipelines.token_store import default_cache_dir
-from layers.errors import UserError
+from layers.errors import Diverged, UserError
 from layers.notices import heard, note
 from runners import compilation_cache, data_position, gin_record, host_allocator
 from runners.assembly import Assembly, assemble
 from runners.callbacks import Run, restore_callbacks
+from runners.checkpoint_damage import listed
 from runners.checkpoint_fallback import restore_newest
-from runners.checkpoint_listing import CHECKPOINTS, saved_steps
+from runners.checkpoint_folders import CHECKPOINTS, saved_steps
+from runners.checkpoint_inventory import named_arrays
 from runners.checkpoints import IMPORTED, CheckpointWriter
+from runners.finiteness import non_finite
 from runners.flops import peak_flops
 from runners.init_from import check_source
 from runners.meshes import place
+from runners.saved_run import check_saved_run
 from runners.short_runs import note_short_run
 from runners.signals import Interruption, leave
 from runners.throughput import Throughput
@@ -35,6 +39,7 @@ from runners.train_state import TrainState, empty_metrics
 from runners.warm_start import warm_state
 from runners.workdir import Workdir
 from runners.writers import MultiWriter, open_writers
+from tasks.weighted_metrics import measured, metric_names
 
 
 def train(
@@ -88,7 +93,8 @@ def train(
     interruption = _interruption(run)
     if not run.is_over:
       stack.enter_context(interruption)  # from here on there is something to save
-    _go_on(assembly, state, run, interruption)
+    with _saying_what_is_left(folder.path):
+      _go_on(assembly, state, run, interruption, folder.fields)
     folder.record_end(
       step=run.step,
       finished=run.is_over or run.stop_reason is not None,
@@ -99,7 +105,24 @@ def train(
   return interruption.exit_code
 
 
-def _go_on(assembly: Assembly, state: TrainState, run: Run, interruption: Interruption) -> None:
+@contextlib.contextmanager
+def _saying_what_is_left(workdir: Path) -> Iterator[None]:
+  """Adds to the line of a run that diverged, when all is saved, from where it could go on."""
+  try:
+    yield
+  except Diverged as error:
+    kept = saved_steps(workdir / CHECKPOINTS)
+    left = f"The checkpoint of step {kept[-1]} is intact" if kept else "No checkpoint was saved"
+    raise Diverged(f"{error}. {left}") from error
+
+
+def _go_on(
+  assembly: Assembly,
+  state: TrainState,
+  run: Run,
+  interruption: Interruption,
+  fields: Mapping[str, str],
+) -> None:
   """To the end of the run; what was opened on the way is closed, whatever happens."""
   with contextlib.ExitStack() as stack:
     writer = stack.enter_context(_writers(assembly, run))
@@ -108,6 +131,8 @@ def _go_on(assembly: Assembly, state: TrainState, run: Run, interruption: Interr
       assembly.trainer.checkpoints,
       assembly.initializer.unpadded(),
       before=writer.settle,
+      config=fields,
+      infinite=lambda: assembly.initializer.infinite,
     )
     stack.enter_context(checkpoints)
     prefetch = Prefetch(
@@ -131,7 +156,7 @@ def _start(
     The assembly that goes on where the state does, the state, and the run.
   """
   trainer, content, workdir = assembly.trainer, assembly.batches.content, folder.path
-  run = Run(str(workdir), assembly.num_steps, content)
+  run = Run(str(workdir), assembly.num_steps, content, metrics=_metrics(assembly))
 
   def check(saved: dict[str, Any]) -> None:
     if IMPORTED in saved:
@@ -139,6 +164,7 @@ def _start(
         f"{workdir} holds imported parameters, no run to go on with: train in another "
         f"--workdir with --set=init_from={workdir}"
       )
+    check_saved_run(saved)
     if check_data and not same_content(saved["data"]["content"], content):
       raise UserError(
         f"the training data of {workdir} have changed since its checkpoint; put back the text "
@@ -148,7 +174,8 @@ def _start(
 
   initializer = assembly.initializer
   abstract, unpadded = initializer.abstract, initializer.unpadded()
-  restored = restore_newest(workdir / CHECKPOINTS, abstract, unpadded, check)
+  infinite = lambda: initializer.infinite
+  restored = restore_newest(workdir / CHECKPOINTS, abstract, unpadded, check, infinite)
   if restored is not None:
     state, saved = restored
     run.step, run.owed = saved["data"]["batch"], saved.get("owed")
@@ -157,6 +184,12 @@ def _start(
     restore_callbacks(assembly.callbacks, saved["callbacks"])
   elif trainer.init_from:
     state, saved = warm_state(trainer.init_from, trainer.model, initializer)
+    wrong, _ = non_finite(dict(named_arrays(state)), infinite)
+    if wrong:
+      raise UserError(
+        f"init_from: {len(wrong)} arrays there are not finite ({listed(wrong)}): name another "
+        "step, or another run"
+      )
     if saved is not None:
       assembly = _take_over(assembly, run, saved)
   else:
@@ -166,8 +199,16 @@ def _start(
   return assembly, state, run
 
 
+def _metrics(assembly: Assembly) -> frozenset[str]:
+  """What is logged on a step that has something to measure it on."""
+  names = metric_names(assembly.trainer.objective)
+  kinds = ["train", *(f"eval/{name}" for name in assembly.eval_batches)]
+  return frozenset(f"{kind}/{name}" for kind in kinds for name in names)
+
+
 def _take_over(assembly: Assembly, run: Run, saved: dict[str, Any]) -> Assembly:
   """Position and callbacks of a run that this one goes on with in a workdir of its own."""
+  check_saved_run(saved)
   run.step = saved["data"]["batch"]
   if run.step >= run.num_steps:
     raise UserError(
@@ -228,11 +269,12 @@ def _fetcher(assembly: Assembly):
 
   def fetch(state: TrainState) -> tuple[dict[str, float], TrainState]:
     sums, step = jax.device_get((state.metrics, state.step))
-    summary = objective.summary(sums.objective) | {"grad_norm": sums.grad_norm.compute()}
+    summary, _ = measured(objective, sums.objective)
+    summary["grad_norm"] = float(sums.grad_norm.compute())
     if assembly.learning_rate is not None:
       rate = assembly.learning_rate
-      summary["learning_rate"] = rate(step - 1) if callable(rate) else rate
-    scalars = {f"train/{name}": float(np.asarray(x)) for name, x in summary.items()}
+      summary["learning_rate"] = float(np.asarray(rate(step - 1) if callable(rate) else rate))
+    scalars = {f"train/{name}": value for name, value in summary.items()}
     return scalars, state.replace(metrics=empty())
 
   return fetch

@@ -16,6 +16,8 @@ from input_pipelines.foreign_json import Document, read_document
 from layers.errors import UserError
 from layers.notices import note
 from runners import config_files
+from runners.checkpoint_origin import noted_config
+from runners.config_tree import flatten
 from runners.folder_lock import hold
 from runners.workdir_entries import replace_file
 
@@ -42,7 +44,9 @@ class Workdir:
       the rules of sharding and microbatch_size may in any case, and that is said aloud.
 
   Attributes:
-    before: the config of the start before; None for the first.
+    path: the folder.
+    fields: path -> value as text of every field of `config`.
+    before: the config of the start before, where there is a config.json of it.
 
   Raises:
     UserError: it cannot be written, another process holds it, or its config differs.
@@ -52,6 +56,7 @@ class Workdir:
     self, path: str | Path, config: fdl.Config, exp: str, accept_changes: Sequence[str] = ()
   ):
     self.path, self._config, self._exp = Path(path), config, exp
+    self.fields = flatten(config)
     self._starts: list[dict[str, Any]] = []
     self.before: fdl.Config | None = None
     self._lock = hold(self.path)
@@ -62,11 +67,10 @@ class Workdir:
       raise
 
   def _check_config(self, accept_changes: Sequence[str]) -> None:
-    if not (self.path / config_files.JSON_NAME).exists():
+    started = self._fields_before()
+    if started is None:
       return
-    stored = config_files.load(self.path)
-    self.before = stored.config
-    changes = config_files.differences(stored.config, self._config)
+    changes = config_files.text_differences(started, self.fields)
     moved = [change for change in changes if _root(change.path) in _ONLY_PLACES]
     changes = [change for change in changes if change not in moved]
     refused = [change for change in changes if change.path not in accept_changes]
@@ -82,6 +86,28 @@ class Workdir:
     for change in moved:
       if _root(change.path) != "mesh":  # `record` says which mesh it was and is, resolved
         note(f"{change.path} was {change.before}, is {change.after}{_SAME_RUN}.")
+
+  def _fields_before(self) -> dict[str, str] | None:
+    """Path -> value of the config that the run here was started with; None: there is none."""
+    file = self.path / config_files.JSON_NAME
+    if file.exists():
+      self.before = config_files.load(self.path).config
+      return flatten(self.before)
+    noted = noted_config(self.path)
+    if noted is None:
+      return None
+    step, fields = noted
+    if fields is None:
+      note(
+        f"{file} is missing, and checkpoint {step}, of an older version, does not say its "
+        "config: whether the run goes on as it was begun is not known."
+      )
+    else:
+      note(
+        f"{file} is missing: the config is compared with what checkpoint {step} says of it, "
+        "and the file is written again."
+      )
+    return fields
 
   def record(self, facts: Mapping[str, Any]) -> None:
     """Writes the config, and appends to run.json what this start was made of."""

@@ -1,11 +1,14 @@
 """CLU metrics from sums and weights: averages that merge exactly, however tokens were split."""
 
 import dataclasses
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from clu import metrics
+
+from tasks.objective import Objective
 
 C = TypeVar("C", bound=metrics.Collection)
 
@@ -23,3 +26,22 @@ def average(total: jax.Array | float, weight: jax.Array | float) -> metrics.Aver
 def collect(kind: type[C], **averages: metrics.Metric) -> C:
   """A collection of class `kind` with these metrics."""
   return dataclasses.replace(kind.empty(), **averages)  # pyright: ignore[reportArgumentType, reportCallIssue, reportReturnType, reportUnknownVariableType]
+
+
+def measured(objective: Objective, collection: Any) -> tuple[dict[str, float], list[str]]:
+  """What an objective reports of sums on the host, and the names that have nothing to report.
+
+  The mean of nothing, 0 / 0, is no number to log: a batch in which every loss weight is zero is
+  no batch on which training diverged. Which sums a value is the mean of is known by its name.
+  """
+  with np.errstate(divide="ignore", invalid="ignore"):
+    summary = objective.summary(collection)
+  weights = {name: getattr(getattr(collection, name, None), "count", 1) for name in summary}
+  values = {name: float(np.asarray(x)) for name, x in summary.items() if weights[name] != 0}
+  return values, [name for name in summary if name not in values]
+
+
+def metric_names(objective: Objective) -> list[str]:
+  """What an objective reports where there is something to report."""
+  values, names = measured(objective, jax.device_get(objective.empty_metrics()))
+  return [*values, *names]

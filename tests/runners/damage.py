@@ -1,12 +1,16 @@
 """What goes wrong with a checkpoint: each function breaks one, given its folder."""
 
+import contextlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import tensorstore
+
+from runners import checkpoints
 
 Damage = Callable[[Path], None]
 
@@ -44,6 +48,19 @@ def lose_the_values_of_an_array(folder: Path) -> None:
 
 def lose_the_header_of_an_array(folder: Path) -> None:
   (_array(folder).parent / ".zarray").unlink()
+
+
+def flip_a_byte_of_a_header(folder: Path) -> None:
+  """It stays JSON, without the dtype."""
+  header = _array(folder).parent / ".zarray"
+  header.write_text(header.read_text().replace("dtype", "dtypu"))
+
+
+def grow_a_header(folder: Path) -> None:
+  """An array of a size that no memory holds."""
+  header = _array(folder).parent / ".zarray"
+  content = json.loads(header.read_text())
+  header.write_text(json.dumps({**content, "shape": [10**9] * len(content["shape"])}))
 
 
 def lose_an_array(folder: Path) -> None:
@@ -105,6 +122,18 @@ def change_json(name: str, *path: str) -> Damage:
   return change
 
 
+def rename_to_another_number(folder: Path) -> None:
+  """As a backup may be put back."""
+  folder.rename(folder.with_name("999"))
+
+
+@contextlib.contextmanager
+def as_saved_by_older_versions() -> Iterator[None]:
+  """Within, what is not finite is saved like anything else."""
+  with mock.patch.object(checkpoints, "non_finite", lambda *_: ([], [])):
+    yield
+
+
 def as_saved_before_inventories(folder: Path) -> Path:
   """No damage: what this program saved before it had checksums."""
   shutil.rmtree(folder / "inventory")
@@ -121,6 +150,8 @@ ARRAYS = [
   truncate_an_array,
   lose_the_values_of_an_array,
   lose_the_header_of_an_array,
+  flip_a_byte_of_a_header,
+  grow_a_header,
   lose_an_array,
 ]
 FILES = [

@@ -10,13 +10,14 @@ from layers.errors import UserError
 from runners.checkpoint_difference import difference
 from runners.checkpoints import CheckpointWriter
 from runners.retention import Checkpoints
-from tests.runners.damage import change_a_value_of_an_array
+from tests.runners.damage import as_saved_by_older_versions, change_a_value_of_an_array
 from tests.runners.toy_state import toy_state
 
 
 def _save(run, params, step=1):
   writer = CheckpointWriter(run / "checkpoints", Checkpoints(keep_latest=9))
-  writer.save(step, toy_state(1).replace(params=params), {}, {})
+  with as_saved_by_older_versions():
+    writer.save(step, toy_state(1).replace(params=params), {}, {})
   writer.wait()
   writer.close()
   return run
