@@ -27,6 +27,7 @@ from runners.hugging_face_rope import read_rotary, their_scaling
 
 CONFIG = "config.json"
 MAX_LAYERS = 1_000  # LLaMA 3.1 405B has 126; each costs time before the first tensor is read
+MAX_CONFIG_BYTES = 2**24  # an object of JSON takes 30 times its text in memory
 MAX_SIZE = 2**31 - 1  # of a width, a vocabulary, a number of heads or positions
 
 # Which of theirs is called what; the first name of a function is the one that is written.
@@ -73,7 +74,7 @@ _ABSENT = "<no such field>"
 def is_folder_of_theirs(path: str | Path) -> bool:
   """Whether `path` is a folder whose config.json is Hugging Face's, not that of a run."""
   try:
-    return "model_type" in read_document(Path(path) / CONFIG)
+    return "model_type" in read_document(Path(path) / CONFIG, MAX_CONFIG_BYTES)
   except UserError:
     return False
 
@@ -84,7 +85,7 @@ def read_config(folder: str | Path) -> Document:
   Raises:
     UserError: there is none, it is damaged, or the family is not known.
   """
-  theirs = read_document(file_within(folder, CONFIG))
+  theirs = read_document(file_within(folder, CONFIG), MAX_CONFIG_BYTES)
   family_of(theirs)
   return theirs
 
@@ -116,6 +117,7 @@ def _llama_fields(theirs: Document) -> dict[str, Any]:
   _refuse(theirs, {"per_layer_config": None})
   heads, width = _size(theirs, "num_attention_heads"), _size(theirs, "hidden_size")
   epsilon = theirs.number("rms_norm_eps", 1e-6, above=0)
+  _size(theirs, "max_position_embeddings", 2048)  # a model here has no such size
   theta, scaling = read_rotary(theirs)
   return {
     "num_layers": theirs.whole("num_hidden_layers", at_least=1, at_most=MAX_LAYERS),

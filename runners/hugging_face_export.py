@@ -1,5 +1,6 @@
 """`runner export`: a checkpoint of a run becomes a Hugging Face folder, tensor by tensor."""
 
+import contextlib
 import functools
 import itertools
 import json
@@ -96,16 +97,19 @@ def _write(
   config: bytes,
 ) -> None:
   """The config last: a folder that has one is whole. An error leaves nothing of it."""
-  target.mkdir(parents=True, exist_ok=True)
   try:
+    target.mkdir(parents=True, exist_ok=True)
     with Progress("exporting", len(tensors), "tensors") as progress:
       read = progress.counting(lambda name: source.read(matched[name]))
       write_tensors(target, tensors, read)
     for name, content in {**beside, CONFIG: config}.items():
       (target / name).write_bytes(content)
-  except BaseException:
-    for file in itertools.chain.from_iterable(map(target.glob, (*_WRITTEN, *beside))):
-      file.unlink()
+  except BaseException as error:
+    for file in itertools.chain(*map(target.glob, _WRITTEN), map(target.joinpath, beside)):
+      with contextlib.suppress(OSError):
+        file.unlink(missing_ok=True)
+    if isinstance(error, OSError):
+      raise UserError(f"cannot write into {target}: {error.strerror or error}") from error
     raise
 
 

@@ -4,6 +4,7 @@ The run can be evaluated, looked at, begun from (init_from) and exported; it is 
 with, for it has no optimizer. Its arrays have the dtypes that theirs have.
 """
 
+import shutil
 from pathlib import Path
 
 import fiddle as fdl
@@ -69,6 +70,9 @@ def _fill(config: fdl.Config, theirs: Document, folder: str, *, adapt: bool) -> 
 
 
 def _copy_files(folder: Path, target: Path) -> None:
-  target.mkdir(exist_ok=True)
+  if target.is_symlink():
+    raise UserError(f"{target} is a link, through which nothing is written: take it away")
+  shutil.rmtree(target, ignore_errors=True)  # of an import that failed
+  target.mkdir()
   for file in copied_files(folder):
     copy_file(file, target / file.name)

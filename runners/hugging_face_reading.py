@@ -30,7 +30,7 @@ from runners.safetensors_files import FLOATS, Described, TensorFolder
 
 _PREFIXES = ("transformer.", "model.")  # a headless model's files lack it
 _NEAR, _NEAREST = 1_000, 8  # names among which, and for how many, one alike is looked for
-MAX_COPIED_BYTES = 2**28  # of a config or a tokenizer; the largest in use take 32 MiB
+MAX_COPIED_BYTES = 2**28  # of configs and tokenizers in all; the largest in use take 32 MiB
 
 
 class Tensors(Protocol):
@@ -266,8 +266,8 @@ def copied_files(folder: Path) -> list[Path]:
   """What goes along with a model: its config and its tokenizer, no weights.
 
   Raises:
-    UserError: one is a link that leads out of the folder, no file, or larger than
-      MAX_COPIED_BYTES.
+    UserError: one is a link that leads out of the folder or is no file, or all together are
+      larger than MAX_COPIED_BYTES.
   """
   weights = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx")
   kinds = (".json", ".model", ".txt", ".jinja")
@@ -277,9 +277,13 @@ def copied_files(folder: Path) -> list[Path]:
     if file.suffix in kinds and not any(kind in file.name for kind in weights)
   )
   files = [file_within(folder, name) for name in named if not (folder / name).is_dir()]
-  for file in files:
-    if file.exists() and file.stat().st_size > MAX_COPIED_BYTES:
-      raise UserError(f"{file} has more than {MAX_COPIED_BYTES:,} bytes, and is not copied")
+  sizes = {file: file.stat().st_size for file in files if file.exists()}
+  if sum(sizes.values()) > MAX_COPIED_BYTES:
+    largest = max(sizes, key=lambda file: sizes[file])
+    raise UserError(
+      f"the files beside the model have more than {MAX_COPIED_BYTES:,} bytes, the largest of "
+      f"them {largest}: they are copied, so take away what is no config and no tokenizer"
+    )
   return files
 
 

@@ -31,8 +31,7 @@ is no padding, no id that begins or ends a text, and none for another character,
 error."""
 _FILE = "The tokenizer is {path} as the run read it."
 _OTHER = """\
-transformers has no form for this run's tokenizer, {kind}{path}: make ids with it, for example
-in Python
+The run's tokenizer, {kind}{path}, is not written here. Make ids with it, for example in Python
 
     from runners.config_files import load
     import fiddle as fdl

@@ -5,14 +5,13 @@ folder; the data of such a run are those of the experiment that it was imported 
 """
 
 import dataclasses
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from input_pipelines.batches import Data
+from input_pipelines.foreign_files import file_within
+from input_pipelines.foreign_json import Document, read_document
 from input_pipelines.tokenizer_files import load_tokenizer
 from input_pipelines.tokenizer_json import ids_in_front
 from input_pipelines.vocabularies import Vocabulary
@@ -23,6 +22,7 @@ from runners.hugging_face_import import THEIR_FILES
 # In the order in which transformers prefers them.
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 _GENERATION = "generation_config.json"
+_EOS = "eos_token_id"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,8 +89,8 @@ def prompt_tokens(data: Data, workdir: str | Path, num_ids: int | None) -> Promp
 
 
 def _imported(theirs: Path, data: Data, num_ids: int | None) -> PromptTokens:
-  config = _json(theirs / CONFIG)
-  files = [theirs / name for name in _TOKENIZERS if (theirs / name).is_file()]
+  config = _document(theirs, CONFIG)
+  files = [file_within(theirs, name) for name in _TOKENIZERS if (theirs / name).is_file()]
   vocabulary = _load(files[0], data) if files else data.vocabulary()
   if num_ids is not None and (
     vocabulary.vocab_size > num_ids or not files and vocabulary.vocab_size != num_ids
@@ -100,13 +100,15 @@ def _imported(theirs: Path, data: Data, num_ids: int | None) -> PromptTokens:
       f"the imported model has {num_ids} ids, {what} {vocabulary.vocab_size}: put the model's "
       f"own tokenizer.json or tokenizer.model into {theirs}"
     )
-  ends = _json(theirs / _GENERATION).get("eos_token_id", config.get("eos_token_id"))
-  ends = vocabulary.eos_id if ends is None else ends
+  generation = _document(theirs, _GENERATION)
+  ends = _ids(generation if _EOS in generation.values else config, _EOS)
+  if ends is None:
+    ends = () if vocabulary.eos_id is None else (vocabulary.eos_id,)
   return PromptTokens(
     vocabulary=vocabulary,
     first_ids=_first_ids(files[0], vocabulary) if files else _bos(vocabulary),
-    end_ids=() if ends is None else tuple(ends) if isinstance(ends, list) else (ends,),
-    context=config.get("max_position_embeddings"),
+    end_ids=ends,
+    context=config.whole("max_position_embeddings", None, at_least=1),
   )
 
 
@@ -132,11 +134,18 @@ def _name(data: Data) -> str:
   return f"train_data ({type(data).__name__})"
 
 
-def _json(file: Path) -> Mapping[str, Any]:
-  """The JSON object in a file; empty without the file."""
-  try:
-    return json.loads(file.read_bytes())
-  except FileNotFoundError:
-    return {}
-  except ValueError as error:
-    raise UserError(f"{file} is not JSON; mend it, or take it away") from error
+def _document(folder: Path, name: str) -> Document:
+  """The JSON object in a file of a folder; empty without the file."""
+  file = file_within(folder, name)
+  return read_document(file) if file.is_file() else Document({}, str(file))
+
+
+def _ids(document: Document, name: str) -> tuple[int, ...] | None:
+  """One id or a list of them; None where the field is absent or null."""
+  value = document.values.get(name)
+  if not isinstance(value, list):
+    one = document.whole(name, None)
+    return None if one is None else (one,)
+  if any(type(i) is not int or i < 0 for i in value):
+    raise UserError(f"{document.source}: {name} has to be an id or a list of ids")
+  return tuple(value)

@@ -45,6 +45,7 @@ _OTHERS = {
 }
 _NAMES = {**{code: name for name, code in _DTYPES.items()}, **_OTHERS}
 FLOATS = tuple(_DTYPES)  # what parameters may be of
+MAX_INDEX_BYTES = 2**25  # that of DeepSeek-V3, of 91,000 tensors, takes 9 MB
 _LONGEST_NAME = 200  # characters; those in use have fewer than 100
 _NEAR = 1_000  # names among which one like a missing one is looked for
 
@@ -98,7 +99,7 @@ class TensorFolder:
         f"{self._folder} has no {_SINGLE} and no {_INDEX}: only safetensors are read, which "
         "save_pretrained of transformers writes of any other kind of file"
       )
-    index = read_document(file_within(self._folder, _INDEX))
+    index = read_document(file_within(self._folder, _INDEX), MAX_INDEX_BYTES)
     weight_map = index.document("weight_map")
     files: dict[str, list[str] | None] = {}
     for name in weight_map.values:

@@ -135,7 +135,7 @@ def test_a_prompt_has_the_same_ids_after_an_export_and_an_import(tmp_path):
     prompt_tokens(Jsonl(), tmp_path / "no", 259),
     prompt_tokens(Jsonl(), tmp_path, 259),
   )
-  for text in (text for text in SAID if "s>" not in text and "unk" not in text):
+  for text in SAID:
     assert after.encode(text).tolist() == before.encode(text).tolist(), text
   assert (after.first_ids, after.end_ids) == (before.first_ids, before.end_ids) == ((0,), (1,))
   pieces = load_tokenizer(str(theirs / "tokenizer.json")).pieces()

@@ -1,227 +1,18 @@
 """Whatever a Hugging Face folder holds, a user sees one line, and nothing else is read."""
 
-import copy
 import json
 import os
-import string
 
-import hypothesis
-import numpy as np
 import pytest
-from hypothesis import strategies as st
 
-from input_pipelines.foreign_json import Document
 from layers.errors import UserError
-from runners.hugging_face_config import fields
-from runners.hugging_face_reading import ParamsReader, check_sizes
-from runners.safetensors_files import TensorFolder
-from tests.runners.their_folder import LLAMA, L, runner, write_folder
+from runners.prompt_tokens import prompt_tokens
+from tasks.jsonl import Jsonl
+from tests.runners.their_folder import LLAMA, runner, write_folder
 
 pytest.importorskip(
   "safetensors", reason="safetensors is not installed: pip install 'strata[hf]'"
 )
-
-MANY = hypothesis.settings(
-  derandomize=True,
-  deadline=None,
-  database=None,
-  max_examples=10_000,
-  suppress_health_check=list(hypothesis.HealthCheck),
-)
-GPT2 = {
-  "model_type": "gpt2",
-  "vocab_size": 260,
-  "n_embd": 8,
-  "n_layer": 2,
-  "n_head": 4,
-  "n_positions": 16,
-}
-FULL = {
-  **LLAMA,
-  "head_dim": 2,
-  "hidden_act": "silu",
-  "max_position_embeddings": 64,
-  "original_max_position_embeddings": 16,
-  "tie_word_embeddings": False,
-  "attention_bias": False,
-  "mlp_bias": False,
-  "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "beta_fast": 8, "truncate": False},
-}
-JUNK = st.one_of(
-  st.sampled_from(
-    [None, True, "48", "", 3.0, 0, -1, 1, 10**6, 10**15, 10**400, 1e308, 5e-324, [], [1], {}]
-    + [float("nan"), float("-inf"), "\n", "a\0b", "x" * 10_000, {"a": {}}, "default", "linear"]
-    + ["llama3", "dynamic", "gpt2", "llama", "relu", "../../x"]
-  ),
-  st.integers(),
-  st.floats(),
-  st.text(string.printable, max_size=8),
-)
-
-
-def one_line(call):
-  """What a call raises, if anything, is the user's to read."""
-  try:
-    call()
-  except UserError as error:
-    text = str(error)
-    assert "\n" not in text and len(text) < 1000, text[:2000]
-
-
-def paths_of(value, above=()):
-  """The path of every field in a tree of objects."""
-  found = []
-  for name, part in value.items():
-    found.append((*above, name))
-    if isinstance(part, dict):
-      found += paths_of(part, (*above, name))
-  return found
-
-
-def with_value(tree, path, value):
-  tree = copy.deepcopy(tree)
-  node = tree
-  for name in path[:-1]:
-    node = node[name]
-  node[path[-1]] = value
-  return tree
-
-
-PLACES = [(FULL, path) for path in paths_of(FULL)] + [(GPT2, path) for path in paths_of(GPT2)]
-PLACES += [(FULL, ("rope_scaling", name)) for name in ("mscale", "attention_factor", "type")]
-PLACES += [(GPT2, (name,)) for name in ("n_inner", "activation_function", "scale_attn_weights")]
-
-
-@pytest.mark.slow
-@MANY
-@hypothesis.given(st.sampled_from(PLACES), JUNK, st.sampled_from(PLACES), JUNK)
-def test_any_value_anywhere_in_a_config_is_read_or_refused(place, value, other, more):
-  config = with_value(place[0], place[1], value)
-  if other[0] is place[0] and len(other[1]) == 1:
-    config = with_value(config, other[1], more)
-
-  def read():
-    said = fields(Document(config, "config.json"))
-    rotary = said.get("block.attention.rotary.scaling")
-    if rotary is not None:
-      rotary.frequencies(said["block.attention.rotary.theta"], 16)
-
-  one_line(read)
-
-
-@pytest.fixture(scope="module")
-def sharded(tmp_path_factory):
-  """A folder of several files and an index."""
-  folder = tmp_path_factory.mktemp("sharded") / "theirs"
-  write_folder(folder, max_bytes=9000)
-  return folder
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("whole") / "theirs"
-  write_folder(folder)
-  return folder
-
-
-def opened(folder):
-  """What is looked at before a tensor is read, and a tensor."""
-  with TensorFolder(folder) as tensors:
-    check_sizes(Document(LLAMA, "config.json"), tensors.tensors)
-    one_line(lambda: ParamsReader(tensors, "llama", L, {"final_norm/scale": (8,)}))
-    for name in list(tensors.tensors)[:1]:
-      assert isinstance(tensors.read(name), np.ndarray)
-
-
-FILES = [
-  "model-00001-of-00009.safetensors",
-  "config.json",
-  "",
-  ".",
-  "..",
-  "../x",
-  "/etc/passwd",
-]
-FILES += [
-  "\0",
-  "a" * 300,
-  "a/" * 3000,
-  "nowhere.safetensors",
-  "tokenizer.json/x",
-  "\ud800",
-  "é",
-]
-
-
-@pytest.mark.slow
-@MANY
-@hypothesis.given(
-  st.sampled_from(["file", "tensor", "map", "bytes"]),
-  st.integers(0, 10**6),
-  st.one_of(st.sampled_from(FILES), JUNK),
-)
-def test_any_index_is_read_or_refused(sharded, kind, at, value):
-  file = sharded / "model.safetensors.index.json"
-  good = getattr(test_any_index_is_read_or_refused, "good", None) or file.read_text()
-  test_any_index_is_read_or_refused.good = good
-  index = json.loads(good)
-  names = list(index["weight_map"])
-  if kind == "file":
-    index["weight_map"][names[at % len(names)]] = value
-  elif kind == "tensor":
-    index["weight_map"][str(value)] = index["weight_map"].pop(names[at % len(names)])
-  elif kind == "map":
-    index["weight_map"] = value
-  text = json.dumps(index)
-  if kind == "bytes":
-    at %= len(text)
-    text = text[:at] + str(value)[:50] + text[at + 1 :]
-  file.write_bytes(text.encode("utf-8", "surrogatepass"))
-  one_line(lambda: opened(sharded))
-
-
-HEADERS = [
-  b"[" * 2000,
-  b"\xff",
-  b"\0",
-  b"}",
-  b'"',
-  b"-",
-  b"9" * 30,
-  b"F4",
-  b"U8",
-  b"BF16",
-  b",",
-]
-LENGTHS = [0, 1, 2**62, 2**63, 2**64 - 1]
-
-
-@pytest.mark.slow
-@MANY
-@hypothesis.given(
-  st.sampled_from(["bytes", "length", "cut", "entry"]),
-  st.integers(0, 10**6),
-  st.one_of(st.sampled_from(HEADERS), st.binary(max_size=4)),
-  st.one_of(st.sampled_from(LENGTHS), JUNK),
-)
-def test_any_header_of_a_file_of_tensors_is_read_or_refused(whole, kind, at, raw, value):
-  file = whole / "model.safetensors"
-  this = test_any_header_of_a_file_of_tensors_is_read_or_refused
-  this.good = good = getattr(this, "good", None) or file.read_bytes()
-  size = int.from_bytes(good[:8], "little")
-  header, body = good[8 : 8 + size], good[8 + size :]
-  if kind == "bytes":
-    header = header[: at % size] + raw + header[at % size + len(raw) :]
-  elif kind == "entry":
-    entries = json.loads(header)
-    name = list(entries)[at % len(entries)]
-    part = ("dtype", "shape", "data_offsets", "format")[at % 4]
-    entries[name][part] = [value, 8] if part in ("shape", "data_offsets") else value
-    header = json.dumps(entries).encode()
-  length = value if kind == "length" and isinstance(value, int) else len(header)
-  data = (length % 2**64).to_bytes(8, "little") + header + body
-  file.write_bytes(data[: at % len(data)] if kind == "cut" else data)
-  one_line(lambda: opened(whole))
 
 
 def refused(capsys, folder, run, *arguments):
@@ -371,4 +162,33 @@ def test_too_large_a_file_is_not_copied(theirs, tmp_path, capsys, monkeypatch):
   monkeypatch.setattr("runners.hugging_face_reading.MAX_COPIED_BYTES", 2000)
   (theirs / "vocab.txt").write_text("x" * 2001)
   err = refused(capsys, theirs, tmp_path / "run")
-  assert "vocab.txt has more than 2,000 bytes, and is not copied" in err
+  assert "have more than 2,000 bytes, the largest" in err and "vocab.txt" in err
+
+
+def test_a_folder_is_not_copied_through_a_link(theirs, tmp_path, capsys):
+  run = tmp_path / "run"
+  run.mkdir()
+  (tmp_path / "elsewhere").mkdir()
+  (run / "hugging_face").symlink_to(tmp_path / "elsewhere")
+  assert "through which nothing is written" in refused(capsys, theirs, run)
+  assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("end", ["x", [1, "2"], -1, 1.5, {"a": 1}, True])
+def test_the_ids_that_end_a_text_are_ids(end, theirs, tmp_path):
+  (theirs / "tokenizer.json").unlink()
+  (theirs / "config.json").write_text(json.dumps({**LLAMA, "eos_token_id": end}))
+  run = tmp_path / "run"
+  assert runner("import", f"--from={theirs}", f"--workdir={run}") == 0
+  with pytest.raises(UserError, match="eos_token_id"):
+    prompt_tokens(Jsonl(), run, None)
+
+
+def test_an_export_that_cannot_be_written_is_one_line(theirs, tmp_path, capsys):
+  run, file = tmp_path / "run", tmp_path / "file"
+  assert runner("import", f"--from={theirs}", f"--workdir={run}") == 0
+  file.write_text("mine")
+  for to in (file, file / "below"):
+    code, err = runner("export", f"--workdir={run}", f"--to={to}", capsys=capsys)
+    assert code == 2 and "cannot write into" in err and len(err.splitlines()) == 1
+  assert file.read_text() == "mine"
