@@ -79,7 +79,9 @@ def _sentencepiece(
   model = sentencepiece.SentencePieceProcessor()
   try:
     model.LoadFromSerializedProto(content)
-  except RuntimeError:
+    ids = range(model.GetPieceSize())
+    texts = [model.IdToPiece(i) for i in ids]
+  except (RuntimeError, ValueError):  # the texts of a damaged one may be no UTF-8
     raise UserError(f"{path} is no SentencePiece model") from None
 
   def piece(i: int) -> bytes:
@@ -87,13 +89,11 @@ def _sentencepiece(
       return b""
     if model.IsUnknown(i):
       return "\N{REPLACEMENT CHARACTER}".encode()
-    text = model.IdToPiece(i)
     if model.IsByte(i):  # <0x0A>
-      return bytes([int(text[1:-1], 16)])
-    return text.replace(_WORD_START, " ").encode()
+      return bytes([int(texts[i][1:-1], 16)])
+    return texts[i].replace(_WORD_START, " ").encode()
 
-  ids = range(model.GetPieceSize())
-  controls = {model.IdToPiece(i): i for i in ids if model.IsControl(i)}
+  controls = {texts[i]: i for i in ids if model.IsControl(i)}
   read_pieces = failing_as_user_error(lambda ids: [piece(i) for i in ids], "cannot read")
   return FileVocabulary(
     read_pieces(ids),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from input_pipelines.file_vocabulary import FileVocabulary, failing_as_user_error, import_for
-from input_pipelines.foreign_json import Document, read_document
+from input_pipelines.foreign_json import Document, parse_json, read_document
 from input_pipelines.token_pieces import (
   extra_bytes,
   has_byte_pieces,
@@ -100,11 +100,10 @@ def ids_in_front(path: str) -> tuple[int, ...]:
 
 def _tokenizer(content: bytes, path: str) -> Any:
   tokenizers = import_for("tokenizers", path)
-  try:
-    text = content.decode()
-  except UnicodeDecodeError as error:
-    raise UserError(f"{path} is no tokenizer.json: byte {error.start} is no UTF-8") from None
-  make = failing_as_user_error(lambda _: tokenizers.Tokenizer.from_str(text), path)
+  _check_merges(parse_json(content, path), path)
+  make = failing_as_user_error(
+    lambda _: tokenizers.Tokenizer.from_str(content.decode("utf-8-sig")), path
+  )
   try:
     tokenizer = make(None)
   except UserError as error:
@@ -115,6 +114,23 @@ def _tokenizer(content: bytes, path: str) -> Any:
   if hasattr(tokenizer.model, "dropout"):
     tokenizer.model.dropout = None  # which would give other ids at each reading
   return tokenizer
+
+
+def _check_merges(described: Any, path: str) -> None:
+  """UserError for merges that end the process: the library takes the prefix off unseen."""
+  model = described.get("model") if isinstance(described, dict) else None
+  prefix = model.get("continuing_subword_prefix") if isinstance(model, dict) else None
+  merges = model.get("merges") if isinstance(model, dict) else None
+  if not prefix or not isinstance(merges, list):
+    return
+  for merge in merges:
+    pair = merge.split(" ") if isinstance(merge, str) else merge
+    second = pair[-1] if isinstance(pair, list) and pair else None
+    if not isinstance(second, str) or not second.startswith(str(prefix)):
+      raise UserError(
+        f"{path} is no tokenizer.json: the merge {shown(str(merge))} continues a word without "
+        f"continuing_subword_prefix={shown(str(prefix))}"
+      )
 
 
 def _pieces(
