@@ -124,6 +124,11 @@ COMMANDS = {
     "VERB RUN...",
     (2, 3),
   ),
+  "doctor": Command(
+    "doctor:doctor",
+    "what is installed and what this machine has, whether it trains, what to mend [--json]",
+    ("json",),
+  ),
 }
 
 
