@@ -167,8 +167,9 @@ class _Build:
 
   def run(self, tokenised: Tokenised, identity: dict[str, Any]) -> None:
     start = time.monotonic()
-    self._partial.mkdir(exist_ok=True)
-    progress = self._resume(tokenised.num_shards)
+    with _writing(self._partial):
+      self._partial.mkdir(exist_ok=True)
+      progress = self._resume(tokenised.num_shards)
     committed = progress.num_tokens
     with Progress("building the token store", unit="tokens") as shown:
       while progress.shard < progress.num_shards:
@@ -267,7 +268,8 @@ class _Build:
     self._append_documents(self._pending_starts, progress)
     self._append_weights(progress, progress.num_tokens - len(tokens))
     self._pending_tokens, self._pending_weights, self._pending_starts = [], [], []
-    write_json(self._partial / _PROGRESS, dataclasses.asdict(progress))
+    with _writing(self._partial / _PROGRESS):
+      write_json(self._partial / _PROGRESS, dataclasses.asdict(progress))
 
   def _append_documents(self, starts: list[int], progress: _Progress) -> None:
     array = np.array(starts, np.int64)
@@ -319,10 +321,11 @@ class _Build:
     }
     if notes:
       index["notes"] = dict(notes)
-    write_json(self._partial / INDEX, index)
-    os.rename(self._partial, self._path)
-    sync_directory(self._path.parent)
-    (self._path / _PROGRESS).unlink()
+    with _writing(self._path):
+      write_json(self._partial / INDEX, index)
+      os.rename(self._partial, self._path)
+      sync_directory(self._path.parent)
+      (self._path / _PROGRESS).unlink()
 
 
 @contextlib.contextmanager

@@ -1,7 +1,11 @@
 """`runner import` and `runner export`: models of Hugging Face and LWM in, of the former out."""
 
+import contextlib
 import dataclasses
+import errno
+import os
 import pathlib
+from collections.abc import Iterator
 
 import fiddle as fdl
 
@@ -34,7 +38,7 @@ def import_model(invocation: Invocation) -> int:
   resolved = dataclasses.replace(invocation, exp=invocation.exp or exp).resolve()
   if not named:
     _check_unset(resolved, theirs)
-  with Interruption():
+  with _writing(invocation.workdir):
     import_folder(
       invocation.source, invocation.workdir, resolved.config, resolved.exp, adapt=not named
     )
@@ -65,10 +69,24 @@ def _import_file(invocation: Invocation, file: str, workdir: str) -> int:
   from runners.lwm_import import import_stream
 
   resolved = invocation.resolve()
-  with Interruption():
-    axis = None if invocation.scan_axis is None else int(invocation.scan_axis)
-  import_stream(file, workdir, resolved.config, resolved.exp, scan_axis=axis)
+  axis = None if invocation.scan_axis is None else int(invocation.scan_axis)
+  with _writing(workdir):
+    import_stream(file, workdir, resolved.config, resolved.exp, scan_axis=axis)
   return 0
+
+
+@contextlib.contextmanager
+def _writing(folder: str) -> Iterator[None]:
+  """A signal stops it where what is written can be removed; a full disk is one line."""
+  try:
+    with Interruption():
+      yield
+  except OSError as error:
+    reason = error.strerror or os.strerror(errno.ENOSPC)  # NumPy says only how much was written
+    raise UserError(
+      f"{error.filename or folder}: {reason}; make room or mend it, or choose another place "
+      f"than {folder}, which is left without a model"
+    ) from error
 
 
 def _names_a_model(invocation: Invocation) -> bool:
@@ -86,6 +104,6 @@ def export_model(invocation: Invocation) -> int:
   from runners.hugging_face_export import export_folder
 
   step = None if invocation.step == "latest" else int(invocation.step)
-  with Interruption():
+  with _writing(invocation.to):
     export_folder(invocation.workdir, invocation.to, step=step, dtype=invocation.dtype)
   return 0
