@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from layers.errors import UserError
 from runners.folder_lock import is_held
 from runners.signals import Interruption
 from runners.workdir_entries import open_file
@@ -94,8 +95,12 @@ class JobQueue:
       self._tell(job, "started")
 
   def _spawn(self, job: Job, slot: int) -> subprocess.Popen:
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-    with open(open_file(job.folder / LOG_NAME, flags), "ab") as log:
+    flags, file = os.O_WRONLY | os.O_APPEND | os.O_CREAT, job.folder / LOG_NAME
+    try:
+      descriptor = open_file(file, flags)
+    except OSError as error:
+      raise UserError(f"cannot write {file}: {error.strerror}; make room or mend it") from error
+    with open(descriptor, "ab") as log:
       process = subprocess.Popen(
         job.command,
         stdin=subprocess.PIPE,

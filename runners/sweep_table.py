@@ -106,7 +106,7 @@ def read_table(folder: Path) -> list[Row]:
 
 
 def write_table(folder: Path, rows: Sequence[Row], metric: str) -> None:
-  """Replaces sweep.csv; a crash leaves the old one or the new one."""
+  """Replaces sweep.csv; a crash leaves the old one or the new one, and a full disk a note."""
   paths = list(dict.fromkeys(path for row in rows for path in row.values))
   found = dict.fromkeys(name for row in rows for name in row.scalars)
   shown = [name for name in found if name.startswith("eval/") and name != metric]
@@ -118,7 +118,10 @@ def write_table(folder: Path, rows: Sequence[Row], metric: str) -> None:
     values = [row.values.get(path, "") for path in paths]
     scalars = [repr(row.scalars[name]) if name in row.scalars else "" for name in metrics]
     writer.writerow([row.point, row.status, *values, row.steps, f"{row.seconds:.1f}", *scalars])
-  replace_file(folder / TABLE_NAME, text.getvalue())
+  try:
+    replace_file(folder / TABLE_NAME, text.getvalue())
+  except OSError as error:  # the runs say the same of themselves when it is made again
+    note(f"{folder / TABLE_NAME} cannot be written: {error.strerror}; it stays as it was")
 
 
 def print_table(rows: Sequence[Row], metric: str) -> None:

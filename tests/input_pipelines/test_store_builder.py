@@ -205,3 +205,19 @@ def test_a_damaged_store_that_cannot_be_removed_is_the_users_error(tmp_path, mon
   monkeypatch.setattr(Path, "unlink", refuse)
   with pytest.raises(UserError, match=r"cannot write .*/store .*denied.* STRATA_CACHE"):
     build(tmp_path / "store")
+
+
+@pytest.mark.parametrize("name", ["progress.json", "index.json"])
+def test_a_disk_too_full_for_its_notes_is_one_line_and_the_build_goes_on_later(
+  tmp_path, monkeypatch, name
+):
+  def full(path, entries):
+    if path.name == name:
+      raise OSError(28, "No space left on device")
+    checksummed_files.write_json(path, entries)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(store_builder, "write_json", full)
+    with pytest.raises(UserError, match=r"cannot write .*No space left.* make room"):
+      build(tmp_path / "store")
+  assert_complete(build(tmp_path / "store"))
