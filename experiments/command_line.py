@@ -126,7 +126,7 @@ COMMANDS = {
   ),
   "doctor": Command(
     "doctor:doctor",
-    "what is installed and what this machine has, whether it trains, what to mend [--json]",
+    "what is installed, what this machine has, whether it trains, what to mend [--json]",
     ("json",),
   ),
 }
@@ -249,7 +249,7 @@ def _help(values: flags.FlagValues) -> str:
   lines += ["", "Flags:"]
   for name in ("exp", *VERBS, *(n for n in values if n not in ("exp", "help", "h", *VERBS))):
     users = [other for other, spec in COMMANDS.items() if name in spec.flags]
-    if len(users) == 1 and f"--{name}" in COMMANDS[users[0]].summary:
+    if users and all(f"--{name}" in COMMANDS[user].summary for user in users):
       continue  # said there
     only = f" [{', '.join(users)}]" if len(users) < 4 else ""
     text = (values[name].help or "").partition(";\n")[0]  # what absl adds to repeatable flags
