@@ -126,7 +126,7 @@ COMMANDS = {
   ),
   "doctor": Command(
     "doctor:doctor",
-    "what is installed, what this machine has, whether it trains, what to mend [--json]",
+    "what is installed, what is here, whether it trains, what to mend [--json]",
     ("json",),
   ),
 }

@@ -159,7 +159,8 @@ def _run(command: Sequence[str], folder: Path | None = None) -> tuple[int, str, 
   """Exit code, output and errors of a process that finds the modules that this one does."""
   path = os.pathsep.join(os.path.abspath(entry or ".") for entry in sys.path)
   environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ, "PYTHONPATH": path}
-  pipes: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+  pipe = subprocess.PIPE
+  pipes: Any = {"stdin": subprocess.DEVNULL, "stdout": pipe, "stderr": pipe}
   try:
     process = subprocess.Popen(
       command, cwd=folder, env=environment, text=True, errors="replace", **pipes
