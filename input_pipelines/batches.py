@@ -1,8 +1,9 @@
 """What training and evaluation read: batch n as a pure function of n, and who opens it.
 
-The data position is one integer, the batch number. There is no iterator state to save, so a
-run resumes at step 1,000,000 as fast as at step 0, any past batch can be looked at again, and
-the number of hosts may change between two runs.
+The data position is the batch number, and the number of rows before it for a run whose batch
+size has changed. There is no iterator state to save, so a run resumes at step 1,000,000 as fast
+as at step 0, any past batch can be looked at again, and the number of hosts may change between
+two runs.
 
 Letters: B sequences of the global batch, T tokens of a sequence, V ids of the vocabulary.
 """
@@ -28,6 +29,9 @@ class Batches(Protocol):
   contiguous blocks of rows, so concatenating them in host order is the global batch, whatever
   the number of hosts. An `n` outside 0 .. num_batches - 1 raises IndexError, which also makes
   a finite `Batches` iterable.
+
+  One that lets a run change its batch size has `position(n)` and `continue_from(n, position)`
+  as well: see RowBatches.
   """
 
   num_batches: int | None  # None: endless, the run ends by its number of steps

@@ -23,6 +23,7 @@ import jax
 from input_pipelines.progress import Progress, duration
 from layers.errors import UserError
 from layers.notices import heard
+from runners import signals
 from runners.assembly import check_numbers, draw
 from runners.collectives import Collective
 from runners.config_tree import copy_config
@@ -301,6 +302,7 @@ def _powers(most: int) -> list[int]:
 
 def _refusal(candidate: Candidate, config: fdl.Config, topology: Topology) -> str | None:
   """Why the model does not divide, or its state and gradients leave no room on a device."""
+  signals.check()
   config, usable = candidate.applied(config), usable_bytes(topology)
   mesh = fdl.build(config.mesh).describe(topology.num_devices)
   with heard(aloud=False):  # of meshes that are merely looked at
