@@ -47,7 +47,7 @@ class FileVocabulary(PieceVocabulary):
       extra_bytes: which the tokenizer may put in front of a text: a space.
       facts: what else tells this vocabulary from others of the same pieces.
     """
-    super().__init__(pieces, bos_id=bos_id, eos_id=eos_id)
+    super().__init__(pieces, bos_id=bos_id, eos_id=eos_id, counts_bytes=counts_bytes)
     self._path = path
     self._encode = failing_as_user_error(encode, f"the tokenizer {path} cannot encode")
     self._decode = decode and failing_as_user_error(
@@ -55,13 +55,13 @@ class FileVocabulary(PieceVocabulary):
     )
     self._facts = facts
     self._extra_bytes = extra_bytes
-    self._lengths = np.array(list(map(len, pieces)), np.float32) if counts_bytes else None
+    self._lengths = np.array(list(map(len, pieces)), np.int64)
     self._has_told = False
 
   def encode(self, text: str) -> np.ndarray:
     """UserError where the tokenizer cannot take the text."""
     ids = np.array(self._encode(text), np.int32)
-    if self._lengths is not None and not self._has_told:
+    if self._counts_bytes and not self._has_told:
       self._compare(len(text.encode()), int(self._lengths[ids].sum()))
     return ids
 
@@ -80,14 +80,8 @@ class FileVocabulary(PieceVocabulary):
       return super().decode(ids)
     return self._decode(np.asarray(ids, np.int64).tolist())
 
-  def token_bytes(self) -> np.ndarray | None:
-    if self._lengths is None and not self._has_told:
-      self._has_told = True
-      note(
-        f"bits per byte are not reported: the tokens of {self._path} do not say how many bytes "
-        "of text they stand for"
-      )
-    return self._lengths
+  def _described(self) -> str:
+    return self._path
 
   def as_seqio(self) -> NoReturn:
     raise UserError("a tokenizer file is for data that tokenise with it, such as @Jsonl")

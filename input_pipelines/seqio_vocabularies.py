@@ -18,17 +18,26 @@ def vocabulary_of(vocabulary) -> Vocabulary:
     return CharacterVocabulary(vocabulary.characters)
   if isinstance(vocabulary, seqio.ByteVocabulary) and not vocabulary.extra_ids:
     return ByteVocabulary()
+  counts_bytes = True
   if isinstance(vocabulary, seqio.SentencePieceVocabulary):
     pieces = _sentencepieces(vocabulary)
+  elif isinstance(vocabulary, seqio.ByteVocabulary):
+    pieces = ByteVocabulary().pieces() + [b""] * vocabulary.extra_ids
   elif isinstance(vocabulary, seqio.PassThroughVocabulary):
     pieces = [f"<{i}>".encode() for i in range(vocabulary.vocab_size)]
+    counts_bytes = False  # the ids are of no text
   else:
     pieces = [str(vocabulary.decode([i])).encode() for i in range(vocabulary.vocab_size)]
+    counts_bytes = False  # by itself, a word is decoded without the spaces beside it
   for special in (vocabulary.pad_id, vocabulary.eos_id):
     if special is not None and special < len(pieces):
       pieces[special] = b""
   return PieceVocabulary(
-    pieces, bos_id=_bos_id(vocabulary), eos_id=vocabulary.eos_id, load_seqio=lambda: vocabulary
+    pieces,
+    bos_id=_bos_id(vocabulary),
+    eos_id=vocabulary.eos_id,
+    load_seqio=lambda: vocabulary,
+    counts_bytes=counts_bytes,
   )
 
 

@@ -173,7 +173,7 @@ def _encoder(
 
   def encode(text: str) -> Sequence[int]:
     encoding = tokenizer.encode(text, add_special_tokens=False)
-    found = encoding.ids
+    found: list[int] = encoding.ids
     if names_the_lost and _LOST in found:
       start, end = encoding.offsets[found.index(_LOST)]
       raise ValueError(f"it has no token for {shown(text[start:end])}, nor for what is unknown")
@@ -183,7 +183,7 @@ def _encoder(
         f"its special token {shown(special)} is a piece of ordinary text too; mend the "
         "tokenizer, or set parse_special_tokens=True"
       )
-    return [moved.get(i, i) for i in found] if moved else found
+    return [moved[i] if i in moved else i for i in found] if moved else found
 
   return encode
 

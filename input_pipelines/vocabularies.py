@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from layers.errors import UserError
+from layers.notices import note
 
 
 class Vocabulary(abc.ABC):
@@ -138,18 +139,36 @@ class PieceVocabulary(Vocabulary):
     bos_id: int | None,
     eos_id: int | None,
     load_seqio: Callable[[], Any] | None = None,
+    counts_bytes: bool = True,
   ):
+    """`counts_bytes`: whether the pieces of a text have its bytes; else nothing tells them."""
     self.vocab_size = len(pieces)
     self.bos_id = bos_id
     self.eos_id = eos_id
     self._pieces = pieces
     self._load_seqio = load_seqio
+    self._counts_bytes = counts_bytes
 
   def encode(self, text: str) -> np.ndarray:
     return np.array(self.as_seqio().encode(text), np.int32)
 
   def pieces(self) -> list[bytes]:
     return self._pieces
+
+  def token_bytes(self) -> np.ndarray | None:
+    if self._counts_bytes:
+      return super().token_bytes()
+    note(
+      f"bits per byte are not reported: the tokens of {self._described()} do not say how many "
+      "bytes of text they stand for"
+    )
+    return None
+
+  def _described(self) -> str:
+    return "this vocabulary"
+
+  def facts(self) -> dict[str, Any]:
+    return {**super().facts(), **({} if self._counts_bytes else {"counts_bytes": False})}
 
   def as_seqio(self) -> Any:
     if self._load_seqio is None:
@@ -173,4 +192,5 @@ def vocabulary_from_facts(
     bos_id=facts["bos_id"],
     eos_id=facts["eos_id"],
     load_seqio=load_seqio,
+    counts_bytes=facts.get("counts_bytes", True),
   )

@@ -101,6 +101,22 @@ def test_a_sentencepiece_model_is_mirrored_with_its_spaces(tmp_path):
   assert (stored.vocab_size, stored.bos_id, stored.eos_id) == (vocabulary.vocab_size, None, 1)
 
 
+@pytest.mark.slow
+def test_bytes_of_a_seqio_vocabulary_are_those_of_its_text_or_not_reported():
+  from input_pipelines.seqio_vocabularies import vocabulary_of
+  from input_pipelines.tensorflow_import import import_seqio
+
+  seqio = import_seqio()
+  light = vocabulary_of(seqio.ByteVocabulary(extra_ids=7))
+  ids = light.encode(TEXT)
+  assert light.vocab_size == 266 and light.decode(ids) == TEXT
+  assert light.token_bytes()[ids].sum() == len(TEXT.encode())
+  light = vocabulary_of(seqio.PassThroughVocabulary(9))
+  stored = vocabulary_from_facts(light.facts())
+  assert light.token_bytes() is None is stored.token_bytes()
+  assert stored.fingerprint() == light.fingerprint()
+
+
 def sentencepiece_vocabulary(folder):
   """A byte-fallback model trained on a line, with two extra ids."""
   from input_pipelines.tensorflow_import import import_seqio
