@@ -19,7 +19,7 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -110,24 +110,28 @@ def find_files(patterns: str | Sequence[str]) -> list[str]:
   UserError where a pattern matches nothing, or a file is named twice, also by a link to it.
   """
   patterns = [patterns] if isinstance(patterns, str) else list(patterns)
-  found: dict[Any, tuple[str, str]] = {}  # by the file: its first path, and who named it
-  paths = []
-  for pattern in patterns:
-    for path in _matches(pattern):
-      file = _file_behind(path)
-      if file in found:
-        first, by = found[file]
-        is_link = os.path.abspath(path) != os.path.abspath(first)
-        who = f"by {by}" if by == pattern else f"by {by} and by {pattern}"
-        raise UserError(
-          f"{path} is named twice, {who}; name each file once"
-          + (f": it is a link to the same file as {first}" if is_link else "")
-        )
-      found[file] = path, pattern
-      paths.append(path)
-  if not paths:
+  named = [(path, pattern) for pattern in patterns for path in _matches(pattern)]
+  if not named:
     raise UserError("no files given; name some, as in files='my/*.jsonl'")
-  return paths
+  refuse_twice(named)
+  return [path for path, _ in named]
+
+
+def refuse_twice(named: Iterable[tuple[str, str]]) -> None:
+  """UserError where two of (path, pattern that names it) are one file, also by a link."""
+  found: dict[Any, tuple[str, str]] = {}  # by the file: its first path, and who named it
+  for path, pattern in named:
+    file = _file_behind(path)
+    if file not in found:
+      found[file] = path, pattern
+      continue
+    first, by = found[file]
+    is_link = os.path.abspath(path) != os.path.abspath(first)
+    who = f"by {by}" if by == pattern else f"by {by} and by {pattern}"
+    raise UserError(
+      f"{path} is named twice, {who}; name each file once"
+      + (f": it is a link to the same file as {first}" if is_link else "")
+    )
 
 
 def scan_files(

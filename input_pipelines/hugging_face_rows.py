@@ -6,6 +6,7 @@ Loaded ones are memory-mapped and read in parts; streamed ones as one part, from
 import contextlib
 import dataclasses
 import functools
+import glob
 import hashlib
 import importlib
 import itertools
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from input_pipelines.example_files import refuse_twice
 from layers.errors import UserError
 
 PART_ROWS = 100_000
@@ -110,6 +112,12 @@ def check_source(source: DatasetSource) -> None:
       f"{source.path} is a saved data set, of which streaming, data_files and subset mean "
       "nothing; leave them out"
     )
+  refuse_twice((path, pattern) for pattern in source.data_files for path in _local(pattern))
+
+
+def _local(pattern: str) -> list[str]:
+  """The files of this machine that one of data_files names; one may also be of the hub."""
+  return [] if "://" in pattern else sorted(glob.glob(pattern, recursive=True))
 
 
 def _is_saved(path: str) -> bool:

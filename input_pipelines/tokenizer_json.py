@@ -49,7 +49,8 @@ def read(path: str, content: bytes, sha256: str, parse_special_tokens: bool) -> 
   config = _config_beside(path)
   bos_id = _special_id(config, "bos_token", _USUAL_BOS, ids)
   eos_id = _special_id(config, "eos_token", _USUAL_EOS, ids)
-  if has_byte_pieces(described) and '"ByteFallback"' not in json.dumps(described["decoder"]):
+  decoder = json.dumps(described["decoder"])
+  if has_byte_pieces(described) and decoder != "null" and '"ByteFallback"' not in decoder:
     _decode_bytes(tokenizer)
   read_piece = piece_reader(described)
   pieces = _pieces(described, ids, read_piece or str.encode)
@@ -74,8 +75,7 @@ def _decode_bytes(tokenizer: Any) -> None:
   """Puts the bytes of characters together, where the declared decoder leaves `<0xE6>`."""
   from tokenizers import decoders
 
-  declared = [] if tokenizer.decoder is None else [tokenizer.decoder]
-  tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), *declared])
+  tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), tokenizer.decoder])
 
 
 def ids_in_front(path: str) -> tuple[int, ...]:

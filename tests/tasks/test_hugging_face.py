@@ -148,12 +148,17 @@ def test_a_bad_row_is_named_or_tolerated_and_counted(tmp_path, cache, capsys, st
 
 def test_what_cannot_be_loaded_is_one_line_with_the_cause(tmp_path, cache, monkeypatch):
   path = write(tmp_path / "a.jsonl", rows_of(3))
+  (tmp_path / "link.jsonl").symlink_to(path)
   (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"text": \n')
   folder = saved(tmp_path, rows_of(3))
   json_file = {"path": "json", "data_files": path}
   bad = {"path": "json", "data_files": str(tmp_path / "bad.jsonl")}
   wrong = [
     ({}, "which data set"),
+    (
+      {"path": "json", "data_files": [path, str(tmp_path / "link.jsonl")]},
+      "link.jsonl is named twice, by .*: it is a link to the same file as ",
+    ),
     ({"path": "json", "data_files": str(tmp_path / "no")}, "data set json: Unable to find"),
     (bad, "cannot read the data set json: .*JSON parse error"),
     ({**bad, "streaming": True}, "cannot read the data set json: JSON parse error"),
