@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from experiments.overrides import Override
+from experiments.override_arguments import Override
 
 
 class _OverrideFlag(flags.Flag):

@@ -6,7 +6,6 @@ stopped by a signal.
 """
 
 import dataclasses
-import importlib
 import os
 import re
 import sys
@@ -18,9 +17,10 @@ from absl import flags, logging
 from experiments.command_flags import define_flags
 from experiments.error_lines import error_lines
 from experiments.invocation import Invocation
-from experiments.overrides import VERBS, Override
+from experiments.override_arguments import VERBS, Override
 from layers.errors import Diverged, UserError
 from layers.suggestions import did_you_mean
+from runners.import_by_name import import_module
 from runners.signals import Interrupted
 
 DEFAULT_COMMAND = "train"
@@ -44,9 +44,7 @@ class Command:
 
   def run(self, invocation: Invocation) -> int:
     module, function = self.function.split(":")
-    return getattr(importlib.import_module(f"experiments.commands.{module}"), function)(
-      invocation
-    )
+    return getattr(import_module(f"experiments.commands.{module}"), function)(invocation)
 
 
 COMMANDS = {

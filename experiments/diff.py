@@ -5,7 +5,7 @@ import pathlib
 import fiddle as fdl
 
 from experiments import registry
-from experiments.overrides import Override
+from experiments.override_arguments import Override
 from experiments.resolution import resolve
 from layers.errors import UserError
 from runners.config_files import differences

@@ -5,6 +5,7 @@ own, a signal ends the process at once: whatever is written is written so that a
 """
 
 import contextlib
+import gc
 import os
 import sys
 
@@ -22,6 +23,7 @@ def main() -> int:
 
   give_threads(os.environ)  # jax reads it when it counts its devices, which no import does
   code = command_line.main()
+  gc.freeze()  # the process ends: nothing has to be looked through for cycles
   if code > exit_code(0):  # a thread may still be making what nobody waits for any more
     with contextlib.suppress(OSError):  # its reader or its terminal has gone
       sys.stdout.flush()

@@ -2,7 +2,7 @@
 
 import re
 
-from experiments.overrides import OverrideErrors
+from experiments.override_arguments import OverrideErrors
 from layers.errors import UserError
 
 MAX_LINE = 900  # characters; what is wrong may itself be megabytes

@@ -17,8 +17,6 @@ from runners.config_fields import field_of
 from runners.config_files import read_text
 from runners.config_tree import copy_config
 
-GIN_VERBS = ("gin_file", "gin_bindings")
-
 
 def statements_of(verb: str, text: str) -> str:
   """What an argument says, in gin's language; UserError where it is not in it."""

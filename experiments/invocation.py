@@ -4,11 +4,15 @@ import dataclasses
 import os
 import pathlib
 import sys
+from typing import TYPE_CHECKING
 
-from experiments.overrides import Override
-from experiments.resolution import Resolved, resolve
+from experiments.override_arguments import Override
+from experiments.registry import check_declared
 from input_pipelines.allowed_packages import allow, check_loadable
 from runners.import_by_name import import_module
+
+if TYPE_CHECKING:  # it loads jax, which not every command needs
+  from experiments.resolution import Resolved
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Invocation:
   json: bool = False
 
   def prepare(self) -> None:
-    """Imports what `--load` names, also out of the current folder.
+    """Imports what `--load` names, also out of the current folder; then --exp has to be known.
 
     Without --load nothing in this folder is code to us: it may be a stranger's.
     """
@@ -60,9 +64,13 @@ class Invocation:
       check_loadable(module)
       allow(module)
       import_module(module)
+    if self.exp is not None:
+      check_declared(self.exp)
 
-  def resolve(self) -> Resolved:
+  def resolve(self) -> "Resolved":
     """The config that is asked for; what the user should know of it goes to stderr."""
+    from experiments.resolution import resolve
+
     resolved = resolve(self.exp, self.overrides)
     for warning in resolved.warnings:
       print(f"runner: warning: {warning}", file=sys.stderr)

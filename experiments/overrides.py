@@ -13,7 +13,8 @@ import fiddle as fdl
 
 from experiments.edits import append_value, find, set_value, unset
 from experiments.fiddlers import apply_fiddler
-from experiments.gin_flags import GIN_VERBS, bind, statements_of
+from experiments.gin_flags import bind, statements_of
+from experiments.override_arguments import GIN_VERBS, Override, OverrideErrors
 from experiments.override_files import OverrideFile, read_override_file
 from experiments.paths import parse_path, split_assignment
 from experiments.value_syntax import from_file, parse_text, parse_value
@@ -21,19 +22,6 @@ from experiments.values import takes_text_alone
 from layers.errors import UserError
 from runners.config_fields import REQUIRED
 from runners.config_tree import Path, copy_config, flatten, path_text, walk
-
-VERBS = ("set", "unset", "fiddler", "config", *GIN_VERBS)
-
-
-@dataclasses.dataclass(frozen=True)
-class Override:
-  """One argument: `Override("set", "model.num_layers=3")` is `--set=model.num_layers=3`."""
-
-  verb: str
-  text: str
-
-  def __str__(self) -> str:
-    return f"--{self.verb}={self.text}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,14 +52,6 @@ class Outcome:
   changes: tuple[Change, ...] = ()
   warnings: tuple[str, ...] = ()
   applied: tuple[Applied, ...] = ()
-
-
-class OverrideErrors(UserError):
-  """Every override that is wrong; `errors` has one line for each."""
-
-  def __init__(self, errors: Sequence[str]):
-    super().__init__("\n".join(errors))
-    self.errors = tuple(errors)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,26 +9,23 @@ Besides the families in this folder, experiments may live anywhere: a module loa
 """
 
 import abc
-import ast
 import dataclasses
-import fnmatch
 import functools
 import importlib.metadata
-import inspect
-import pathlib
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-import fiddle as fdl
-
+from experiments.declared import Listing, declared, first_line
 from input_pipelines.allowed_packages import ENTRY_POINT_GROUP, allow
 from layers.errors import UserError
 from layers.notices import note
 from layers.suggestions import did_you_mean
 from runners.import_by_name import import_module
 
-if TYPE_CHECKING:  # the trainer loads jax; a list of names should not
+if TYPE_CHECKING:  # they load jax; a list of names should not
+  import fiddle as fdl
+
   from runners.trainer import Trainer
 
 
@@ -50,16 +47,9 @@ class Entry:
   execution: Any  # one run of the module's code, told apart by its import spec
 
   @property
-  def summary(self) -> str:
-    """The first line of its own docstring."""
-    return (inspect.cleandoc(self.experiment.__doc__ or "").splitlines() or [""])[0]
-
-  def matches(self, pattern: str) -> bool:
-    """Whether a part of the name, a glob over it, or a tag is `pattern`, whatever the case."""
-    name, pattern = self.name.lower(), pattern.lower()
-    return (
-      pattern in name or fnmatch.fnmatch(name, pattern) or pattern in map(str.lower, self.tags)
-    )
+  def listing(self) -> Listing:
+    """What a list says of it."""
+    return Listing(self.name, first_line(self.experiment.__doc__), self.tags)
 
 
 _entries: dict[str, Entry] = {}
@@ -121,29 +111,44 @@ def find(name: str) -> Entry:
       import_module(module)
   if name in _entries:
     return _entries[name]
+  raise _unknown(name)
+
+
+def check_declared(name: str) -> None:
+  """Raises UserError for a name that no family has, before one is imported to look for it."""
+  family = name.partition(".")[0]
+  elsewhere = set(_modules_of(family)) - {f"experiments.{family}"}
+  here = {listing.name for listing in declared().get(family, ())}
+  if name not in _entries and name not in here and not elsewhere:
+    raise _unknown(name)
+
+
+def _unknown(name: str) -> UserError:
   names = known_names()
   elsewhere = name.partition(".")[0] not in {known.partition(".")[0] for known in names}
   hint = " (if a module of yours registers it, add --load=MODULE)" if elsewhere else ""
-  raise UserError(f"there is no experiment {name!r}: {did_you_mean(name, names)}{hint}")
+  return UserError(f"there is no experiment {name!r}: {did_you_mean(name, names)}{hint}")
 
 
 def all_experiments() -> list[Entry]:
   """Every experiment that can be reached, imported and sorted by name."""
-  for family in _families():
+  for family in declared():
     import_module(f"experiments.{family}")
   _import_entry_points()
   return sorted(_entries.values(), key=lambda entry: entry.name)
 
 
-def known_names() -> list[str]:
-  """The names that `find` accepts, for error messages.
-
-  The families of this folder are read, not imported, so that a slip of the pen is answered at
-  once, and by its own message even where another family cannot be imported.
-  """
-  declared = [f"{family}.{name}" for family, names in _families().items() for name in names]
+def catalogue() -> list[Listing]:
+  """The same without importing the families of this folder, which are read."""
   _import_entry_points()
-  return sorted({*declared, *_entries})
+  found = {listing.name: listing for family in declared().values() for listing in family}
+  found |= {entry.name: entry.listing for entry in _entries.values()}
+  return [found[name] for name in sorted(found)]
+
+
+def known_names() -> list[str]:
+  """The names that `find` accepts, for error messages."""
+  return [listing.name for listing in catalogue()]
 
 
 def _import_entry_points() -> None:
@@ -157,7 +162,7 @@ def _import_entry_points() -> None:
 
 
 def _modules_of(family: str) -> list[str]:
-  modules = [f"experiments.{family}"] if family in _families() else []
+  modules = [f"experiments.{family}"] if family in declared() else []
   points = _entry_points().items()
   return modules + [module for name, module in points if family in (name, _family(module))]
 
@@ -171,30 +176,3 @@ def _family(module: str) -> str:
 def _entry_points() -> dict[str, str]:
   points = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
   return {point.name: point.module for point in points}
-
-
-@functools.cache
-def _families() -> dict[str, tuple[str, ...]]:
-  """{module name: registered class names} of the files beside this one, read from source."""
-  folder = pathlib.Path(__file__).parent
-  found = {path.stem: _declared_in(path) for path in sorted(folder.glob("*.py"))}
-  return {family: names for family, names in found.items() if names}
-
-
-def _declared_in(path: pathlib.Path) -> tuple[str, ...]:
-  """The classes decorated with `@register` or `@register(...)` at the top level of a file."""
-  text = path.read_text(encoding="utf-8")
-  if "\n@" not in text:  # parsing is what costs
-    return ()
-  return tuple(
-    node.name
-    for node in ast.parse(text).body
-    if isinstance(node, ast.ClassDef) and any(map(_is_register, node.decorator_list))
-  )
-
-
-def _is_register(decorator: ast.expr) -> bool:
-  if isinstance(decorator, ast.Call):
-    decorator = decorator.func
-  name = decorator.attr if isinstance(decorator, ast.Attribute) else None
-  return (decorator.id if isinstance(decorator, ast.Name) else name) == "register"

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import fiddle as fdl
 
 from experiments import registry
+from experiments.override_arguments import Override
 from experiments.override_files import OverrideFile, read_override_file
-from experiments.overrides import Applied, Change, Override, apply_overrides
+from experiments.overrides import Applied, Change, apply_overrides
 from layers.errors import UserError
 
 

@@ -15,7 +15,8 @@ import fiddle as fdl
 from fiddle import daglish
 
 from experiments.edits import find
-from experiments.overrides import Applied, Override, OverrideErrors
+from experiments.override_arguments import Override, OverrideErrors
+from experiments.overrides import Applied
 from experiments.paths import parse_path
 from experiments.resolution import Resolved, resolve
 from experiments.sweep_axes import Axis, read_axis

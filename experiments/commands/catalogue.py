@@ -8,7 +8,7 @@ from layers.suggestions import did_you_mean
 
 def list_experiments(invocation: Invocation) -> int:
   """Every experiment, or those that match a pattern or a tag, with its first docstring line."""
-  entries = registry.all_experiments()
+  entries = registry.catalogue()
   pattern = "".join(invocation.arguments)
   chosen = [entry for entry in entries if entry.matches(pattern)]
   if not chosen:

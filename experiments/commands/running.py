@@ -12,7 +12,7 @@ import fiddle as fdl
 
 from experiments.edits import find
 from experiments.invocation import Invocation
-from experiments.overrides import Override
+from experiments.override_arguments import Override
 from experiments.paths import parse_path
 from layers.errors import UserError
 from layers.suggestions import did_you_mean, nearest

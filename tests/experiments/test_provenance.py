@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 
-from experiments.overrides import Override
+from experiments.override_arguments import Override
 from experiments.provenance import explain
 from experiments.resolution import resolve
 from layers.errors import UserError

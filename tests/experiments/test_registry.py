@@ -66,7 +66,10 @@ EXPERIMENT = """
 def test_a_name_is_module_and_class_with_summary_and_tags():
   entry = registry.find("toy_family.Nano")
   assert entry.experiment is toy_family.Nano
-  assert entry.summary == "Nano: the smallest. Loss 0." and entry.tags == ("demo", "cpu")
+  assert entry.listing.summary == "Nano: the smallest. Loss 0." and entry.tags == (
+    "demo",
+    "cpu",
+  )
 
 
 def test_a_family_class_that_is_not_decorated_is_no_experiment():
@@ -76,7 +79,7 @@ def test_a_family_class_that_is_not_decorated_is_no_experiment():
 
 @pytest.mark.parametrize("pattern", ["toy_family", "NANO", "toy_*.Nano", "demo", ""])
 def test_a_pattern_is_part_of_a_name_a_glob_or_a_tag(pattern):
-  assert registry.find("toy_family.Nano").matches(pattern)
+  assert registry.find("toy_family.Nano").listing.matches(pattern)
 
 
 def test_every_call_gives_a_fresh_config():
@@ -179,3 +182,8 @@ def test_families_are_known_without_importing_them():
     assert "experiments.gpt2" in sys.modules
   """
   subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+
+
+def test_a_list_that_is_read_from_source_is_the_one_that_imports_give():
+  imported = {entry.name: entry.listing for entry in registry.all_experiments()}
+  assert {listing.name: listing for listing in registry.catalogue()} == imported

@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.command_line import main
-from experiments.overrides import Override
+from experiments.override_arguments import Override
 from experiments.provenance import explain
 from experiments.resolution import resolve
 from experiments.sweep_plan import plan_sweep

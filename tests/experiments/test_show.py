@@ -4,7 +4,7 @@ import fiddle as fdl
 import pytest
 
 from experiments.diff import diff
-from experiments.overrides import Override
+from experiments.override_arguments import Override
 from experiments.python_code import to_python
 from experiments.resolution import resolve
 from experiments.show import show

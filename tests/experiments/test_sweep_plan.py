@@ -6,7 +6,7 @@ import sys
 import fiddle as fdl
 import pytest
 
-from experiments.overrides import Override
+from experiments.override_arguments import Override
 from experiments.sweep_plan import config_name, plan_sweep
 from layers.errors import UserError
 from runners.config_files import from_json, to_json

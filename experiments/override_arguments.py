@@ -1,0 +1,31 @@
+"""Overrides as the command line takes them, and their errors: no config, no jax.
+
+experiments/overrides.py applies them.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from layers.errors import UserError
+
+GIN_VERBS = ("gin_file", "gin_bindings")
+VERBS = ("set", "unset", "fiddler", "config", *GIN_VERBS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Override:
+  """One argument: `Override("set", "model.num_layers=3")` is `--set=model.num_layers=3`."""
+
+  verb: str
+  text: str
+
+  def __str__(self) -> str:
+    return f"--{self.verb}={self.text}"
+
+
+class OverrideErrors(UserError):
+  """Every override that is wrong; `errors` has one line for each."""
+
+  def __init__(self, errors: Sequence[str]):
+    super().__init__("\n".join(errors))
+    self.errors = tuple(errors)
