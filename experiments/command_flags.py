@@ -67,5 +67,6 @@ def define_flags() -> tuple[flags.FlagValues, list[Override]]:
   number("price", 0.0, "of a device for an hour", flag_values=values)
   flags.DEFINE_boolean("json", False, "one JSON object", flag_values=values)
   string("dtype", None, "float32, bfloat16 or float16; the checkpoint's", flag_values=values)
+  flags.DEFINE_boolean("version", False, "of this and what it runs on", flag_values=values)
   flags.DEFINE_boolean("help", False, "this text", short_name="h", flag_values=values)
   return values, overrides

@@ -8,6 +8,7 @@ stopped by a signal.
 import dataclasses
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -18,8 +19,9 @@ from experiments.command_flags import define_flags
 from experiments.error_lines import error_lines
 from experiments.invocation import Invocation
 from experiments.override_arguments import VERBS, Override
+from experiments.slips import command_cure, flag_cure
+from experiments.versions import versions
 from layers.errors import Diverged, UserError
-from layers.suggestions import did_you_mean
 from runners.import_by_name import import_module
 from runners.signals import Interrupted
 
@@ -120,7 +122,7 @@ COMMANDS = {
     "ls, show, verify RUN, or diff A B: checkpoints without the model",
     (),
     "VERB RUN...",
-    (2, 3),
+    (0, 1, 2, 3),
   ),
   "doctor": Command(
     "doctor:doctor",
@@ -155,6 +157,9 @@ def _run(argv: Sequence[str]) -> int:
   if values["help"].value or name == HELP:
     print(_help(values), end="")
     return 0
+  if values["version"].value:
+    print(versions())
+    return 0
   command = COMMANDS[name]
   _check_arguments(name, arguments, values, overrides)
   _check_flags(name, values)
@@ -178,14 +183,13 @@ def _parse(
   try:
     _, *positional = values(list(argv))
   except flags.UnrecognizedFlagError as error:
-    known = [f"--{flag}" for flag in values]
-    wanted = f"--{error.flagname}"
-    raise UserError(f"there is no flag {wanted}: {did_you_mean(wanted, known, 2)}") from error
+    cure = flag_cure(error.flagname, argv, values, values["exp"].value)
+    raise UserError(f"there is no flag --{error.flagname}: {cure}") from error
   except flags.Error as error:
     raise UserError(f"{error}") from error
   name = positional[0] if positional else DEFAULT_COMMAND
   if name not in (*COMMANDS, HELP):
-    cure = _flag_meant(name, values, overrides) or did_you_mean(name, COMMANDS, 2)
+    cure = _flag_meant(name, values, overrides) or command_cure(name, COMMANDS)
     raise UserError(f"there is no command {name!r}: {cure}")
   return [name, *positional[1:]]
 
@@ -217,6 +221,10 @@ def _check_arguments(
   stray = f", got {' '.join(arguments)}" if arguments else ""
   surplus = arguments[max(command.num_arguments) :]
   cure = _flag_meant(surplus[0], values, overrides) if surplus else None
+  if surplus and cure == f"write --exp={surplus[0]}" and "exp" not in command.flags:
+    cure = f"write --workdir=runs/{surplus[0]}"
+  if surplus and cure is None and "prompt" in command.flags:
+    cure = f"write --prompt={shlex.quote(' '.join(surplus))}"
   usage = f"runner {name} {command.arguments}".rstrip()
   raise UserError(
     f"the command is written `{usage}` and flags{stray}{f'; {cure}' if cure else ''}"
@@ -230,8 +238,9 @@ def _check_flags(name: str, values: flags.FlagValues) -> None:
       raise UserError(f"--{flag} is given {values[flag].present} times; give it once")
     if values[flag].present and flag not in (*COMMANDS[name].flags, "help", "h"):
       means = [other for other, spec in COMMANDS.items() if flag in spec.flags]
+      own = f"; that of the run is --set=seed={values[flag].value}" if flag == "seed" else ""
       raise UserError(
-        f"--{flag} means nothing to `runner {name}`; it is for {', '.join(means)}"
+        f"--{flag} means nothing to `runner {name}`; it is for {', '.join(means)}{own}"
       )
 
 
@@ -245,7 +254,11 @@ def _help(values: flags.FlagValues) -> str:
     summary = command.summary.replace("\n", "\n" + " " * 20)
     lines.append(f"  {f'{name} {command.arguments}':18}{summary}")
   lines += ["", "Flags:"]
-  for name in ("exp", *VERBS, *(n for n in values if n not in ("exp", "help", "h", *VERBS))):
+  for name in (
+    "exp",
+    *VERBS,
+    *(n for n in values if n not in ("exp", "help", "h", "version", *VERBS)),
+  ):
     users = [other for other, spec in COMMANDS.items() if name in spec.flags]
     if users and all(f"--{name}" in COMMANDS[user].summary for user in users):
       continue  # said there

@@ -12,6 +12,7 @@ import fiddle as fdl
 from fiddle import daglish
 
 from experiments.replacement import hand_on
+from experiments.slips import field_paths
 from experiments.values import typed
 from layers.errors import UserError
 from layers.suggestions import did_you_mean, nearest
@@ -199,9 +200,8 @@ def _no_such_field(config: fdl.Config, node: fdl.Buildable, path: Path, name: st
   """Siblings with a like name, and the full path of the name where it stands elsewhere."""
   prefix = f"{path_text(path)}." if path else ""
   siblings = names_of(node)
-  by_name = _paths_by_name(config)
   close = [f"{prefix}{sibling}" for sibling in nearest(name, siblings, count=3)]
-  close += by_name.get(name, [])
+  close += field_paths(name, flatten(config))
   close = close or [f"{prefix}{sibling}" for sibling in nearest(name, siblings, 2, 0.5)]
   close = close or _elsewhere(config, name)
   hint = f"did you mean {' or '.join(close[:4])}?" if close else did_you_mean(name, siblings)

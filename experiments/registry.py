@@ -125,7 +125,8 @@ def check_declared(name: str) -> None:
 
 def _unknown(name: str) -> UserError:
   names = known_names()
-  elsewhere = name.partition(".")[0] not in {known.partition(".")[0] for known in names}
+  families = {known.partition(".")[0].lower() for known in names}
+  elsewhere = name.partition(".")[0].lower() not in families
   hint = " (if a module of yours registers it, add --load=MODULE)" if elsewhere else ""
   return UserError(f"there is no experiment {name!r}: {did_you_mean(name, names)}{hint}")
 

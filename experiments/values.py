@@ -164,10 +164,20 @@ def _fit_plain(value: Any, annotation: Any) -> Any:
 def _reference_meant(word: Word, annotation: Any) -> str | None:
   """`sgdm` and `sgdm(learning_rate=1)` without their @, where that may stand."""
   name = word.text.partition("(")[0]
-  if name not in known_references() or (isinstance(annotation, type) and annotation in _PLAIN):
+  if isinstance(annotation, type) and annotation in _PLAIN:
     return None
+  if name not in known_references():
+    close = nearest(name, known_references(), 3, 0.75)
+    fitting = [f"@{other}" for other in close if _may_be(other, annotation)]
+    return " or ".join(fitting) or None
   called = "(" in word.text or _is_callable_type(annotation)
   return f"@{word.text}" if called else f"@{name}(...)"
+
+
+def _may_be(name: str, annotation: Any) -> bool:
+  target = find_reference(name)
+  function = _is_callable_type(annotation) and not _makes_callables(target)
+  return function or _allows(annotation, produced_type(target))
 
 
 def _fit_union(value: Any, members: tuple[Any, ...], current: Any) -> Any:

@@ -12,6 +12,8 @@ def nearest(
   `nearest("gpt2.nan", ["gpt2.Nano", "lwm.Nano"])` is `["gpt2.Nano", "lwm.Nano"]`.
   """
   lowered = {option.lower(): option for option in options}
+  if word.lower() in lowered:
+    return [lowered[word.lower()]]  # the case alone was wrong
   close = difflib.get_close_matches(word.lower(), lowered, n=count, cutoff=likeness)
   if len(word) >= 3:
     close += [option for option in lowered if word.lower() in option and option not in close]

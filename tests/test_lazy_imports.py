@@ -89,7 +89,7 @@ def loaded_by(*arguments: str, heavy: tuple[str, ...]) -> tuple[int, list[str]]:
     (("list", "cpu"), 0),
     (("list", "nothing"), 2),
     (("show", "--exp=gpt2.Nan"), 2),
-    (("--exp=gpt2.Nano", "--num_step=5"), 2),
+    (("train", "gpt2.Nano"), 2),
     (("ckpt", "nothing", "here"), 2),
     (("help",), 0),
   ],

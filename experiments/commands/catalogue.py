@@ -12,8 +12,12 @@ def list_experiments(invocation: Invocation) -> int:
   pattern = "".join(invocation.arguments)
   chosen = [entry for entry in entries if entry.matches(pattern)]
   if not chosen:
-    names = [name for entry in entries for name in (entry.name, *entry.tags)]
-    raise UserError(f"no experiment matches {pattern!r}: {did_you_mean(pattern, names)}")
+    names = [entry.name for entry in entries]
+    tags = sorted({tag for entry in entries for tag in entry.tags})
+    raise UserError(
+      f"no experiment matches {pattern!r}: {did_you_mean(pattern, names)} (tags: "
+      f"{', '.join(tags)}; if a module of yours registers it, add --load=MODULE)"
+    )
   width = max(len(entry.name) for entry in chosen)
   for entry in chosen:
     tags = f"  [{', '.join(entry.tags)}]" if entry.tags else ""

@@ -4,7 +4,7 @@ import pathlib
 
 from experiments.invocation import Invocation
 from layers.errors import UserError
-from layers.suggestions import did_you_mean
+from layers.suggestions import did_you_mean, nearest
 
 
 def inspect_checkpoints(invocation: Invocation) -> int:
@@ -13,9 +13,19 @@ def inspect_checkpoints(invocation: Invocation) -> int:
   Returns:
     The exit code: 1 where `verify` found damage.
   """
-  verb, *names = invocation.arguments
+  verb, *names = invocation.arguments or ("",)
   if verb not in _VERBS:
-    raise UserError(f"there is no `ckpt {verb}`: {did_you_mean(verb, _VERBS)}")
+    example = verb if "." in verb or "/" in verb else "RUN"
+    cure = (
+      did_you_mean(verb, _VERBS)
+      if nearest(verb, _VERBS)
+      else f"write `runner ckpt ls {example}`"
+    )
+    raise UserError(
+      f"there is no `ckpt {verb}`: {cure} (verbs: ls, show and verify RUN, diff A B)"
+      if verb
+      else "which verb? `runner ckpt ls RUN`, show RUN, verify RUN or diff A B"
+    )
   inspect, takes = _VERBS[verb]
   if len(names) != len(takes.split()):
     raise UserError(f"the command is written `runner ckpt {verb} {takes}`")
