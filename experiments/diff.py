@@ -1,6 +1,6 @@
 """The fields in which two configs differ, each given as an experiment, a run or a file."""
 
-import pathlib
+import os
 
 import fiddle as fdl
 
@@ -21,7 +21,7 @@ def diff(before: str, after: str) -> list[str]:
 
 def config_called(name: str) -> fdl.Config:
   """An experiment by name; a run by folder; a config.json or override file by path."""
-  if pathlib.Path(name).exists():
+  if os.path.exists(name):
     return resolve(None, [Override("config", name)]).config
   if "/" in name or name.endswith((".json", ".yaml", ".yml")):
     raise UserError(f"there is no run or config file {name}")

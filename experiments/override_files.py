@@ -9,16 +9,18 @@ Within a file fiddlers come first, then unset, then set, whatever their order in
 """
 
 import dataclasses
-import json
+import os
 import pathlib
 from typing import Any
 
 import fiddle as fdl
-import yaml
 
-from layers.errors import UserError
+from experiments.plain_yaml import parse_yaml
+from input_pipelines.foreign_json import parse_json
+from layers.errors import UserError, shown
 from layers.suggestions import did_you_mean
-from runners.config_files import JSON_NAME, from_json, read_text
+from runners.config_files import JSON_NAME, check_experiment_name, from_json, read_text
+from runners.value_limits import MAX_CONFIG_BYTES, MAX_OVERRIDE_BYTES, check_values
 
 _KEYS = ("exp", "set", "unset", "fiddlers")
 
@@ -38,36 +40,40 @@ class OverrideFile:
 def read_override_file(path: str) -> OverrideFile:
   """Reads and checks the form of a file; its paths and values are checked when applied."""
   file = pathlib.Path(path)
-  if file.is_dir():
+  if os.path.isdir(file):  # which has no errors of its own
     file = file / JSON_NAME
-  text = read_text(file)
-  content = _parse(text, file)
+  is_json = file.suffix == ".json"
+  text = read_text(file, MAX_CONFIG_BYTES if is_json else MAX_OVERRIDE_BYTES)
+  content = parse_json(text, str(file)) if is_json else parse_yaml(text, str(file))
   if not isinstance(content, dict):
     raise UserError(f"{file} holds no mapping: it needs {', '.join(_KEYS)}, or a run's config")
   if "config" in content:
     stored = from_json(text, str(file))
     return OverrideFile(str(file), exp=stored.exp, config=stored.config)
-  for key in content:
-    if key not in _KEYS:
-      raise UserError(f"{file} has an unknown key {key!r}: {did_you_mean(str(key), _KEYS)}")
+  _check(content, file)
+  exp = _checked(content, "exp", str, file)
+  if exp is not None:
+    check_experiment_name(exp, str(file))
   return OverrideFile(
     str(file),
-    exp=_checked(content, "exp", str, file),
+    exp=exp,
     set={str(path): value for path, value in _checked(content, "set", dict, file).items()},
     unset=_texts(content, "unset", file),
     fiddlers=_texts(content, "fiddlers", file),
   )
 
 
-def _parse(text: str, file: pathlib.Path) -> Any:
+def _check(content: dict[Any, Any], file: pathlib.Path) -> None:
+  """Raises UserError for keys that mean nothing, and values that no field can hold."""
   try:
-    return json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
-  except yaml.MarkedYAMLError as error:
-    line = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
-    raise UserError(f"{file} is not YAML: {error.problem}{line}") from error
-  except (yaml.YAMLError, ValueError) as error:
-    kind = "JSON" if file.suffix == ".json" else "YAML"
-    raise UserError(f"{file} is not {kind}: {str(error).splitlines()[0]}") from error
+    check_values(content)
+  except UserError as error:
+    raise UserError(f"{file}: {error}") from error
+  for key in content:
+    if key not in _KEYS:
+      raise UserError(
+        f"{file} has an unknown key {shown(key)}: {did_you_mean(str(key), _KEYS)}"
+      )
 
 
 def _checked(content: dict[str, Any], key: str, kind: type, file: pathlib.Path) -> Any:
@@ -85,5 +91,6 @@ def _texts(content: dict[str, Any], key: str, file: pathlib.Path) -> tuple[str, 
   values = _checked(content, key, list, file)
   for value in values:
     if not isinstance(value, str):
-      raise UserError(f"{file}: {key!r} must be a list of texts, and holds {value!r}")
+      kind = type(value).__name__
+      raise UserError(f"{file}: {key!r} must be a list of texts, and holds a {kind}")
   return tuple(values)

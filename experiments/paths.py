@@ -8,12 +8,12 @@ import re
 
 from fiddle import daglish
 
-from layers.errors import UserError
+from layers.errors import UserError, shown
 from runners.config_tree import Path, Step
 
 _STEP = re.compile(
   r"""(?P<dot>\.)? (?P<attribute>[^\W\d]\w*)
-    | \[ \s* (?: (?P<index>-?\d+)
+    | \[ \s* (?: (?P<index>-?\d{1,18})
                | (?P<quote>['"]) (?P<quoted>.*?) (?P=quote)
                | (?P<bare>[^\]'"]+?) ) \s* \]""",
   re.VERBOSE,
@@ -28,7 +28,7 @@ def parse_path(text: str) -> Path:
     match = _STEP.match(text, position)
     if match is None or (match["attribute"] and bool(match["dot"]) == (not steps)):
       raise UserError(
-        f"the path {text!r} cannot be read from {text[position:]!r} on: write it like"
+        f"the path {shown(text)} cannot be read from {shown(text[position:])} on: write it like"
         " model.num_layers, callbacks[0].patience or eval_data['validation'].num_batches"
       )
     if match["attribute"]:
@@ -52,5 +52,5 @@ def split_assignment(text: str) -> tuple[str, str, str]:
     r"(?P<path>(?:[^\[\]=+]|\[[^\]]*\])*)(?P<verb>\+?=)(?P<value>.*)\Z", text, re.S
   )
   if match is None:
-    raise UserError(f"{text!r} is no assignment: write PATH=VALUE or PATH+=VALUE")
+    raise UserError(f"{shown(text)} is no assignment: write PATH=VALUE or PATH+=VALUE")
   return match["path"].strip(), match["verb"], match["value"].strip()

@@ -8,9 +8,12 @@ bfloat16   /data/my file.txt                 a bare word: a string, an enum, a d
 import ast
 import dataclasses
 import re
+import warnings
+from collections.abc import Iterable
 from typing import Any
 
-from layers.errors import UserError
+from layers.errors import UserError, short
+from runners.value_limits import check_plain, check_values, values_below
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,25 +50,40 @@ _REFERENCE = re.compile(
 
 
 def parse_value(text: str) -> Any:
-  """Literals as themselves, the rest as `Word` and `Reference`, nested in any container."""
+  """Literals as themselves, the rest as `Word` and `Reference`, nested in any container.
+
+  Raises:
+    UserError: it is no value, or exceeds a limit of runners/value_limits.py.
+  """
   names: list[str] = []
+  prefix = _STAND_IN
+  while prefix in text:  # the user's own word
+    prefix += "_"
 
   def stand_in(match: re.Match) -> str:
     if match["name"] is None:
       return match[0]
     names.append(match["name"])
-    return f"{_STAND_IN}{len(names) - 1}"
+    return f"{prefix}{len(names) - 1}"
 
   text = text.strip()
+  check_plain(text)
   source = _REFERENCE.sub(stand_in, text)
   try:
-    tree = ast.parse(source, mode="eval").body
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore")  # of Python, about what only looks like a program
+      tree = ast.parse(source, mode="eval").body
+      value = _Reader(source, prefix, names).read(tree)
   except (SyntaxError, ValueError) as error:
+    if isinstance(error, UserError):
+      raise
     return _not_python(text, error)
-  try:
-    return _Reader(source, names).read(tree)
   except TypeError as error:  # a list as a key
-    raise UserError(f"the value {text} cannot be read: {error}") from error
+    raise UserError(f"the value {short(text)} cannot be read: {error}") from error
+  except (RecursionError, MemoryError) as error:
+    raise UserError(f"the value {short(text)} is nested too deep to be read") from error
+  check_values(value, _below)
+  return value
 
 
 def parse_text(text: str) -> Any:
@@ -73,6 +91,7 @@ def parse_text(text: str) -> Any:
 
   What is no bracketed or comma-separated value stays what it is, for its type to be told.
   """
+  check_plain(text)
   if text.strip()[:1] in ("[", "{", "("):
     return Word(text.strip())
   value = parse_value(text)
@@ -93,6 +112,13 @@ def from_file(value: Any) -> Any:
 _STAND_IN = "_reference_"
 
 
+def _below(value: Any) -> Iterable[Any]:
+  """What stands within a value; a plain one is checked."""
+  if isinstance(value, Reference):
+    return (value.arguments or {}).values()
+  return values_below(value)
+
+
 def _not_python(text: str, error: Exception) -> Word:
   """Text such as `/data/my file.txt` is a word; a broken list or call is an error."""
   if not text:
@@ -100,8 +126,8 @@ def _not_python(text: str, error: Exception) -> Word:
   if text[0] in "@([{'\"":
     reason = error.msg if isinstance(error, SyntaxError) else str(error)
     raise UserError(
-      f"the value {text} cannot be read: {reason}; within brackets a text such as a path needs"
-      " quotes"
+      f"the value {short(text)} cannot be read: {reason}; within brackets a text such as a path"
+      " needs quotes"
     )
   return Word(text)
 
@@ -109,16 +135,20 @@ def _not_python(text: str, error: Exception) -> Word:
 class _Reader:
   """Turns a syntax tree into values; nothing is evaluated."""
 
-  def __init__(self, source: str, names: list[str]):
-    self._source = source
+  def __init__(self, source: str, prefix: str, names: list[str]):
+    self._lines = source.encode().splitlines(keepends=True)
+    self._prefix = prefix  # of the words that stand for the references
     self._names = names
 
   def read(self, node: ast.expr) -> Any:
     match node:
       case ast.Constant(value=value) if value is not Ellipsis:
         return value
-      case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=ast.Constant(value=int() | float())):
-        return ast.literal_eval(node)
+      case ast.UnaryOp(
+        op=ast.USub() | ast.UAdd() as sign,
+        operand=ast.Constant(value=int() | float() as number),
+      ) if not isinstance(number, bool):
+        return -number if isinstance(sign, ast.USub) else number
       case ast.Tuple(elts=items):
         return tuple(map(self.read, items))
       case ast.List(elts=items):
@@ -127,32 +157,36 @@ class _Reader:
         return {self.read(item) for item in items}
       case ast.Dict(keys=keys, values=values) if all(keys):
         return {self.read(k): self.read(v) for k, v in zip(keys, values, strict=True) if k}
-      case ast.Name(id=name) if name.startswith(_STAND_IN):
+      case ast.Name(id=name) if name.startswith(self._prefix):
         return Reference(self._name(name), None, self._text(node))
-      case ast.Call(func=ast.Name(id=name)) if name.startswith(_STAND_IN):
+      case ast.Call(func=ast.Name(id=name)) if name.startswith(self._prefix):
         return self._call(node, self._name(name))
     return self._word(node)
 
   def _name(self, stand_in: str) -> str:
-    return self._names[int(stand_in.removeprefix(_STAND_IN))]
+    return self._names[int(stand_in.removeprefix(self._prefix))]
 
   def _call(self, node: ast.Call, name: str) -> Reference:
     text = self._text(node)
     if node.args or any(keyword.arg is None for keyword in node.keywords):
-      raise UserError(f"{text}: arguments are given by name, like @{name}(name=value)")
+      raise UserError(f"{short(text)}: arguments are given by name, like @{name}(name=value)")
     arguments = {str(keyword.arg): self.read(keyword.value) for keyword in node.keywords}
     return Reference(name, arguments, text)
 
   def _word(self, node: ast.expr) -> Word:
     text = self._text(node)
     parts = (part.id for part in ast.walk(node) if isinstance(part, ast.Name))
-    if any(name.startswith(_STAND_IN) for name in parts):
+    if any(name.startswith(self._prefix) for name in parts):
       raise UserError(
-        f"{text}: a @reference stands alone or as an item; quote it if it is text"
+        f"{short(text)}: a @reference stands alone or as an item; quote it if it is text"
       )
     return Word(text)
 
   def _text(self, node: ast.expr) -> str:
     """What the user wrote for this part of the value."""
-    segment = ast.get_source_segment(self._source, node) or ""
-    return re.sub(_STAND_IN + r"(\d+)", lambda m: f"@{self._names[int(m[1])]}", segment)
+    first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
+    lines = self._lines[first : last + 1]
+    lines[-1] = lines[-1][: node.end_col_offset]
+    lines[0] = lines[0][node.col_offset :]
+    segment = b"".join(lines).decode()
+    return re.sub(self._prefix + r"(\d+)", lambda m: f"@{self._names[int(m[1])]}", segment)

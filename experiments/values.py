@@ -16,7 +16,7 @@ import numpy as np
 from experiments.references import find_reference, known_references
 from experiments.value_syntax import FileText, Reference, Word, parse_value
 from layers import dtypes
-from layers.errors import UserError
+from layers.errors import UserError, short
 from layers.ranges import Range
 from layers.suggestions import did_you_mean, nearest
 from runners.config_fields import Field, accepts_any_name, fields, produced_type
@@ -51,7 +51,8 @@ def typed(value: Any, annotation: Any, current: Any = None) -> Any:
     return _fit(value, annotation, current)
   except _Mismatch as mismatch:
     hint = f"; {mismatch.hint}" if mismatch.hint else ""
-    raise UserError(f"expected {expected(annotation)}, got {_as_typed(value)}{hint}") from None
+    got = short(_as_typed(value))
+    raise UserError(f"expected {expected(annotation)}, got {got}{hint}") from None
 
 
 def takes_text_alone(annotation: Any) -> bool:
@@ -330,6 +331,8 @@ def _allows(annotation: Any, produced: Any) -> bool:
   origin = typing.get_origin(annotation)
   if origin in _UNIONS:
     return any(_allows(member, produced) for member in typing.get_args(annotation))
+  if isinstance(annotation, typing.NewType):
+    return _allows(annotation.__supertype__, produced)
   if origin is typing.Annotated:
     return _allows(typing.get_args(annotation)[0], produced)
   if origin is typing.Literal:

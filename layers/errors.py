@@ -15,6 +15,11 @@ class Diverged(FloatingPointError):
   """A run's numbers are not finite any more: exit code 1. The message says what to do."""
 
 
+def short(text: str, most: int = 3 * _SHOWN) -> str:
+  """A text for an error message, without its middle where it is longer than `most`."""
+  return text if len(text) <= most else f"{text[: most - _SHOWN]}...{text[-_SHOWN // 2 :]}"
+
+
 def shown(value: object) -> str:
   """A value as an error message shows it: as Python writes it; a long string loses its middle.
 

@@ -16,16 +16,18 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import fiddle as fdl
+from fiddle import daglish
 from fiddle.experimental import serialization
 
-from input_pipelines.allowed_packages import refusal
+from input_pipelines.allowed_packages import FLOORS, refusal
 from input_pipelines.foreign_json import Document, parse_json
-from layers.errors import UserError
+from layers.errors import UserError, short
 from layers.suggestions import did_you_mean
 from runners import allowed_names, fiddle_json
 from runners.config_fields import field_of, fields, target_of
-from runners.config_tree import callables_in, flatten, path_text, walk
+from runners.config_tree import callables_in, flatten, format_value, path_text, walk
 from runners.derivation import derive_eval_data, derived_fields
+from runners.field_types import can_be
 from runners.import_by_name import public_name
 from runners.value_limits import MAX_CONFIG_BYTES
 from runners.workdir_entries import replace_file
@@ -144,7 +146,7 @@ def save(config: fdl.Config, exp: str, workdir: str | os.PathLike[str]) -> None:
 def load(path: str | os.PathLike[str]) -> StoredConfig:
   """Reads a config.json, given as the file or as the run's folder."""
   file = pathlib.Path(path)
-  if file.is_dir():
+  if os.path.isdir(file):
     file = file / JSON_NAME
   return from_json(read_text(file), str(file))
 
@@ -177,14 +179,22 @@ def _make_storable(config: fdl.Config) -> None:
 
 
 def _check_fields(config: fdl.Config, source: str) -> None:
-  """Fiddle loads a field that its class no longer has without a word; building would fail."""
+  """Fiddle loads a field that its class no longer has without a word; building would fail.
+
+  Neither does it look at types. Those of other packages' fields are their own business.
+  """
   for path, node, _ in [((), config, None), *walk(config)]:
     if not isinstance(node, fdl.Buildable):
       continue
-    for name in node.__arguments__:
-      if isinstance(name, str) and field_of(node, name) is None:
-        target = target_of(node)
+    target = target_of(node)
+    ours = getattr(target, "__module__", "").partition(".")[0] in FLOORS
+    for name, value in node.__arguments__.items():
+      field = field_of(node, str(name))
+      if field is None:
         raise UserError(
           f"{source} sets {path_text(path) or 'the root'}.{name}, but {public_name(target)} has"
-          f" no field {name!r} (any more): {did_you_mean(name, fields(target))}"
+          f" no field {name!r} (any more): {did_you_mean(str(name), fields(target))}"
         )
+      if ours and not can_be(value, field.annotation) and value is not field.default:
+        where = path_text((*path, daglish.Attr(str(name))))
+        raise UserError(f"{source}: {where} cannot be {short(format_value(value))}")

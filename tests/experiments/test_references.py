@@ -82,3 +82,28 @@ def test_a_broken_value_is_the_users_error(text):
 def test_nothing_in_a_value_is_executed():
   text = "__import__('os').system('false')"
   assert parse_value(text) == Word(text)
+
+
+ODD = {
+  "-True": Word("-True"),
+  "_reference_0": Word("_reference_0"),
+  "[_reference_1, @adamw]": [Word("_reference_1"), Reference("adamw", None, "@adamw")],
+  "~~~": Word("~~~"),
+  "é": Word("é"),
+  "[é, ü.x]": [Word("é"), Word("ü.x")],
+  "[a,\n b.c]": [Word("a"), Word("b.c")],
+}
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_what_only_looks_like_an_expression_is_a_word(text):
+  assert parse_value(text) == ODD[text]
+
+
+@pytest.mark.parametrize(
+  "text", ["9" * 400, "-" + "9" * 99, "[" * 99 + "]" * 99, "-" * 9000 + "1", "a\0", "\ud800"]
+)
+def test_what_no_field_can_hold_is_refused_in_a_short_line(text):
+  with pytest.raises(UserError) as caught:
+    parse_value(text)
+  assert len(str(caught.value)) < 300
