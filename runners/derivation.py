@@ -68,7 +68,7 @@ def derive_eval_data(config: fdl.Config) -> fdl.Config:
   config = copy_config(config)
   train = config.train_data
   for data in (config.eval_data or {}).values():
-    if not isinstance(data, fdl.Buildable):
+    if not (isinstance(data, fdl.Buildable) and isinstance(train, fdl.Buildable)):
       continue
     if fdl.get_callable(data) is not fdl.get_callable(train):
       continue

@@ -58,6 +58,8 @@ def _can_be_of(value: Any, kind: Any, items: tuple[Any, ...]) -> bool:
     return isinstance(value, list | tuple) and _can_hold(value, items)
   if issubclass(kind, enum.Enum):
     return isinstance(value, kind)
+  if isinstance(value, type | types.FunctionType):  # which is no object of any class
+    return "__call__" in vars(kind)
   if getattr(kind, "_is_protocol", False):
     return not isinstance(value, _DATA)
   return isinstance(value, kind) or not isinstance(value, _DATA)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from input_pipelines import allowed_packages
 from layers import notices
 from runners.simulated_devices import give_threads
 
@@ -21,6 +22,8 @@ os.environ.setdefault("STRATA_CACHE", str(ROOT / ".pytest_cache" / "strata"))
 os.environ["PYTHONPATH"] = os.pathsep.join(
   filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
 )
+
+allowed_packages.allow("tests")  # whose classes the configs of tests are made of
 
 
 def pytest_addoption(parser):

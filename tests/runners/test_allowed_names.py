@@ -115,7 +115,7 @@ def test_a_config_that_names_it_is_refused_in_every_command(name, kind, tmp_path
 
 
 def test_a_package_is_not_even_imported_before_it_is_allowed(stranger, capsys):
-  text = naming("stranger_of_this_test:Layer")
+  text = naming("stranger_of_this_test:Layer", "target")
   with pytest.raises(UserError, match="if you trust it, add --load=stranger_of_this_test$"):
     config_files.from_json(text, "config.json")
   arguments = ["runner", "show", "--exp=gpt2.Nano"]
@@ -129,7 +129,8 @@ def test_a_package_is_not_even_imported_before_it_is_allowed(stranger, capsys):
 
   assert main([*arguments, "--load=stranger_of_this_test", layer]) == 0
   assert "callbacks[0] = @stranger_of_this_test:Layer()" in capsys.readouterr().out
-  assert config_files.from_json(text, "config.json").config.callbacks[-1].__name__ == "Layer"
+  added = config_files.from_json(text, "config.json").config.callbacks[-1]
+  assert fdl.get_callable(added).__name__ == "Layer"
 
 
 def test_an_allowed_package_leads_to_what_is_defined_in_it_and_not_to_what_it_imports(stranger):
