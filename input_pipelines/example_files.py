@@ -18,6 +18,7 @@ import importlib
 import io
 import json
 import os
+import stat
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -219,6 +220,8 @@ def _stamp(path: str) -> tuple[int, str]:
   status = os.stat(path)
   if os.path.isdir(path):
     raise UserError(f"{path} is a directory; name the files in it, as in {path}/*.jsonl")
+  if not stat.S_ISREG(status.st_mode):  # it is read twice, and a device may have no end
+    raise UserError(f"{path} is a pipe or a device; write what it gives to a file")
   return status.st_size, f"{status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
 

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import hashlib
 import os
+import stat
 import time
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,8 @@ def scan_text(path: str) -> TextScan:
   """Reads the file at `path`; UserError where it is missing, unreadable, empty or not UTF-8."""
   try:
     status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+      raise UserError(f"{path} is a pipe or a device; write what it gives to a file")
     if not status.st_size and os.path.isfile(path):
       raise UserError(f"the text file {path} is empty; give a file with text in it")
     return _scan(path, tuple(_stamp(status)))

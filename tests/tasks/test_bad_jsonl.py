@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import os
 
 import pytest
 
@@ -143,6 +144,11 @@ def hard_link(folder):
   return str(folder / "hard.jsonl")
 
 
+def pipe(folder):
+  os.mkfifo(folder / "pipe.jsonl")
+  return str(folder / "pipe.jsonl")
+
+
 def linked_folder(folder):
   (folder.parent / "other").symlink_to(folder)
   return folder.parent / "other"
@@ -163,6 +169,7 @@ FILES = {
     lambda folder: [f"{linked(folder)}/*.jsonl"], {},
     "link.jsonl is named twice, by .*; name each file once: it is a link to the same file as",
   ),
+  "a pipe": (pipe, {}, "pipe.jsonl is a pipe or a device"),
   "a hard link": (
     lambda folder: [good(folder), hard_link(folder)], {}, "hard.jsonl is named twice, by ",
   ),
