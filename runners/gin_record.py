@@ -5,6 +5,7 @@ from pathlib import Path
 
 from input_pipelines.batches import Batches
 from input_pipelines.token_store import OPERATIVE_GIN
+from layers.errors import UserError
 from runners.workdir_entries import replace_file
 
 FILE_NAME = "operative_config.gin"
@@ -19,4 +20,10 @@ def save(workdir: Path, data: Mapping[str, Batches]) -> None:
     if OPERATIVE_GIN in notes
   ]
   if parts:
-    replace_file(workdir / FILE_NAME, "\n\n".join(parts))
+    try:
+      replace_file(workdir / FILE_NAME, "\n\n".join(parts))
+    except OSError as error:
+      raise UserError(
+        f"cannot write {workdir / FILE_NAME}: {error.strerror}; make room or mend the folder, "
+        "and give the same command again"
+      ) from error
