@@ -18,13 +18,15 @@ PYTEST := $(BIN)/python -m pytest -q --numprocesses=$(WORKERS) --dist=loadfile -
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
+	@echo "Making $(VENV): some 150 packages, 3 GB with jax and TensorFlow, take one to ten minutes."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]' -c constraints.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[$(EXTRAS)]' -c constraints.txt
 	touch $@
 
 demo: $(INSTALLED)
 	rm -rf runs/demo
 	$(BIN)/runner --exp=gpt2.Nano --workdir=runs/demo
+	@echo "Your shell finds runner after: . $(BIN)/activate"
 
 test: $(INSTALLED)
 	$(PYTEST)

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -21,6 +22,7 @@ SHRUNK = (
 
 # Each command, and a part of what it prints when all is well.
 PRINTED = {
+  "doctor": "two steps   loss ",
   "list": "gpt2.ShakespeareCharCpu",
   "eval": "eval/validation/loss=",
   "generate": "def main(",
@@ -36,6 +38,9 @@ PRINTED = {
   "sweep": "table     sweeps/",
   "train": "done: ",
 }
+
+
+_DONE = "--- that was one command of the page ---"
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -98,3 +103,48 @@ def check_all(commands: list[list[str]], folder: Path) -> None:
   for arguments in commands:
     printed = run(shrunk(arguments), folder)
     assert PRINTED[command_of(arguments)] in printed, f"runner {shlex.join(arguments)}"
+
+
+def check_in_one_shell(page: str, folder: Path) -> None:
+  """Runs the commands of a page, shrunk, line by line in one `sh` that finds no `runner` yet.
+
+  The folder is as `make` leaves a checkout: with an environment in .venv, which is not active.
+  """
+  make_environment(folder / ".venv")
+  blocks_ = [block for block in blocks(page, "sh") if not block.startswith("make ")]
+  commands: list[list[str]] = []
+  script = ["set -e"]
+  for line in "".join(blocks_).splitlines():
+    program, *arguments = shlex.split(line, comments=True) or [""]
+    if program == "runner":
+      commands.append(arguments)
+      script += [shlex.join(["runner", *shrunk(arguments)]), f"echo '{_DONE}'"]
+    else:
+      script.append(line)
+  folders = os.environ["PATH"].split(os.pathsep)
+  without = [path for path in folders if not (Path(path) / "runner").exists()]
+  result = subprocess.run(
+    ["sh", "-c", "\n".join(script)],
+    cwd=folder,
+    capture_output=True,
+    text=True,
+    env={**os.environ, "PATH": os.pathsep.join(without)},
+  )
+  printed = result.stdout.split(_DONE)
+  for arguments, text in zip(commands, printed, strict=False):
+    what = f"runner {shlex.join(arguments)}\n{text}\n{result.stderr}"
+    assert PRINTED[command_of(arguments)] in text, what
+  assert result.returncode == 0 and len(printed) == len(commands) + 1, result.stderr
+
+
+def make_environment(folder: Path) -> None:
+  """An environment with what this process can import, and the `runner` that pip would make."""
+  venv.create(folder, with_pip=False)
+  python = folder / "bin" / "python"
+  (site,) = folder.glob("lib/python*/site-packages")
+  (site / "here.pth").write_text("\n".join([str(ROOT), *filter(os.path.isdir, sys.path)]))
+  runner = folder / "bin" / "runner"
+  runner.write_text(
+    f"#!{python}\nimport sys\nfrom experiments.entry import main\nsys.exit(main())\n"
+  )
+  runner.chmod(0o755)

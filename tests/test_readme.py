@@ -14,7 +14,7 @@ from tests.shown_commands import (
   ROOT,
   SHRUNK,
   blocks,
-  check_all,
+  check_in_one_shell,
   command_of,
   run,
   runner_commands,
@@ -24,11 +24,11 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
-def test_every_runner_command_works_in_the_order_shown(tmp_path):
+def test_every_command_works_as_shown_line_by_line_in_one_shell(tmp_path):
   (tmp_path / "input.txt").write_text(README * 4, encoding="utf-8")
   commands = runner_commands(README)
   assert {command_of(arguments) for arguments in commands} == set(PRINTED)
-  check_all(commands, tmp_path)
+  check_in_one_shell(README, tmp_path)
   assert {path.name for path in (tmp_path / "runs").iterdir()} == _runs_named(commands)
 
 
@@ -69,6 +69,12 @@ def test_every_file_and_folder_that_a_page_names_exists(page):
   assert len(named) >= 5
   for name in named:
     assert (ROOT / name).exists(), name
+
+
+def test_the_shell_is_told_where_runner_is_before_its_first_use():
+  _, block = blocks(README, "sh")
+  first, *_ = block.splitlines()
+  assert first.split(" #")[0].strip() == ". .venv/bin/activate"
 
 
 def test_the_commands_come_before_any_heading():
