@@ -6,10 +6,18 @@ from layers.errors import UserError
 
 _NAMED_AT_MOST = 5
 _LONGEST_REASON = 300
+_LONGEST = 900
 
 
 class DamagedCheckpoint(UserError):
-  """A checkpoint is not what was saved. The message says what is wrong with it."""
+  """A checkpoint is not what was saved. The message says what is wrong with it, in one line.
+
+  Whatever the checkpoint holds: names in it may be of any length.
+  """
+
+  def __init__(self, message: str):
+    line = " ".join(message.splitlines())
+    super().__init__(line if len(line) <= _LONGEST else f"{line[:_LONGEST]}...")
 
 
 def listed(names: Sequence[str], separator: str = ", ") -> str:

@@ -55,6 +55,8 @@ class Inventory:
     content = {_ARRAYS: arrays.values, _DOCUMENTS: documents.values}
     if inventory.text(_CHECKSUM) != json_checksum(content):
       raise ValueError("its own checksum is another one")
+    if not arrays.values:
+      raise ValueError("it lists no array")
     return cls(
       {name: _array_of(arrays.document(name)) for name in arrays.values},
       {name: documents.text(name) for name in documents.values},

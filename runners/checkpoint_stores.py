@@ -5,6 +5,8 @@ to run on behind it, and thousands of lines of theirs hide the one that says whi
 each header is looked at here before Orbax is asked for anything.
 """
 
+import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import tensorstore
 
 from runners.checkpoint_damage import DamagedCheckpoint, reason
 from runners.checkpoint_inventory import SavedArray
+from runners.memory import host_bytes
 
 _STATE = "state"
 _HEADER = ".zarray"
@@ -65,6 +68,7 @@ def _opened(folder: Path, arrays: Mapping[str, SavedArray]) -> dict[str, Any]:
       is_there = (folder / header(name)).exists()
       why = f"cannot be read: {reason(error)}" if is_there else "is missing"
       raise DamagedCheckpoint(f"{header(name)} {why}") from error
+    _check_chunks(name, store, folder / _STATE / _file_name(name))
     found, saved = (store.shape, store.dtype.name), (arrays[name].shape, arrays[name].dtype)
     if found != saved:
       raise DamagedCheckpoint(
@@ -72,6 +76,26 @@ def _opened(folder: Path, arrays: Mapping[str, SavedArray]) -> dict[str, Any]:
         f"{saved[1]}{list(saved[0])} was"
       )
   return stores
+
+
+def _check_chunks(name: str, store: Any, folder: Path) -> None:
+  """Raises DamagedCheckpoint for what is not read, as no file or memory could hold it.
+
+  tensorstore ends the process where it is refused memory.
+  """
+  chunk = store.chunk_layout.read_chunk.shape or ()
+  largest = max(math.prod(store.shape), math.prod(chunk)) * store.dtype.numpy_dtype.itemsize
+  if largest > (host_bytes() or largest):
+    raise DamagedCheckpoint(
+      f"{header(name)} names {largest / 2**30:,.0f} GiB, more than the memory of this machine"
+    )
+  num_chunks = math.prod(
+    -(-size // max(part, 1)) for size, part in zip(store.shape, chunk, strict=True)
+  )
+  if num_chunks > len(os.listdir(folder)):
+    raise DamagedCheckpoint(
+      f"{header(name)} names {num_chunks:,} files, of which some are missing"
+    )
 
 
 def _open(folder: Path, context: Any) -> Any:

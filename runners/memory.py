@@ -56,9 +56,15 @@ def device_bytes(mesh: Mesh) -> int | None:
   device = mesh.devices.flat[0]
   if device.platform != "cpu":
     return (device.memory_stats() or {}).get("bytes_limit")
+  there = host_bytes()
+  return there and there // jax.local_device_count()
+
+
+def host_bytes() -> int | None:
+  """Memory of the machine, or of the container; None where it does not say."""
   if not hasattr(os, "sysconf"):
     return None
   there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
   if _CONTAINER_LIMIT.exists() and (limit := _CONTAINER_LIMIT.read_text().strip()).isdigit():
     there = min(there, int(limit))
-  return there // jax.local_device_count()
+  return there

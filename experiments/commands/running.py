@@ -16,6 +16,7 @@ from experiments.override_arguments import Override
 from experiments.paths import parse_path
 from layers.errors import UserError
 from layers.suggestions import did_you_mean, nearest
+from runners.checkpoint_origin import noted_config
 from runners.config_files import JSON_NAME, load
 from runners.config_tree import path_text
 
@@ -100,6 +101,8 @@ def _accepted(text: str, config: fdl.Config, workdir: pathlib.Path) -> str:
     if (workdir / JSON_NAME).is_file():
       with contextlib.suppress(UserError):
         return path_text(find(load(workdir).config, path).path)
+    elif text in ((noted_config(workdir) or (0, None))[1] or {}):
+      return text
     raise UserError(f"--accept_change={text}: {error}") from error
 
 

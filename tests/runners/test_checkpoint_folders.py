@@ -1,5 +1,6 @@
 """Whatever lies in checkpoints/: a step is a folder of its own number, and all else is left."""
 
+import json
 import shutil
 
 import pytest
@@ -9,6 +10,7 @@ from runners import checkpoints
 from runners.checkpoint_fallback import restore_newest
 from runners.checkpoint_folders import REMOVED, saved_steps
 from runners.checkpoint_listing import find_step_folder
+from runners.checkpoint_reading import DamagedCheckpoint, open_step, read_arrays
 from runners.checkpoint_verification import verify
 from runners.checkpoints import CheckpointWriter
 from runners.evaluate_run import chosen_steps
@@ -133,6 +135,16 @@ def test_a_file_where_the_checkpoints_belong_is_refused_before_training(tmp_path
 def test_a_step_to_evaluate_that_is_no_number_of_one_is_refused(folder, step):
   with pytest.raises(UserError, match="--step="):
     chosen_steps(toy_config(), str(folder.parent), step)
+
+
+@pytest.mark.parametrize("header", [{"shape": [2**39]}, {"chunks": [2**39]}, {"shape": [2**9]}])
+def test_a_header_of_more_than_any_memory_or_file_holds_is_not_followed(folder, header):
+  file = folder / "2" / "state" / "params.bias" / ".zarray"
+  content = json.loads(file.read_text())
+  file.write_text(json.dumps({**content, "chunks": [1], **header}))
+  step = open_step(folder / "2")
+  with pytest.raises(DamagedCheckpoint, match="params.bias/.zarray (names|is not what)"):
+    read_arrays(step, ["params/bias"])
 
 
 # Removing what is kept no longer

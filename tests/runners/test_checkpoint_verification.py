@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -80,6 +82,15 @@ def test_the_line_names_the_array_or_the_file_and_the_exit_code_is_1(run, ckpt, 
   code, (_, line) = ckpt("verify", run)
   assert code == 1
   assert re.search(said, line), line
+
+
+@pytest.mark.parametrize("damage", [damages.flip_a_byte_of_a_header, damages.grow_a_header])
+def test_a_damaged_header_is_one_line_and_nothing_beside_it(run, damage):
+  damage(run / "checkpoints" / "20")
+  command = [sys.executable, "-m", "experiments", "ckpt", "verify", str(run)]
+  found = subprocess.run(command, capture_output=True, text=True)
+  assert (found.returncode, len(found.stdout.splitlines()), found.stderr) == (1, 2, "")
+  assert "state/params.kernel/.zarray" in found.stdout
 
 
 def test_a_checkpoint_that_was_set_aside_can_be_looked_at_too(run, ckpt):
