@@ -12,10 +12,10 @@ even imported. The user allows a package
 
 import importlib.metadata
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 
 from layers.errors import UserError
 
@@ -110,10 +110,9 @@ def _installed() -> set[str]:
 
 def _is_missing(package: str) -> bool:
   """Whether it is neither installed nor in this folder; looking runs nothing of it."""
-  here = Path(package)
-  if package in sys.modules or here.is_dir() or here.with_suffix(".py").is_file():
+  if package in sys.modules or os.path.isdir(package) or os.path.isfile(f"{package}.py"):
     return False
   try:
     return importlib.util.find_spec(package) is None
-  except (ImportError, ValueError):
+  except (ImportError, ValueError, OSError):  # no name, or too long for one
     return True

@@ -91,6 +91,7 @@ class Workdir:
     """Path -> value of the config that the run here was started with; None: there is none."""
     file = self.path / config_files.JSON_NAME
     if file.exists():
+      config_files.to_json(self._config, self._exp)  # what our own config names, it may name
       self.before = config_files.load(self.path).config
       return flatten(self.before)
     noted = noted_config(self.path)
