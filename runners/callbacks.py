@@ -87,7 +87,7 @@ def restore_callbacks(callbacks: Sequence[Callback], saved: Sequence[Any]) -> No
       left.remove(entry)
       try:
         callback.restore(entry[1])
-      except (KeyError, TypeError, ValueError) as error:
+      except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
           f"what the checkpoint holds of the callback {entry[0]} is not what it saves "
           f"({type(error).__name__}: {error}): remove it from callbacks, or start anew"
