@@ -106,7 +106,7 @@ class Workdir:
     else:
       note(
         f"{file} is missing: the config is compared with what checkpoint {step} says of it, "
-        "and the file is written again."
+        "and the file is written again if the run goes on."
       )
     return fields
 
