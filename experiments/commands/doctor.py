@@ -101,7 +101,7 @@ def _extras() -> dict[str, list[str]]:
 
 def _devices() -> dict[str, Any]:
   """What runners/device_report.py says."""
-  code, out, err = _run([sys.executable, "-m", "runners.device_report", *_OPTIONAL])
+  code, out, err = _run([sys.executable, "-P", "-m", "runners.device_report", *_OPTIONAL])
   with contextlib.suppress(ValueError, IndexError):
     return json.loads(out.splitlines()[-1])
   return {"devices": [], "error": _last_line(err) or f"it ended with {code}", "broken": {}}
@@ -145,7 +145,7 @@ def _train(folder: Path, has_tensorflow: bool) -> dict[str, Any]:
   else:  # JSON lines alone need none
     (folder / "text.jsonl").write_text(json.dumps({"text": _TEXT}) + "\n")
     data = "@Jsonl(path='text.jsonl')"
-  command = [sys.executable, "-m", "experiments", *_TINY, f"--set=train_data={data}"]
+  command = [sys.executable, "-P", "-m", "experiments", *_TINY, f"--set=train_data={data}"]
   code, _, err = _run(command, folder)
   if code:
     return {"error": _last_line(err) or f"it ended with {code}"}
