@@ -17,11 +17,13 @@ import re
 import sys
 from collections.abc import Iterable
 
-from layers.errors import UserError
+from layers.errors import UserError, short
 
 ENTRY_POINT_GROUP = "strata.experiments"
 FLOORS = ("layers", "input_pipelines", "tasks", "runners", "experiments")
 LIBRARIES = ("flax.linen", "jax.nn", "optax")
+
+_MODULE = r"[^\W\d]\w*(\.[^\W\d]\w*)*"  # of a name, as Python has it
 
 _allowed: set[str] = set()
 
@@ -53,7 +55,7 @@ def is_library(module: str) -> bool:
 
 def check_module_name(name: str) -> None:
   """Raises UserError where `name` is not written as the name of a module is."""
-  if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name) or "__main__" in name.split(".")[1:]:
+  if not re.fullmatch(_MODULE, name) or "__main__" in name.split(".")[1:]:
     raise UserError(f"{name!r} is no name of a module: write it like my_lab.experiments")
 
 
@@ -77,6 +79,9 @@ def check_allowed(module: str) -> None:
 def refusal(names: Iterable[str]) -> str:
   """Why these `module:name`s, or modules, are not looked up, and the line that allows them."""
   names = list(dict.fromkeys(names))
+  for name in names:
+    if not re.fullmatch(_MODULE, name.partition(":")[0]):
+      return f"{short(name)!r} is no name of a class or function, like my_lab.layers:RMSNorm"
   shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
   packages = list(dict.fromkeys(map(_package, names)))
   for package in packages:
