@@ -32,7 +32,11 @@ from runners.train_state import TrainState
 IMPORTED = "imported"  # in the JSON beside parameters alone: where they are from
 _LONGEST_REASON = 300
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
-_NOT_ASKED_FOR = ("Skipping merge of OCDBT", "Unable to find the step")
+_NOT_ASKED_FOR = (
+  "Skipping merge of OCDBT",
+  "Unable to find the step",
+  "Waiting for previous save",
+)
 
 
 class CheckpointWriter:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import fiddle as fdl
 
+from experiments.commands.running import check_step
 from experiments.invocation import Invocation
 from experiments.resolution import Resolved
 from input_pipelines.foreign_json import Document
@@ -99,8 +100,7 @@ def export_model(invocation: Invocation) -> int:
     raise UserError("the command is written `runner export --workdir=DIR --to=FOLDER`")
   if not (pathlib.Path(invocation.workdir) / JSON_NAME).is_file():
     raise UserError(f"there is no run in {invocation.workdir} (no {JSON_NAME})")
-  if invocation.step != "latest" and not invocation.step.isdecimal():
-    raise UserError(f"--step={invocation.step}: expected a number or latest")
+  check_step(invocation.step, ["latest"])
   from runners.hugging_face_export import export_folder
 
   step = None if invocation.step == "latest" else int(invocation.step)

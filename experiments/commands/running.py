@@ -7,6 +7,8 @@ the other commands answer at once.
 import contextlib
 import dataclasses
 import pathlib
+import re
+from collections.abc import Sequence
 
 import fiddle as fdl
 
@@ -84,12 +86,12 @@ def preview_data(invocation: Invocation) -> int:
   return 0
 
 
-def check_step(step: str) -> None:
-  """A step is a number, or one of three words."""
-  words = ("latest", "best", "all")
-  if not step.isdecimal() and step not in words:
+def check_step(step: str, words: Sequence[str] = ("latest", "best", "all")) -> None:
+  """Raises UserError for a step that is neither a number nor one of the words."""
+  if not re.fullmatch("[0-9]{1,18}", step) and step not in words:
     cure = f"; {did_you_mean(step, words)}" if nearest(step, words) else ""
-    raise UserError(f"--step={step}: expected a number, latest, best or all{cure}")
+    expected = " or ".join([", ".join(["a number", *words[:-1]]), words[-1]])
+    raise UserError(f"--step={step}: expected {expected}{cure}")
 
 
 def _accepted(text: str, config: fdl.Config, workdir: pathlib.Path) -> str:

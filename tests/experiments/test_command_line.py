@@ -191,6 +191,7 @@ MISTAKES = {
   ("eval", "--exp=gpt2.Nano"): "there is no run in runs/gpt2.Nano",
   ("eval", "--workdir=.", "--step=lates"): "did you mean latest?",
   ("eval", "--workdir=.", "--step=foo"): "--step=foo: expected a number, latest, best or all",
+  ("eval", "--workdir=.", f"--step={'9' * 5000}"): "expected a number, latest, best or all",
   ("generate", "--prompt=a"): "which run?",
   ("generate", "--prompt=a", "--workdir=nowhere"): "there is no run in nowhere",
   ("generate", "--workdir=."): "generate from what? Give --prompt=TEXT",
