@@ -128,7 +128,9 @@ def _says_nothing_of_its_reach(queries, keys):
 
 
 @pytest.mark.parametrize(
-  "mask", [full_mask, BlockCausal(size=4), _says_nothing_of_its_reach], ids=str
+  "mask",
+  [full_mask, BlockCausal(size=4), _says_nothing_of_its_reach],
+  ids=["full", "blocks", "unknown"],
 )
 def test_a_mask_that_may_see_what_is_not_there_yet_is_refused(mask):
   model = make_llama(mask=mask)
@@ -136,7 +138,9 @@ def test_a_mask_that_may_see_what_is_not_there_yet_is_refused(mask):
     cache.empty_cache(model, params_of(model), 1, NUM_SLOTS)
 
 
-@pytest.mark.parametrize("mask", [SlidingWindow(size=3), BlockCausal(size=1)], ids=str)
+@pytest.mark.parametrize(
+  "mask", [SlidingWindow(size=3), BlockCausal(size=1)], ids=["window", "blocks-of-one"]
+)
 def test_a_mask_that_sees_nothing_ahead_gives_the_same_logits_with_a_cache(ids, mask):
   model = make_llama(mask=mask)
   params = params_of(model)
