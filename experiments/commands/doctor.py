@@ -42,7 +42,6 @@ def examine() -> dict[str, Any]:
   """All that is known of this installation and machine, with what is wrong and what to do."""
   folders, found = host.folders()
   report = _devices()
-  has_tensorflow = installation.version("tensorflow") is not None
   answer = {
     "python": sys.version.split()[0],
     "versions": installation.versions(),
@@ -51,7 +50,7 @@ def examine() -> dict[str, Any]:
     "memory": host.memory(),
     "devices": report["devices"],
     **folders,
-    "two_steps": _two_steps(has_tensorflow),
+    "two_steps": _two_steps(),
   }
   found = [*installation.findings(), *found, *_of_devices(report, answer["versions"])]
   for module, reason in report["broken"].items():
@@ -127,24 +126,21 @@ def _of_devices(report: dict[str, Any], versions: dict[str, str | None]) -> Iter
     yield Finding("there is a TPU, and jax does not use it", "pip install 'strata[tpu]'")
 
 
-def _two_steps(has_tensorflow: bool) -> dict[str, Any]:
+def _two_steps() -> dict[str, Any]:
   """Trains a tiny model in a temporary folder, as a command of its own: losses, or an error."""
   began = time.perf_counter()
   try:
     with tempfile.TemporaryDirectory(prefix="strata-doctor-") as name:
-      answer = _train(Path(name), has_tensorflow)
+      answer = _train(Path(name))
   except OSError as error:
     answer = {"error": f"no temporary folder can be made: {error}; set TMPDIR"}
   return {**answer, "seconds": time.perf_counter() - began}
 
 
-def _train(folder: Path, has_tensorflow: bool) -> dict[str, Any]:
-  if has_tensorflow:
-    (folder / "text.txt").write_text(_TEXT)
-    data = "@TextFile(path='text.txt', tokens='bytes')"
-  else:  # JSON lines alone need none
-    (folder / "text.jsonl").write_text(json.dumps({"text": _TEXT}) + "\n")
-    data = "@Jsonl(path='text.jsonl')"
+def _train(folder: Path) -> dict[str, Any]:
+  # JSON lines, because they need no TensorFlow, which may be missing or broken.
+  (folder / "text.jsonl").write_text(json.dumps({"text": _TEXT}) + "\n")
+  data = "@Jsonl(files='text.jsonl')"
   command = [sys.executable, "-P", "-m", "experiments", *_TINY, f"--set=train_data={data}"]
   code, _, err = _run(command, folder)
   if code:

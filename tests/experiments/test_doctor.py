@@ -88,7 +88,12 @@ def test_without_a_home_or_with_an_unwritable_cache_it_says_what_to_set(examined
 
 
 @pytest.mark.slow
-def test_two_steps_are_really_trained_and_nothing_is_left(run, monkeypatch, tmp_path):
+def test_two_steps_are_trained_without_tensorflow_and_nothing_is_left(
+  run, monkeypatch, tmp_path
+):
+  (tmp_path / "broken").mkdir()
+  (tmp_path / "broken" / "tensorflow.py").write_text("raise ImportError('none here')")
+  monkeypatch.syspath_prepend(tmp_path / "broken")
   monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
   (tmp_path / "tmp").mkdir()
   monkeypatch.setattr("tempfile.tempdir", None)
