@@ -31,6 +31,7 @@ from runners.checkpoint_reading import (
   read_arrays,
 )
 from runners.checkpoints import IMPORTED
+from runners.finiteness import count_non_finite
 from runners.hugging_face_config import CONFIG, is_folder_of_theirs, their_config
 from runners.hugging_face_import import THEIR_FILES
 from runners.hugging_face_names import Match, Place, matches
@@ -188,6 +189,11 @@ class _Source:
       if changed_arrays(self._step, array):
         raise DamagedCheckpoint(f"{self._step.folder}: {_BELOW + name} is not what was saved")
       whole = array[_BELOW + name]
+      if count := count_non_finite(whole):
+        raise UserError(
+          f"{self._step.folder}: {count} of the {whole.size} values of {_BELOW + name} are not "
+          "finite, and nobody could use them: export another --step"
+        )
       self._kept[name] = whole[tuple(slice(size) for size in self.shapes[name])]
     return self._kept[name]
 

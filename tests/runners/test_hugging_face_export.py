@@ -147,3 +147,25 @@ def test_what_is_infinite_in_another_dtype_is_refused_before_anything_is_written
   assert f"{name} has a value of {value:g}, and {dtype} ends at {end}" in err
   assert runner(*arguments) == 0
   assert_same(read_all(again), tensors)
+
+
+@needs_safetensors
+def test_values_that_are_not_finite_are_not_exported(tmp_path, capsys, monkeypatch):
+  theirs, run, again = (tmp_path / name for name in ("theirs", "run", "again"))
+  write_folder(theirs)
+  assert runner("import", f"--from={theirs}", f"--workdir={run}") == 0
+
+  def damaged(step, names):  # as a version that did not look at them could have saved it
+    arrays = read_arrays(step, names)
+    for name, x in arrays.items():
+      if name.endswith("final_norm/scale"):
+        x[0] = np.nan
+    return arrays
+
+  monkeypatch.setattr(hugging_face_export, "read_arrays", damaged)
+  monkeypatch.setattr(hugging_face_export, "changed_arrays", lambda *_: [])
+  assert runner("export", f"--workdir={run}", f"--to={again}") == 2
+  assert (
+    f"1 of the {D} values of params/final_norm/scale are not finite" in capsys.readouterr().err
+  )
+  assert not list(again.glob("*"))
