@@ -4,6 +4,7 @@ Letters: B batch, T query length, S key length, K key/value heads, H head dimens
          N query heads, G = N / K query heads per key head, D model dimension.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Protocol
 
@@ -143,16 +144,7 @@ class Attention(nn.Module):
           "says that it sees none ahead (layers/masks.py)"
         )
       key, value, key_tokens = cache.remember(self, key, value, tokens, self.compute_dtype)
-    mixed = self.core(
-      query,
-      key,
-      value,
-      tokens,
-      key_tokens,
-      mask=self.mask,
-      compute_dtype=self.compute_dtype,
-      drop_weights=self._drop_weights(tokens),
-    ).astype(x.dtype)
+    mixed = self._attend(query, key, value, tokens, key_tokens).astype(x.dtype)
     mixed = constrain(mixed, "batch", "length", "activation_heads", None)
     return Projection(
       features=x.shape[-1:],
@@ -164,6 +156,28 @@ class Attention(nn.Module):
       param_dtype=self.param_dtype,
       name="out",
     )(mixed)
+
+  def _attend(
+    self,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    query_tokens: Tokens,
+    key_tokens: Tokens,
+  ) -> jax.Array:
+    """What the core gives; while parameters are made, anything of that shape."""
+    core = functools.partial(
+      self.core,
+      mask=self.mask,
+      compute_dtype=self.compute_dtype,
+      drop_weights=self._drop_weights(query_tokens),
+    )
+    if not self.is_initializing():
+      return core(query, key, value, query_tokens, key_tokens)
+    # Traced apart and thrown away: it may refuse what is asked, but makes no kernel.
+    asked = lambda q, k, v, tokens: core(q, k, v, tokens, tokens)
+    jax.eval_shape(asked, query, key, value, query_tokens)
+    return query
 
   def _head_shape(self, model_dim: int) -> tuple[int, int]:
     num_kv_heads = self.num_kv_heads or self.num_heads
