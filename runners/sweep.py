@@ -128,7 +128,8 @@ class _Sweep:
       print(f"parallel  {parallel} points at a time, {cores}", flush=True)
     # Modules are to be found there as they are here.
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
-    env = {**os.environ, "PYTHONPATH": path}
+    # Unbuffered, what a point printed stands in its log in order, before what it died of.
+    env = {"PYTHONUNBUFFERED": "1", **os.environ, "PYTHONPATH": path}
     JobQueue(jobs, parallel=parallel, env=env, tell=self._tell).run(interruption)
 
   def unfinished(self) -> list[str]:

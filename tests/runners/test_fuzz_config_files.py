@@ -1,5 +1,6 @@
 """Whatever a config.json holds, a config or one short line comes out, and nothing is called."""
 
+import copy
 import json
 
 import fiddle as fdl
@@ -92,11 +93,12 @@ def files(draw):
       owner = owner[step]
     if isinstance(owner, dict):
       key = draw(st.sampled_from((place[-1], place[-1], "type", "items", "metadata", "value")))
-      owner[str(key)] = draw(st.sampled_from(VALUES))
+      owner[str(key)] = copy.deepcopy(draw(st.sampled_from(VALUES)))
       if draw(st.booleans()):
         del owner[draw(st.sampled_from(sorted(owner)))]
     elif isinstance(owner, list) and owner:
-      owner[draw(st.integers(0, len(owner) - 1))] = draw(st.sampled_from(VALUES))
+      at = draw(st.integers(0, len(owner) - 1))
+      owner[at] = copy.deepcopy(draw(st.sampled_from(VALUES)))
   text = json.dumps(stored)
   if draw(st.integers(0, 9)) == 0:
     at = draw(st.integers(0, len(text)))

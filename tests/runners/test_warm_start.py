@@ -139,6 +139,8 @@ def test_a_run_begun_from_everything_goes_on_bitwise_in_a_workdir_of_its_own(tmp
   got_losses, got, got_run = run("branch", 4, init_from=began)
   assert got_losses == {step: want_losses[step] for step in (3, 4)}
   assert_bitwise_equal(got, want)
+  assert want_run["callbacks"][-1] == ["LoggedRows", {"rows": 4}]
+  want_run["callbacks"][-1] = ["LoggedRows", {"rows": 2}]  # those of its own workdir
   assert got_run == want_run
   with pytest.raises(UserError, match="at step 2 and this one ends at step 2: raise num_steps"):
     run("shorter", 2, init_from=began)
