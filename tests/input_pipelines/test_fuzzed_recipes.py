@@ -4,22 +4,16 @@ import random
 import string
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from input_pipelines.field_grammar import BadExample, Recipes
 from input_pipelines.jsonl_tokens import _parsed
 from input_pipelines.vocabularies import ByteVocabulary
 from layers.errors import UserError
+from tests.canary import FUZZ
 
 pytestmark = pytest.mark.slow
-FUZZED = settings(
-  derandomize=True,
-  deadline=None,
-  database=None,
-  max_examples=10_000,
-  suppress_health_check=list(HealthCheck),
-)
 VOCABULARY = ByteVocabulary()
 # Few draws for each recipe: forms, right and wrong, with something long or odd in between.
 FORMS = [
@@ -82,7 +76,7 @@ CHANGES = {
 }
 
 
-@FUZZED
+@FUZZ
 @given(seed=st.integers(0, 2**64))
 def test_a_recipe_gives_tokens_or_one_short_line(seed):
   draw = random.Random(seed)  # one draw of hypothesis is quicker than many
@@ -120,7 +114,7 @@ ODD = [
 ]
 
 
-@FUZZED
+@FUZZ
 @given(seed=st.integers(0, 2**64))
 def test_a_line_gives_an_example_or_one_short_line(seed):
   draw = random.Random(seed)

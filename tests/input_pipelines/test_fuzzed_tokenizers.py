@@ -6,21 +6,15 @@ import io
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from input_pipelines import byte_pair_ranks, tokenizer_files, tokenizer_json
 from layers.errors import UserError
+from tests.canary import FUZZ
 
 shapes = pytest.importorskip("tests.input_pipelines.tokenizer_shapes")
 pytestmark = pytest.mark.slow
-FUZZED = settings(
-  derandomize=True,
-  deadline=None,
-  database=None,
-  max_examples=10_000,
-  suppress_health_check=list(HealthCheck),
-)
 TEXT = "the </s> fox\n  é"
 
 
@@ -91,7 +85,7 @@ VALUES = [
 ]
 
 
-@FUZZED
+@FUZZ
 @given(place=st.sampled_from(PLACES), value=st.sampled_from(VALUES), parse=st.booleans())
 def test_a_tokenizer_json_is_read_or_told(place, value, parse):
   number, (*path, last) = place
@@ -107,7 +101,7 @@ def test_a_tokenizer_json_is_read_or_told(place, value, parse):
 RANKS = [f"{base64.b64encode(bytes([i])).decode()} {i}" for i in range(256)] + ["dGg= 256"]
 
 
-@FUZZED
+@FUZZ
 @given(
   number=st.integers(0, 256),
   line=st.one_of(
@@ -162,7 +156,7 @@ def sentencepiece_model():
 MODEL = sentencepiece_model()
 
 
-@FUZZED
+@FUZZ
 @given(
   place=st.integers(0, len(MODEL) - 1),
   removed=st.integers(0, 4),
