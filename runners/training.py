@@ -81,10 +81,15 @@ def train(
     notes = stack.enter_context(heard())
     if config.init_from and not (Path(workdir) / CHECKPOINTS).is_dir():
       check_source(config.init_from)  # a run that goes on needs it no more
+    hold = lambda: stack.enter_context(
+      contextlib.closing(Workdir(workdir, config, exp, accept_changes))
+    )
+    # A run that cannot go on says so before hours go into its token stores. A folder is made
+    # only for a config that is right.
+    folder = hold() if Path(workdir).is_dir() else None
     assembly = assemble(config, cache_dir)
     note_short_run(config, assembly.num_steps)
-    folder = Workdir(workdir, config, exp, accept_changes)
-    stack.callback(folder.close)
+    folder = folder or hold()
     assembly, state, run = _start(assembly, folder, "train_data" not in accept_changes)
     began, facts = run.step, _facts(assembly)
     folder.record({**facts, "overrides": list(provenance)})

@@ -58,6 +58,17 @@ def test_a_text_that_changed_under_a_run_is_refused_unless_accepted(run, tmp_pat
   assert run(num_steps=4, train_data=longer, accept_changes=[*accepted, "train_data"]) == 0
 
 
+def test_a_run_that_cannot_go_on_says_so_before_its_data_are_opened(run, monkeypatch):
+  assert run() == 0
+
+  def opened(*_, **__):
+    raise AssertionError("a token store may take hours to build")
+
+  monkeypatch.setattr(ToyText, "open", opened)
+  with pytest.raises(UserError, match="started with another config"):
+    run(seed=5)
+
+
 def test_an_accepted_change_that_fails_leaves_the_recorded_config_alone(run, tmp_path):
   assert run() == 0
   with pytest.raises(UserError, match="do not fit this model"):
