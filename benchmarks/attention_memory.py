@@ -82,8 +82,9 @@ def measure(core: str, length: int, compute_dtype: str, limit_gib: float) -> Non
   import jax
   import jax.numpy as jnp
 
-  from layers.attention import Attention, dense_attention
-  from layers.blockwise_attention import BlockwiseAttention
+  from layers.attention import Attention
+  from layers.attention_cores.blockwise import BlockwiseAttention
+  from layers.attention_cores.dense import dense_attention
   from layers.dtypes import DType
   from layers.tokens import Tokens
 

@@ -36,14 +36,14 @@ from absl import logging
 from measuring import print_head, print_table, seconds
 
 from experiments.resolution import resolve
-from runners import host_allocator
+from runners.array_names import named_arrays
 from runners.assembly import draw
-from runners.checkpoint_fallback import restore_newest
-from runners.checkpoint_inventory import named_arrays
-from runners.checkpoint_verification import verify
-from runners.checkpoints import CheckpointWriter
-from runners.checksums import array_checksums
-from runners.retention import Checkpoints
+from runners.checkpoints.checksums import array_checksums
+from runners.checkpoints.fallback import restore_newest
+from runners.checkpoints.retention import Checkpoints
+from runners.checkpoints.verification import verify
+from runners.checkpoints.writing import CheckpointWriter
+from runners.processes import host_allocator
 from runners.train_state import TrainState
 
 SETTLED = 5  # saves before memory counts

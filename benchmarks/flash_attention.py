@@ -15,8 +15,8 @@ the highest memory of a device never falls while its process lives.
             memory of the device, operands included; `planned MB` the compiler's count of the
             same. `left out`: it does not fit the device. `x dense` is dense attention's time
             over the core's
-  step      an update of --exp; MFU is the model's FLOPs, as runners/flops.py counts them (all
-            scores of a row, also those behind the causal mask), over time and peak FLOP/s
+  step      an update of --exp; MFU is the model's FLOPs as runners/devices/flops.py counts them
+            (all scores of a row, also those behind the causal mask), over time and peak FLOP/s
 
 Rows are whole, one segment each, or packed with 8 documents and padding at the end. On a CPU
 there is no peak of memory and no MFU, times say little, and a step is left out unless --exp

@@ -25,7 +25,7 @@ from layers.sampling import Sampling
 from layers.sharding import partitioned
 from layers.tokens import Tokens
 from runners.assembly import draw
-from runners.generation import Generator
+from runners.generation.generator import Generator
 
 # Experiment -> (rows, tokens of a prompt, new tokens) of each case. The shortest comes first.
 CASES: Mapping[str, list[tuple[int, int, int]]] = {

@@ -17,14 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from layers.attention import dense_attention
-from layers.auto_attention import auto_attention, core_for_rows
+from layers.attention_cores.auto import auto_attention, core_for_rows
+from layers.attention_cores.dense import dense_attention
 from layers.masks import causal_mask
 from layers.tokens import Tokens
 from runners.assembly import draw, jitted_train_step
-from runners.flops import peak_flops
-from runners.memory import check_memory, device_bytes
-from runners.meshes import batch_sharding, place
+from runners.devices.flops import peak_flops
+from runners.devices.memory import check_memory, device_bytes
+from runners.devices.meshes import batch_sharding, place
 from runners.step_flops import model_flops
 
 DTYPE = "bfloat16"

@@ -69,7 +69,7 @@ def profile(options: argparse.Namespace) -> tuple[Mapping[str, str], Mapping[str
   assembly, batches = prepare(options)
   import jax
 
-  from runners.meshes import place
+  from runners.devices.meshes import place
 
   state, batch = assembly.initializer.init(), place(batches[0], assembly.batch_sharding)
   compiled = assembly.train_step().lower(state, batch).compile()

@@ -54,9 +54,10 @@ from experiments import command_line
 from experiments.override_arguments import Override
 from experiments.resolution import resolve
 import jax
-from runners import compilation_cache, host_allocator
+from runners.processes import compilation_cache
+from runners.processes import host_allocator
 from runners.assembly import assemble
-from runners.meshes import place
+from runners.devices.meshes import place
 reached("imports")
 config = resolve("gpt2.Nano", [Override("set", text) for text in settings]).config
 reached("config")

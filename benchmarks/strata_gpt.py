@@ -34,7 +34,7 @@ def main() -> None:
 
 def prepare(options: argparse.Namespace) -> tuple[Any, list[Any]]:
   """The run that the options describe, and its batches."""
-  from runners import host_allocator
+  from runners.processes import host_allocator
 
   host_allocator.share_one_arena()  # as runner does, before jax starts its threads
   import jax
@@ -53,7 +53,7 @@ def prepare(options: argparse.Namespace) -> tuple[Any, list[Any]]:
 
 def _step(assembly: Any, batches: list[Any]) -> Any:
   """(number) -> loss of the next update."""
-  from runners.meshes import place
+  from runners.devices.meshes import place
 
   state, update = assembly.initializer.init(), assembly.train_step()
   placed = [place(batch, assembly.batch_sharding) for batch in batches]

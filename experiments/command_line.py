@@ -22,8 +22,8 @@ from experiments.override_arguments import VERBS, Override
 from experiments.slips import command_cure, flag_cure
 from experiments.versions import versions
 from layers.errors import Diverged, UserError
-from runners.import_by_name import import_module
-from runners.signals import Interrupted
+from runners.configs.import_by_name import import_module
+from runners.processes.signals import Interrupted
 
 DEFAULT_COMMAND = "train"
 HELP = "help"

@@ -8,7 +8,7 @@ from experiments import registry
 from experiments.override_arguments import Override
 from experiments.resolution import resolve
 from layers.errors import UserError
-from runners.config_files import differences
+from runners.configs.files import differences
 
 
 def diff(before: str, after: str) -> list[str]:

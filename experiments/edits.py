@@ -16,7 +16,7 @@ from experiments.slips import field_paths
 from experiments.values import typed
 from layers.errors import UserError
 from layers.suggestions import did_you_mean, nearest
-from runners.config_fields import (
+from runners.configs.fields import (
   REQUIRED,
   as_node,
   field_of,
@@ -25,7 +25,7 @@ from runners.config_fields import (
   target_of,
   value_of,
 )
-from runners.config_tree import Path, Step, flatten, format_value, path_text
+from runners.configs.tree import Path, Step, flatten, format_value, path_text
 
 
 class Place(NamedTuple):

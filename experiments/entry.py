@@ -9,8 +9,8 @@ import gc
 import os
 import sys
 
-from runners import absent_accelerators
-from runners.signals import Interruption, exit_code
+from runners.devices import absent_accelerators
+from runners.processes.signals import Interruption, exit_code
 
 
 def main() -> int:
@@ -19,7 +19,7 @@ def main() -> int:
   interruption.__enter__()  # to the end: what libraries do at exit may stop as well
   absent_accelerators.leave_out()  # before jax is imported
   from experiments import command_line
-  from runners.simulated_devices import give_threads
+  from runners.processes.simulated_devices import give_threads
 
   give_threads(os.environ)  # jax reads it when it counts its devices, which no import does
   code = command_line.main()

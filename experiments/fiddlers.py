@@ -17,8 +17,8 @@ from experiments.value_syntax import Reference, parse_value
 from experiments.values import typed
 from layers.errors import UserError
 from layers.suggestions import did_you_mean
-from runners.allowed_names import find_function
-from runners.config_fields import REQUIRED, fields
+from runners.configs.allowed_names import find_function
+from runners.configs.fields import REQUIRED, fields
 
 _fiddlers: dict[str, Callable[..., Any]] = {}
 

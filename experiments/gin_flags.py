@@ -13,9 +13,9 @@ import fiddle as fdl
 from fiddle import daglish
 
 from layers.errors import UserError
-from runners.config_fields import field_of
-from runners.config_files import read_text
-from runners.config_tree import copy_config
+from runners.configs.fields import field_of
+from runners.configs.files import read_text
+from runners.configs.tree import copy_config
 
 
 def statements_of(verb: str, text: str) -> str:

@@ -17,9 +17,9 @@ from layers.decoder import Decoder
 from layers.feed_forward import FeedForward
 from layers.normalization import LayerNorm
 from runners import optimizers, schedules
-from runners.retention import Checkpoints
+from runners.checkpoints.retention import Checkpoints
+from runners.metrics.writers import Console, JsonLines
 from runners.trainer import Precision
-from runners.writers import Console, JsonLines
 from tasks.python_stdlib import PythonStdlib
 from tasks.text_file import TextFile
 

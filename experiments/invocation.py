@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from experiments.override_arguments import Override
 from experiments.registry import check_declared
 from input_pipelines.allowed_packages import allow, check_loadable
-from runners.import_by_name import import_module
+from runners.configs.import_by_name import import_module
 
 if TYPE_CHECKING:  # it loads jax, which not every command needs
   from experiments.resolution import Resolved

@@ -4,11 +4,12 @@ import fiddle as fdl
 
 from experiments.registry import Experiment
 from layers.sharding import Rules
-from runners import meshes, optimizers, schedules
+from runners import optimizers, schedules
 from runners.callbacks import StopOnNonFinite
-from runners.retention import Checkpoints
+from runners.checkpoints.retention import Checkpoints
+from runners.devices import meshes
+from runners.metrics.writers import Console, JsonLines, TensorBoard
 from runners.trainer import Precision, Trainer
-from runners.writers import Console, JsonLines, TensorBoard
 from tasks.language_modeling import NextToken
 from tasks.python_stdlib import PythonStdlib
 
@@ -73,7 +74,7 @@ class LanguageModel(Experiment):
     return fdl.Config(Checkpoints)
 
   def collective_budget(self) -> list[fdl.Config]:
-    """What the compiled program may exchange: see runners/collective_budget.py."""
+    """What the compiled program may exchange: see runners/devices/collective_budget.py."""
     return []
 
   def writers(self) -> list[fdl.Config]:

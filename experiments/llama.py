@@ -7,7 +7,7 @@ import fiddle as fdl
 
 from experiments.language_model import LanguageModel
 from layers.attention import Attention
-from layers.auto_attention import auto_attention
+from layers.attention_cores.auto import auto_attention
 from layers.block import Block
 from layers.decoder import Decoder
 from layers.feed_forward import GatedFeedForward
@@ -15,7 +15,7 @@ from layers.normalization import RMSNorm
 from layers.rematerialization import RematPolicy
 from layers.rotary import Llama3Scaling, Rotary
 from layers.sharding import Rules
-from runners.meshes import DEFAULT_RULES
+from runners.devices.meshes import DEFAULT_RULES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -20,9 +20,9 @@ import fiddle as fdl
 from experiments.llama import SIZES, Llama
 from experiments.registry import register
 from runners import optimizers, schedules
-from runners.collective_budget import Allowance
-from runners.meshes import MeshShape
-from runners.retention import Checkpoints
+from runners.checkpoints.retention import Checkpoints
+from runners.devices.collective_budget import Allowance
+from runners.devices.meshes import MeshShape
 from tasks.jsonl import Jsonl
 
 TOKENS_PER_STEP = 2**22

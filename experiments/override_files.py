@@ -19,8 +19,8 @@ from experiments.plain_yaml import parse_yaml
 from input_pipelines.foreign_json import parse_json
 from layers.errors import UserError, shown
 from layers.suggestions import did_you_mean
-from runners.config_files import JSON_NAME, check_experiment_name, from_json, read_text
-from runners.value_limits import MAX_CONFIG_BYTES, MAX_OVERRIDE_BYTES, check_values
+from runners.configs.files import JSON_NAME, check_experiment_name, from_json, read_text
+from runners.configs.value_limits import MAX_CONFIG_BYTES, MAX_OVERRIDE_BYTES, check_values
 
 _KEYS = ("exp", "set", "unset", "fiddlers")
 

@@ -20,8 +20,8 @@ from experiments.paths import parse_path, split_assignment
 from experiments.value_syntax import from_file, parse_text, parse_value
 from experiments.values import takes_text_alone
 from layers.errors import UserError
-from runners.config_fields import REQUIRED
-from runners.config_tree import Path, copy_config, flatten, path_text, walk
+from runners.configs.fields import REQUIRED
+from runners.configs.tree import Path, copy_config, flatten, path_text, walk
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import re
 from fiddle import daglish
 
 from layers.errors import UserError, shown
-from runners.config_tree import Path, Step
+from runners.configs.tree import Path, Step
 
 _STEP = re.compile(
   r"""(?P<dot>\.)? (?P<attribute>[^\W\d]\w*)

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from layers.errors import UserError, shown
-from runners.value_limits import check_values
+from runners.configs.value_limits import check_values
 
 _TAG = "tag:yaml.org,2002:"
 _KINDS = ("null", "bool", "int", "float", "str", "seq", "map")
@@ -37,7 +37,7 @@ def parse_yaml(text: str, source: str) -> Any:
 
   Raises:
     UserError: it is no YAML, has a tag or a key that plain data cannot have, or a key twice, or
-      exceeds a limit of runners/value_limits.py.
+      exceeds a limit of runners/configs/value_limits.py.
   """
   loader = None
   try:

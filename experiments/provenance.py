@@ -17,9 +17,9 @@ from experiments.replacement import HANDED_ON
 from experiments.resolution import Resolved
 from experiments.source_lines import who_set
 from layers.errors import UserError
-from runners.config_fields import REQUIRED, field_of, target_of
-from runners.config_files import effective
-from runners.config_tree import Path, Step, format_value, nodes_at, path_text
+from runners.configs.fields import REQUIRED, field_of, target_of
+from runners.configs.files import effective
+from runners.configs.tree import Path, Step, format_value, nodes_at, path_text
 
 _TRAIN_DATA = daglish.Attr("train_data")
 

@@ -7,9 +7,9 @@ from typing import Any
 import fiddle as fdl
 
 from layers.errors import UserError
-from runners.config_fields import target_of
-from runners.config_tree import format_value, nodes_at
-from runners.import_by_name import public_name
+from runners.configs.fields import target_of
+from runners.configs.import_by_name import public_name
+from runners.configs.tree import format_value, nodes_at
 
 _WIDTH = 96
 

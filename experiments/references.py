@@ -1,7 +1,7 @@
 """What `@name` can mean on the command line: callables by a short name.
 
-Strata's own stand in the table of runners/allowed_names.py. Other packages add theirs with
-`@referable`; whatever may be named has a full name too, `@my_package.module:Name(...)`.
+Strata's own stand in the table of runners/configs/allowed_names.py. Other packages add theirs
+with `@referable`; whatever may be named has a full name too, `@my_package.module:Name(...)`.
 """
 
 from collections.abc import Callable
@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from layers.errors import UserError
 from layers.suggestions import did_you_mean
-from runners import allowed_names
-from runners.allowed_names import IN_TREE
+from runners.configs import allowed_names
+from runners.configs.allowed_names import IN_TREE
 
 _registered: dict[str, Callable[..., Any]] = {}
 

@@ -21,7 +21,7 @@ from input_pipelines.allowed_packages import ENTRY_POINT_GROUP, allow
 from layers.errors import UserError
 from layers.notices import note
 from layers.suggestions import did_you_mean
-from runners.import_by_name import import_module
+from runners.configs.import_by_name import import_module
 
 if TYPE_CHECKING:  # they load jax; a list of names should not
   import fiddle as fdl

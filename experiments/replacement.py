@@ -8,7 +8,7 @@ from typing import Any
 
 import fiddle as fdl
 
-from runners.config_fields import fields, target_of
+from runners.configs.fields import fields, target_of
 
 # Of an optimizer, and of a schedule.
 HANDED_ON = ("learning_rate", "frozen", "decay_mask", "peak")

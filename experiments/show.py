@@ -4,7 +4,7 @@ from experiments.python_code import to_python
 from experiments.resolution import Resolved
 from layers.errors import UserError
 from layers.suggestions import did_you_mean
-from runners.config_files import to_json, to_text
+from runners.configs.files import to_json, to_text
 
 FORMATS = {
   "flat": lambda resolved: to_text(resolved.config),

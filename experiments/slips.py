@@ -148,7 +148,7 @@ def _value(name: str, arguments: Sequence[str]) -> str:
 def _paths(exp: str | None) -> list[str]:
   """Of every field of the experiment, or of an example where it is not known."""
   from experiments import registry
-  from runners.config_tree import flatten
+  from runners.configs.tree import flatten
 
   for name in filter(None, (exp, EXAMPLE)):
     try:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from fiddle import history
 
-from runners.config_tree import format_value
+from runners.configs.tree import format_value
 
 
 def who_set(location: history.Location, name: str, value: str, experiment: type) -> str:

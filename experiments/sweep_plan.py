@@ -21,10 +21,10 @@ from experiments.paths import parse_path
 from experiments.resolution import Resolved, resolve
 from experiments.sweep_axes import Axis, read_axis
 from layers.errors import UserError
-from runners.config_fields import as_node, field_of
-from runners.config_files import to_json
-from runners.config_ranges import check_ranges
-from runners.config_tree import Path, flatten, format_value, nodes_at, path_text, walk
+from runners.configs.fields import as_node, field_of
+from runners.configs.files import to_json
+from runners.configs.ranges import check_ranges
+from runners.configs.tree import Path, flatten, format_value, nodes_at, path_text, walk
 
 _NAME_LENGTH = 10  # 40 bits: a thousand points meet by chance once in two million sweeps
 

@@ -8,7 +8,7 @@ import signal
 import sys
 
 from experiments import entry
-from runners import parent_process
+from runners.processes import parent_process
 
 
 def main() -> int:

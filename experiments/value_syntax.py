@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from layers.errors import UserError, short
-from runners.value_limits import check_plain, check_values, values_below
+from runners.configs.value_limits import check_plain, check_values, values_below
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ def parse_value(text: str) -> Any:
   """Literals as themselves, the rest as `Word` and `Reference`, nested in any container.
 
   Raises:
-    UserError: it is no value, or exceeds a limit of runners/value_limits.py.
+    UserError: it is no value, or exceeds a limit of runners/configs/value_limits.py.
   """
   names: list[str] = []
   prefix = _STAND_IN

@@ -19,8 +19,8 @@ from layers import dtypes
 from layers.errors import UserError, short
 from layers.ranges import Range
 from layers.suggestions import did_you_mean, nearest
-from runners.config_fields import Field, accepts_any_name, fields, produced_type
-from runners.config_tree import format_value
+from runners.configs.fields import Field, accepts_any_name, fields, produced_type
+from runners.configs.tree import format_value
 
 _SEQUENCES = (
   list,

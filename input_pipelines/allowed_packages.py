@@ -2,8 +2,8 @@
 
 What a config names is imported and later called, and importing a module runs it. A file may
 come from a stranger, so a name leads only into the libraries below, into packages that the user
-has allowed, and to what Strata itself offers (runners/allowed_names.py). No other module is
-even imported. The user allows a package
+has allowed, and to what Strata itself offers (runners/configs/allowed_names.py). Nothing else
+is imported. The user allows a package
 
   - with `--load=PACKAGE`, or `--load=PACKAGE.MODULE`, which allows the whole package;
   - by installing it with an entry point of the group `strata.experiments`;

@@ -1,22 +1,20 @@
 """Grouped-query attention (Ainslie et al., 2023, https://arxiv.org/abs/2305.13245).
 
 Letters: B batch, T query length, S key length, K key/value heads, H head dimension,
-         N query heads, G = N / K query heads per key head, D model dimension.
+         N query heads, D model dimension.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Protocol
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from layers import cache, initializers
+from layers.attention_cores.dense import AttentionCore, dense_attention
 from layers.dropout import Drop, check_rate, drop
 from layers.dtypes import DType
 from layers.errors import UserError
-from layers.masked_softmax import attend
 from layers.masks import Mask, causal_mask, reach
 from layers.projection import Projection
 from layers.ranges import FractionBelowOne, NonNegativeFloat, PositiveInt
@@ -25,72 +23,6 @@ from layers.sharding import constrain
 from layers.tokens import Tokens
 
 Turn = Callable[[jax.Array, jax.Array], jax.Array]  # (heads, positions) -> heads
-
-
-class AttentionCore(Protocol):
-  """How scores become a weighted mean: the replaceable heart of attention.
-
-  Tokens of a segment stand next to each other, in the order of their positions; rows of padding
-  are not compared. What of it the backward pass needs it names "attention"
-  (layers/rematerialization.py). Of cuDNN's kernels the log of the sums cannot be named from
-  outside: `CudnnAttention` attends again whoever keeps "attention".
-  """
-
-  def __call__(
-    self,
-    query: jax.Array,  # [B, T, N, H], not yet scaled
-    key: jax.Array,  # [B, S, K, H]
-    value: jax.Array,  # [B, S, K, H]
-    query_tokens: Tokens,
-    key_tokens: Tokens,
-    *,
-    mask: Mask,
-    compute_dtype: str,
-    drop_weights: Drop | None,  # of [B, ...] attention weights; None: no dropout
-  ) -> jax.Array: ...  # [B, T, N, H] float32
-
-
-def dense_attention(
-  query: jax.Array,
-  key: jax.Array,
-  value: jax.Array,
-  query_tokens: Tokens,
-  key_tokens: Tokens,
-  *,
-  mask: Mask = causal_mask,
-  compute_dtype: str = "float32",
-  drop_weights: Drop | None = None,
-) -> jax.Array:
-  """The reference: every faster core must agree with it, forward and backward.
-
-  softmax(q k^T / sqrt(H)) v with the softmax in float32 (Vaswani et al., 2017,
-  https://arxiv.org/abs/1706.03762, eq. 1). A query that may see nothing gives 0, never NaN.
-
-  Args:
-    query: [B, T, N, H], not yet scaled.
-    key, value: [B, S, K, H]; K divides N, query head n reads key head n // G.
-    query_tokens, key_tokens: coordinates from which `mask` decides who attends to whom.
-    mask: (query tokens, key tokens) -> [B, T, S], True where attention is allowed.
-    compute_dtype: dtype of the products' operands.
-    drop_weights: dropout of the attention weights, a function of [B, K, G * T, S].
-
-  Returns:
-    [B, T, N, H] float32.
-  """
-  B, T, N, H = query.shape
-  S, K = key.shape[1:3]
-  G = N // K
-  # Heads first and groups folded into the length: plain batched matrix products.
-  query = query.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(B * K, G * T, H)
-  key = key.transpose(0, 2, 1, 3).reshape(B * K, S, H)
-  value = value.transpose(0, 2, 1, 3).reshape(B * K, S, H)
-  allowed = mask(query_tokens, key_tokens)[:, None, None]
-  allowed = jnp.broadcast_to(allowed, (B, K, G, T, S)).reshape(B * K, G * T, S)
-  kept = None
-  if drop_weights is not None:
-    kept = drop_weights(jnp.ones((B, K, G * T, S))).reshape(B * K, G * T, S)
-  mixed = attend(query * H**-0.5, key, value, allowed, kept, compute_dtype)
-  return mixed.reshape(B, K, G, T, H).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
 class Attention(nn.Module):

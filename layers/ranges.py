@@ -1,7 +1,7 @@
 """Numbers whose type says what they may be: a count is at least 1, a dropout rate is below 1.
 
 A field annotated with one of these is checked where a value is typed (experiments/values.py),
-and again before a config is made into a run, whoever set it (runners/config_ranges.py).
+and again before a config is made into a run, whoever set it (runners/configs/ranges.py).
 """
 
 import dataclasses

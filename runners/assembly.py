@@ -17,10 +17,10 @@ from input_pipelines.mixing import MixedBatches
 from input_pipelines.vocabularies import Vocabulary
 from layers.errors import UserError
 from runners.callbacks import Callback
-from runners.config_ranges import check_ranges
-from runners.derivation import derive, derive_eval_data, derive_schedules
-from runners.evaluation import Evaluator
-from runners.layout import (
+from runners.configs.derived import derive_eval_data
+from runners.configs.ranges import check_ranges
+from runners.derivation import derive, derive_schedules
+from runners.devices.layout import (
   Layout,
   activation_layouts,
   check_divides,
@@ -28,9 +28,10 @@ from runners.layout import (
   parameter_layouts,
   warn_of_idle_axes,
 )
+from runners.devices.memory import check_memory
+from runners.devices.meshes import batch_sharding, check_batch
+from runners.evaluation import Evaluator
 from runners.logged_rows import LoggedRows
-from runners.memory import check_memory
-from runners.meshes import batch_sharding, check_batch
 from runners.source_tokens import SourceTokens
 from runners.step_flops import model_flops
 from runners.train_state import Initializer, ModelInit

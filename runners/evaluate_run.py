@@ -4,10 +4,10 @@ import fiddle as fdl
 
 from input_pipelines.token_store import default_cache_dir
 from layers.errors import UserError
-from runners import compilation_cache
 from runners.assembly import assemble
-from runners.checkpoint_listing import best_step, find_step_folder, steps
-from runners.checkpoint_reading import DamagedCheckpoint, restore_params
+from runners.checkpoints.listing import best_step, find_step_folder, steps
+from runners.checkpoints.reading import DamagedCheckpoint, restore_params
+from runners.processes import compilation_cache
 
 
 def evaluate(

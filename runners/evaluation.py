@@ -11,7 +11,7 @@ from input_pipelines.batches import Batches
 from input_pipelines.prefetch import GivenUp
 from input_pipelines.progress import Progress
 from layers.notices import note
-from runners.meshes import place
+from runners.devices.meshes import place
 from tasks.objective import Objective
 from tasks.weighted_metrics import measured
 

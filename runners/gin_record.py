@@ -6,7 +6,7 @@ from pathlib import Path
 from input_pipelines.batches import Batches
 from input_pipelines.token_store import OPERATIVE_GIN
 from layers.errors import UserError
-from runners.workdir_entries import replace_file
+from runners.processes.workdir_entries import replace_file
 
 FILE_NAME = "operative_config.gin"
 

@@ -21,7 +21,7 @@ import optax
 from layers.errors import UserError
 from layers.ranges import FractionBelowOne, NonNegativeFloat, PositiveFloat
 from layers.suggestions import did_you_mean
-from runners.checkpoint_inventory import array_name
+from runners.array_names import array_name
 
 DecayMask = Callable[[Any], Any]
 LearningRate = NonNegativeFloat | optax.Schedule

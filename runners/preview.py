@@ -10,7 +10,7 @@ import numpy as np
 
 from input_pipelines.batches import INPUTS, POSITIONS, SEGMENTS, WEIGHTS, Batches, Data
 from input_pipelines.vocabularies import Vocabulary
-from runners.config_ranges import check_ranges
+from runners.configs.ranges import check_ranges
 
 _SHOWN_CHARACTERS = 60
 

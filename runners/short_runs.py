@@ -4,8 +4,8 @@ import fiddle as fdl
 from fiddle import daglish
 
 from layers.notices import note
-from runners.config_fields import fields, target_of, value_of
-from runners.config_tree import path_text, walk
+from runners.configs.fields import fields, target_of, value_of
+from runners.configs.tree import path_text, walk
 from runners.schedules import steps_of
 
 

@@ -11,16 +11,16 @@ from typing import Any
 import fiddle as fdl
 import jax
 
-from layers.attention import dense_attention
-from runners.config_tree import copy_config, walk
-from runners.flops import train_step_flops
+from layers.attention_cores.dense import dense_attention
+from runners.configs.tree import copy_config, walk
+from runners.devices.flops import train_step_flops
 from runners.train_state import TrainState
 from runners.trainer import Trainer
 from tasks.objective import with_rows
 
 
 def model_flops(model: fdl.Config, trainer: Trainer, state: TrainState) -> int:
-  """Of one update on the global batch: see runners/flops.py.
+  """Of one update on the global batch: see runners/devices/flops.py.
 
   Args:
     model: the config that trainer.model was built of.

@@ -13,12 +13,12 @@ import jax
 from input_pipelines.prefetch import GivenUp
 from input_pipelines.progress import Progress
 from runners.callbacks import Callback, Run, save_callbacks
-from runners.checkpoints import CheckpointWriter
+from runners.checkpoints.writing import CheckpointWriter
 from runners.evaluation import Evaluator
-from runners.signals import Interruption
-from runners.throughput import Throughput
+from runners.metrics.throughput import Throughput
+from runners.metrics.writers import Writer
+from runners.processes.signals import Interruption
 from runners.train_state import TrainState
-from runners.writers import Writer
 
 _IN_FLIGHT = 2  # steps dispatched ahead of the device: enough to keep it busy
 

@@ -14,8 +14,8 @@ from clu import metrics
 from jax.sharding import AbstractMesh, Mesh
 
 from layers.sharding import Rules, constraints_seen
-from runners.checkpoint_inventory import named_arrays
-from runners.meshes import replicated
+from runners.array_names import named_arrays
+from runners.devices.meshes import replicated
 from tasks.objective import Objective, with_rows
 from tasks.weighted_metrics import average
 
@@ -97,7 +97,7 @@ class Initializer:
     model: how its parameters begin.
     optimizer: built.
     seed: of parameters and dropout.
-    mesh, rules: how logical axes lie on devices. See runners/layout.py for what has to fit.
+    mesh, rules: how logical axes lie on devices (runners/devices/layout.py: what has to fit).
   """
 
   def __init__(

@@ -16,11 +16,11 @@ from layers.dtypes import DType
 from layers.ranges import PositiveInt, Seed
 from layers.sharding import Rules
 from runners.callbacks import Callback
-from runners.collective_budget import Allowance
-from runners.init_from import InitFrom
-from runners.meshes import DEFAULT_RULES, MeshShape
-from runners.retention import Checkpoints
-from runners.writers import WriterConfig
+from runners.checkpoints.retention import Checkpoints
+from runners.devices.collective_budget import Allowance
+from runners.devices.meshes import DEFAULT_RULES, MeshShape
+from runners.interchange.init_from import InitFrom
+from runners.metrics.writers import WriterConfig
 from tasks.objective import Objective
 
 
@@ -66,7 +66,7 @@ class Trainer:
     callbacks: called in this order after each step.
     writers: where scalars go, all at once.
     init_from: a run, checkpoint or Hugging Face folder whose parameters a fresh run begins
-      with; see runners/init_from.py.
+      with; see runners/interchange/init_from.py.
     collective_budget: what the compiled program may exchange; `runner plan` checks it.
   """
 

@@ -18,27 +18,28 @@ from input_pipelines.prefetch import Prefetch
 from input_pipelines.token_store import default_cache_dir
 from layers.errors import Diverged, UserError
 from layers.notices import heard, note
-from runners import compilation_cache, data_position, gin_record, host_allocator
+from runners import data_position, gin_record
+from runners.array_names import named_arrays
 from runners.assembly import Assembly, assemble
 from runners.callbacks import Run, restore_callbacks
-from runners.checkpoint_damage import listed
-from runners.checkpoint_fallback import restore_newest
-from runners.checkpoint_folders import CHECKPOINTS, saved_steps
-from runners.checkpoint_inventory import named_arrays
-from runners.checkpoints import IMPORTED, CheckpointWriter
-from runners.finiteness import non_finite
-from runners.flops import peak_flops
-from runners.init_from import check_source
-from runners.meshes import place
-from runners.saved_run import check_saved_run
+from runners.checkpoints.damage import listed
+from runners.checkpoints.fallback import restore_newest
+from runners.checkpoints.finiteness import non_finite
+from runners.checkpoints.folders import CHECKPOINTS, saved_steps
+from runners.checkpoints.saved_run import check_saved_run
+from runners.checkpoints.writing import IMPORTED, CheckpointWriter
+from runners.devices.flops import peak_flops
+from runners.devices.meshes import place
+from runners.interchange.init_from import check_source
+from runners.interchange.warm_start import warm_state
+from runners.metrics.throughput import Throughput
+from runners.metrics.writers import MultiWriter, open_writers
+from runners.processes import compilation_cache, host_allocator
+from runners.processes.signals import Interruption, leave
 from runners.short_runs import note_short_run
-from runners.signals import Interruption, leave
-from runners.throughput import Throughput
 from runners.train_loop import TrainLoop
 from runners.train_state import TrainState, empty_metrics
-from runners.warm_start import warm_state
 from runners.workdir import Workdir
-from runners.writers import MultiWriter, open_writers
 from tasks.weighted_metrics import measured, metric_names
 
 

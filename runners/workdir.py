@@ -15,11 +15,11 @@ import fiddle as fdl
 from input_pipelines.foreign_json import Document, read_document
 from layers.errors import UserError
 from layers.notices import note
-from runners import config_files
-from runners.checkpoint_origin import noted_config
-from runners.config_tree import flatten
-from runners.folder_lock import hold
-from runners.workdir_entries import replace_file
+from runners.checkpoints.origin import noted_config
+from runners.configs import files as config_files
+from runners.configs.tree import flatten
+from runners.processes.folder_lock import hold
+from runners.processes.workdir_entries import replace_file
 
 RUN_NAME = "run.json"
 

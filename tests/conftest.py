@@ -11,7 +11,7 @@ import pytest
 
 from input_pipelines import allowed_packages
 from layers import notices
-from runners.simulated_devices import give_threads
+from runners.processes.simulated_devices import give_threads
 
 ROOT = Path(__file__).parent.parent
 

@@ -12,6 +12,26 @@ ROOT = Path(__file__).parent.parent
 # From the ground up.
 FLOORS = ("layers", "input_pipelines", "tasks", "runners", "experiments")
 
+# Within a floor, from the ground up: a wing imports no wing that stands after it here.
+# CONTRIBUTING.md draws the same order.
+WINGS = {
+  "layers": ("attention_cores",),
+  "runners": (
+    "processes",
+    "configs",
+    "metrics",
+    "devices",
+    "checkpoints",
+    "interchange",
+    "sweeps",
+    "planning",
+    "generation",
+  ),
+}
+
+# On the landing of a floor with wings, and in a wing.
+MAX_ROOMS = 30
+
 # What a floor does without, wherever in a file the import stands.
 WITHOUT = {
   "layers": {"tensorflow", "tensorflow_datasets", "seqio", "grain", "datasets", "clu", "orbax"},
@@ -82,6 +102,39 @@ def test_a_folder_has_no_import_cycle(floor):
     graphlib.TopologicalSorter(graph).prepare()
   except graphlib.CycleError as error:
     pytest.fail(f"import cycle: {' <- '.join(error.args[1])}")
+
+
+def wing(module: str) -> str:
+  """The folder below a floor that a module is in; for a module on the landing, itself."""
+  return ".".join(module.split(".")[:2])
+
+
+@pytest.mark.parametrize("floor", WINGS)
+def test_wings_import_each_other_in_one_direction(floor):
+  folders = {path.name for path in (ROOT / floor).iterdir() if (path / "__init__.py").exists()}
+  assert folders == set(WINGS[floor])
+  for place, name in enumerate(WINGS[floor]):
+    after = {f"{floor}.{later}" for later in WINGS[floor][place + 1 :]}
+    for path in sources(f"{floor}/{name}"):
+      assert not after & {wing(module) for module in imported_modules(path.read_text())}, path
+
+
+@pytest.mark.parametrize("floor", WINGS)
+def test_a_wing_and_the_rooms_outside_of_it_have_no_import_cycle(floor):
+  graph: dict[str, set[str]] = {}
+  for path in sources(floor):
+    here = wing(module_name(path))
+    there = {wing(module) for module in imported_modules(path.read_text())}
+    graph.setdefault(here, set()).update(there - {here, floor})
+  try:
+    graphlib.TopologicalSorter(graph).prepare()
+  except graphlib.CycleError as error:
+    pytest.fail(f"import cycle: {' <- '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("folder", [*WINGS, *(f"runners/{name}" for name in WINGS["runners"])])
+def test_no_landing_is_crowded(folder):
+  assert len(list((ROOT / folder).glob("*.py"))) <= MAX_ROOMS, "give its subjects wings"
 
 
 @pytest.mark.parametrize("path", all_cases(*FLOORS, "tests"))

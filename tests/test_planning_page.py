@@ -19,14 +19,14 @@ def test_the_first_command_plans_and_fits(tmp_path, monkeypatch, capsys):
 
 
 def test_the_page_names_every_topology():
-  from runners.topologies import ACCELERATORS
+  from runners.planning.topologies import ACCELERATORS
 
   assert {name for name in ACCELERATORS if f"`{name}:" in PAGE} == set(ACCELERATORS)
 
 
 def test_the_search_is_of_an_experiment_and_devices_that_there_are():
   from experiments.registry import find
-  from runners.topologies import parse
+  from runners.planning.topologies import parse
 
   flags = dict(word.lstrip("-").split("=", 1) for word in COMMANDS[1] if "=" in word)
   assert find(flags["exp"]) and parse(flags["topology"]).num_devices == 256

@@ -43,21 +43,21 @@ def _path(name: str) -> str:
 
 
 def _list(path: str) -> int:
-  from runners.checkpoint_listing import list_steps
+  from runners.checkpoints.listing import list_steps
 
   print(list_steps(path))
   return 0
 
 
 def _show(path: str) -> int:
-  from runners.checkpoint_listing import show_step
+  from runners.checkpoints.listing import show_step
 
   print(show_step(path))
   return 0
 
 
 def _verify(path: str) -> int:
-  from runners.checkpoint_verification import verify
+  from runners.checkpoints.verification import verify
 
   intact = []
   for line, is_intact in verify(path):
@@ -67,7 +67,7 @@ def _verify(path: str) -> int:
 
 
 def _diff(a: str, b: str) -> int:
-  from runners.checkpoint_difference import difference
+  from runners.checkpoints.difference import difference
 
   print(difference(a, b))
   return 0

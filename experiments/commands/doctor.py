@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.invocation import Invocation
-from runners import absent_accelerators, host, installation, signals
-from runners.installation import Finding
+from runners.devices import absent_accelerators, host, installation
+from runners.devices.installation import Finding
+from runners.processes import signals
 
 _MIB, _GIB = 2**20, 2**30
 _MOST_SECONDS = 300.0  # of a process that may hang, as with a broken driver
@@ -99,8 +100,10 @@ def _extras() -> dict[str, list[str]]:
 
 
 def _devices() -> dict[str, Any]:
-  """What runners/device_report.py says."""
-  code, out, err = _run([sys.executable, "-P", "-m", "runners.device_report", *_OPTIONAL])
+  """What runners/devices/device_report.py says."""
+  code, out, err = _run(
+    [sys.executable, "-P", "-m", "runners.devices.device_report", *_OPTIONAL]
+  )
   with contextlib.suppress(ValueError, IndexError):
     return json.loads(out.splitlines()[-1])
   return {"devices": [], "error": _last_line(err) or f"it ended with {code}", "broken": {}}

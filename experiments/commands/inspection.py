@@ -24,7 +24,7 @@ def _sharding(invocation: Invocation) -> str:
   if invocation.devices is not None and invocation.devices < 1:
     raise UserError(f"--devices={invocation.devices}: expected at least 1")
   resolved = invocation.resolve()
-  from runners.sharding_report import sharding_report
+  from runners.planning.sharding_report import sharding_report
 
   return sharding_report(resolved.config, resolved.exp, invocation.devices)
 

@@ -14,8 +14,8 @@ from experiments.invocation import Invocation
 from experiments.resolution import Resolved
 from input_pipelines.foreign_json import Document
 from layers.errors import UserError
-from runners.config_files import JSON_NAME
-from runners.signals import Interruption
+from runners.configs.files import JSON_NAME
+from runners.processes.signals import Interruption
 
 # model_type of theirs -> the experiment whose data and optimizer an imported model gets when
 # none is named. Its model is made theirs.
@@ -30,8 +30,8 @@ def import_model(invocation: Invocation) -> int:
     return _import_file(invocation, invocation.source, invocation.workdir)
   if invocation.scan_axis is not None:
     raise UserError("--scan_axis is for a streaming checkpoint of LWM, not for a folder")
-  from runners.hugging_face_config import family_of, read_config
-  from runners.hugging_face_import import import_folder
+  from runners.interchange.hugging_face_config import family_of, read_config
+  from runners.interchange.hugging_face_import import import_folder
 
   theirs = read_config(invocation.source)
   named = _names_a_model(invocation)
@@ -48,7 +48,7 @@ def import_model(invocation: Invocation) -> int:
 
 def _check_unset(resolved: Resolved, theirs: Document) -> None:
   """Raises UserError where an override and their config give a field different values."""
-  from runners.hugging_face_config import differences
+  from runners.interchange.hugging_face_config import differences
 
   changed = [f"{change.path}." for change in resolved.changes]
   lines = differences(fdl.build(resolved.config.model), theirs)
@@ -67,7 +67,7 @@ def _import_file(invocation: Invocation, file: str, workdir: str) -> int:
       f"{file} is read as a streaming checkpoint of LWM, which does not say how many heads its "
       "model has: name the experiment, like --exp=lwm.TextLlama7B"
     )
-  from runners.lwm_import import import_stream
+  from runners.interchange.lwm_import import import_stream
 
   resolved = invocation.resolve()
   axis = None if invocation.scan_axis is None else int(invocation.scan_axis)
@@ -101,7 +101,7 @@ def export_model(invocation: Invocation) -> int:
   if not (pathlib.Path(invocation.workdir) / JSON_NAME).is_file():
     raise UserError(f"there is no run in {invocation.workdir} (no {JSON_NAME})")
   check_step(invocation.step, ["latest"])
-  from runners.hugging_face_export import export_folder
+  from runners.interchange.hugging_face_export import export_folder
 
   step = None if invocation.step == "latest" else int(invocation.step)
   with _writing(invocation.to):

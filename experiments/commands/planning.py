@@ -12,7 +12,7 @@ import yaml
 from experiments.invocation import Invocation
 from experiments.resolution import Resolved
 from layers.errors import UserError
-from runners.signals import Interruption
+from runners.processes.signals import Interruption
 
 _DOES_NOT_FIT = 3
 _MINUTES = 4.0  # to search, unless told otherwise
@@ -28,8 +28,8 @@ def plan_run(invocation: Invocation) -> int:
 def _plan(invocation: Invocation) -> int:
   resolved = invocation.resolve()
   from input_pipelines.progress import Progress
-  from runners import topologies
-  from runners.plan import CompileError, as_json, plan
+  from runners.planning import topologies
+  from runners.planning.plan import CompileError, as_json, plan
 
   topology = topologies.parse(invocation.topology) if invocation.topology else None
   try:
@@ -64,7 +64,7 @@ def _asked(invocation: Invocation) -> dict[str, Any]:
 
 
 def _report(found: Any, exp: str, invocation: Invocation) -> str:
-  from runners.plan_report import report
+  from runners.planning.report import report
 
   return report(found, exp, **_asked(invocation))
 
@@ -72,9 +72,9 @@ def _report(found: Any, exp: str, invocation: Invocation) -> str:
 def _search(invocation: Invocation, interruption: Interruption) -> int:
   """Ranks what fits, and writes the first as a file for --config."""
   resolved = invocation.resolve()
-  from runners import topologies
-  from runners.plan import as_json
-  from runners.plan_search import ranking, search
+  from runners.planning import topologies
+  from runners.planning.plan import as_json
+  from runners.planning.search import ranking, search
 
   topology = topologies.parse(invocation.topology) if invocation.topology else None
   if topology is None:

@@ -18,9 +18,9 @@ from experiments.override_arguments import Override
 from experiments.paths import parse_path
 from layers.errors import UserError
 from layers.suggestions import did_you_mean, nearest
-from runners.checkpoint_origin import noted_config
-from runners.config_files import JSON_NAME, load
-from runners.config_tree import path_text
+from runners.checkpoints.origin import noted_config
+from runners.configs.files import JSON_NAME, load
+from runners.configs.tree import path_text
 
 
 def train(invocation: Invocation) -> int:
@@ -53,8 +53,8 @@ def evaluate(invocation: Invocation) -> int:
 def generate(invocation: Invocation) -> int:
   """Continues prompts with a checkpoint of a run, its config with overrides on top."""
   from layers.sampling import Sampling
-  from runners.generate_run import Request
-  from runners.generate_run import generate as run
+  from runners.generation.generate_run import Request
+  from runners.generation.generate_run import generate as run
 
   sampling = Sampling(
     temperature=invocation.temperature, top_k=invocation.top_k, top_p=invocation.top_p

@@ -7,9 +7,9 @@ from experiments.invocation import Invocation
 from experiments.sweep_plan import Point, SweepPlan, plan_sweep
 from input_pipelines.token_store import default_cache_dir
 from layers.errors import UserError
-from runners.config_fields import as_node, target_of
-from runners.config_files import JSON_NAME
-from runners.json_lines import JsonLines
+from runners.configs.fields import as_node, target_of
+from runners.configs.files import JSON_NAME
+from runners.metrics.json_lines import JsonLines
 
 
 def sweep(invocation: Invocation) -> int:
@@ -25,7 +25,7 @@ def sweep(invocation: Invocation) -> int:
     default_cache_dir()  # an error of every point alike is told once
   for warning in plan.warnings:
     print(f"runner: warning: {warning}", file=sys.stderr)
-  from runners.sweep import SweepPoint, run_sweep
+  from runners.sweeps.sweep import SweepPoint, run_sweep
 
   metric, mode = _order(invocation.sort, plan)
   return run_sweep(

@@ -12,9 +12,9 @@ import pytest
 from benchmarks import on_device
 from benchmarks.on_device import Shape
 from experiments.lwm import TextLlamaDebug
-from layers.attention import dense_attention
-from layers.auto_attention import auto_attention
-from layers.blockwise_attention import BlockwiseAttention
+from layers.attention_cores.auto import auto_attention
+from layers.attention_cores.blockwise import BlockwiseAttention
+from layers.attention_cores.dense import dense_attention
 from layers.tokens import Tokens
 from tests.shown_commands import ROOT
 from tests.shown_tables import run_benchmark, tables

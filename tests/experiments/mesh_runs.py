@@ -7,8 +7,8 @@ from typing import Any
 import fiddle as fdl
 
 from runners import schedules
-from runners.config_tree import flatten
-from runners.meshes import MeshShape
+from runners.configs.tree import flatten
+from runners.devices.meshes import MeshShape
 from runners.trainer import Precision
 from tests.experiments.shrinking import ENTRIES, shrink
 from tests.runners.mesh_report import report

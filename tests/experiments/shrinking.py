@@ -5,7 +5,7 @@ from pathlib import Path
 import fiddle as fdl
 
 from experiments.registry import all_experiments
-from runners.config_tree import copy_config
+from runners.configs.tree import copy_config
 
 ENTRIES = {
   entry.name: entry

@@ -13,7 +13,7 @@ import pytest
 
 from experiments.command_line import COMMANDS
 from layers.errors import Diverged
-from runners.config_files import save
+from runners.configs.files import save
 from tests.experiments.toy_family import Stop, Toy
 
 TOY = ("--load=tests.experiments.toy_family", "--exp=toy_family.Nano")
@@ -158,7 +158,7 @@ def test_ckpt_finds_a_run_by_folder_or_by_name(run, monkeypatch, tmp_path):
   listing = types.SimpleNamespace(
     list_steps=lambda p: f"ls {p}", show_step=lambda p: f"show {p}"
   )
-  monkeypatch.setitem(sys.modules, "runners.checkpoint_listing", listing)
+  monkeypatch.setitem(sys.modules, "runners.checkpoints.listing", listing)
   (tmp_path / "runs" / "toy.Exp").mkdir(parents=True)
   assert run("ckpt", "ls", "toy.Exp")[1] == "ls runs/toy.Exp\n"
   assert run("ckpt", "show", "runs/toy.Exp")[1] == "show runs/toy.Exp\n"

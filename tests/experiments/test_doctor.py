@@ -6,7 +6,7 @@ import os
 import pytest
 
 from experiments.commands import doctor
-from runners import absent_accelerators, host, installation
+from runners.devices import absent_accelerators, host, installation
 
 CPU = {"devices": [{"platform": "cpu", "kind": "cpu", "memory": None}], "error": None}
 GPU = {"platform": "gpu", "kind": "NVIDIA H200", "memory": 139 * 2**30}

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from runners.checkpoint_reading import open_step, read_arrays
+from runners.checkpoints.reading import open_step, read_arrays
 from runners.training import train
 from tests.experiments.shrinking import ENTRIES, shrink, write_text
 

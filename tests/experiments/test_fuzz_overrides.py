@@ -9,9 +9,9 @@ from experiments.error_lines import MAX_LINE, error_lines
 from experiments.overrides import Override, apply_overrides
 from layers.errors import UserError
 from layers.normalization import LayerNorm
-from runners import config_files
 from runners.callbacks import StopOnNonFinite
-from runners.config_tree import flatten
+from runners.configs import files as config_files
+from runners.configs.tree import flatten
 from runners.optimizers import adamw
 from runners.schedules import warmup_cosine
 from runners.trainer import Trainer

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments.registry import all_experiments
-from runners.config_files import to_text
+from runners.configs.files import to_text
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 ENTRIES = {

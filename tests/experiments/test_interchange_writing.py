@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from runners.signals import Interrupted
+from runners.processes.signals import Interrupted
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def export(run, monkeypatch, tmp_path):
       raise error
 
     module = types.SimpleNamespace(export_folder=fail)
-    monkeypatch.setitem(sys.modules, "runners.hugging_face_export", module)
+    monkeypatch.setitem(sys.modules, "runners.interchange.hugging_face_export", module)
     return run("export", "--workdir=run", "--to=there")
 
   return call

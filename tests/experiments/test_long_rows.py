@@ -4,8 +4,8 @@ import fiddle as fdl
 import numpy as np
 import pytest
 
-from layers.blockwise_attention import BlockwiseAttention
-from layers.ring_attention import RingAttention
+from layers.attention_cores.blockwise import BlockwiseAttention
+from layers.attention_cores.ring import RingAttention
 from tests.experiments.mesh_runs import tiny
 from tests.runners.mesh_report import report
 

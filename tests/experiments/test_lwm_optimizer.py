@@ -10,7 +10,7 @@ import pytest
 from experiments.llama import Size
 from experiments.lwm import TextLlama7B32K, TextLlamaDebug
 from experiments.registry import all_experiments
-from runners.meshes import place
+from runners.devices.meshes import place
 from tasks.language_modeling import NextToken
 from tasks.objective import with_rows
 from tests.runners.toy_run import begin, snapshot, toy_config

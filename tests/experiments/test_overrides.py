@@ -8,9 +8,9 @@ import pytest
 
 from experiments.overrides import Override, OverrideErrors, apply_overrides
 from experiments.registry import find
-from layers.blockwise_attention import BlockwiseAttention
-from runners.config_files import save
-from runners.config_tree import flatten
+from layers.attention_cores.blockwise import BlockwiseAttention
+from runners.configs.files import save
+from runners.configs.tree import flatten
 from tests.experiments import toy_family
 from tests.experiments.toy_family import Data, Mesh, Norm, Policy, Stop, Toy
 

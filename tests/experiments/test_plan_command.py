@@ -8,7 +8,7 @@ import sys
 import pytest
 import yaml
 
-from runners.topologies import parse
+from runners.planning.topologies import parse
 
 SMALL = (
   "plan",

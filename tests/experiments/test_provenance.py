@@ -8,7 +8,7 @@ from experiments.override_arguments import Override
 from experiments.provenance import explain
 from experiments.resolution import resolve
 from layers.errors import UserError
-from runners.config_files import save
+from runners.configs.files import save
 from tests.experiments import toy_family
 
 

@@ -14,10 +14,10 @@ from experiments.value_syntax import parse_value
 from layers.errors import UserError
 from layers.ranges import Range
 from runners.callbacks import EarlyStopping, Profile
-from runners.config_fields import fields
-from runners.config_ranges import check_ranges
-from runners.config_tree import walk
-from runners.retention import Checkpoints
+from runners.checkpoints.retention import Checkpoints
+from runners.configs.fields import fields
+from runners.configs.ranges import check_ranges
+from runners.configs.tree import walk
 from runners.schedules import warmup_stable_decay
 from runners.trainer import Trainer
 from tasks.jsonl import Jsonl

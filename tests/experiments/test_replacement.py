@@ -8,7 +8,7 @@ from experiments.provenance import explain
 from experiments.resolution import resolve
 from experiments.sweep_plan import plan_sweep
 from layers.errors import UserError
-from runners.config_tree import flatten
+from runners.configs.tree import flatten
 
 
 def _resolve(*settings):

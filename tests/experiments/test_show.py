@@ -9,7 +9,7 @@ from experiments.python_code import to_python
 from experiments.resolution import resolve
 from experiments.show import show
 from layers.errors import UserError
-from runners.config_files import from_json, save
+from runners.configs.files import from_json, save
 from tests.experiments import toy_family
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from experiments.command_line import main
-from runners.checkpoint_listing import steps
-from runners.folder_lock import is_held
+from runners.checkpoints.listing import steps
+from runners.processes.folder_lock import is_held
 from runners.workdir import read_starts
 from tests.shown_commands import SHRUNK, run
 

@@ -9,7 +9,7 @@ import pytest
 from experiments.override_arguments import Override
 from experiments.sweep_plan import config_name, plan_sweep
 from layers.errors import UserError
-from runners.config_files import from_json, to_json
+from runners.configs.files import from_json, to_json
 from tests.experiments import toy_family
 
 TOY = "toy_family.Nano"

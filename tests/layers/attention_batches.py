@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from layers.attention import dense_attention
+from layers.attention_cores.dense import dense_attention
 from layers.masks import BlockCausal, Mask, SlidingWindow, causal_mask, full_mask
 from layers.tokens import Tokens
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from layers.attention import Attention, dense_attention
+from layers.attention import Attention
+from layers.attention_cores.dense import dense_attention
 from layers.errors import UserError
 from layers.masks import causal_mask, full_mask
 from layers.tokens import Tokens

@@ -13,7 +13,7 @@ import json
 import jax, numpy as np
 from jax.sharding import Mesh
 from layers.sharding import partitioned
-from runners.meshes import DEFAULT_RULES
+from runners.devices.meshes import DEFAULT_RULES
 from tests.layers.test_chunked_cross_entropy import assert_like_plain
 mesh = Mesh(np.array(jax.devices()).reshape(1, 2, 2, 2), ("data", "fsdp", "sequence", "tensor"))
 with partitioned(mesh, DEFAULT_RULES):
@@ -27,7 +27,7 @@ import json
 import jax, numpy as np
 from jax.sharding import Mesh
 from layers.sharding import partitioned
-from runners.meshes import DEFAULT_RULES
+from runners.devices.meshes import DEFAULT_RULES
 from tests.layers.test_chunked_cross_entropy import assert_like_plain
 mesh = Mesh(np.array(jax.devices()).reshape(1, 1, 2, 2), ("data", "fsdp", "sequence", "tensor"))
 shared = ("activation_vocab", ("tensor", "sequence"))
@@ -77,8 +77,8 @@ import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh
 from layers.chunked_cross_entropy import LazyLogits
 from layers.sharding import partitioned
-from runners.flops import programs_within
-from runners.meshes import DEFAULT_RULES
+from runners.devices.flops import programs_within
+from runners.devices.meshes import DEFAULT_RULES
 
 def exchanges(program):
   for equation in program.eqns:

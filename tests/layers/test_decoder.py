@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from layers.attention import dense_attention
-from layers.blockwise_attention import BlockwiseAttention
+from layers.attention_cores.blockwise import BlockwiseAttention
+from layers.attention_cores.dense import dense_attention
+from layers.attention_cores.splash import SplashAttention
 from layers.errors import UserError
-from layers.splash_attention import SplashAttention
 from layers.tokens import Tokens
 
 

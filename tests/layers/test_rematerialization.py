@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from layers.blockwise_attention import BlockwiseAttention
+from layers.attention_cores.blockwise import BlockwiseAttention
+from layers.attention_cores.splash import SplashAttention
 from layers.errors import UserError
 from layers.feed_forward import GatedFeedForward
 from layers.rematerialization import Remat, TensorName, named, rematerialized
-from layers.splash_attention import SplashAttention
 from layers.tokens import Tokens
-from runners.flops import count, programs_within
+from runners.devices.flops import count, programs_within
 
 BLOCKWISE = BlockwiseAttention(query_block=4, key_block=4)
 KEPT = ("none", "full", "save_attention", "minimal")
@@ -84,9 +84,9 @@ IN_A_RING = """
 import json
 import jax, numpy as np
 from jax.sharding import Mesh
-from layers.ring_attention import RingAttention
+from layers.attention_cores.ring import RingAttention
 from layers.sharding import partitioned
-from layers.splash_attention import SplashAttention
+from layers.attention_cores.splash import SplashAttention
 from tests.layers.test_rematerialization import KEPT, gradient_kernels
 core = RingAttention(inner=SplashAttention(query_block=128, key_block=128))
 with partitioned(Mesh(np.array(jax.devices()), ("sequence",)), [("length", "sequence")]):
@@ -147,16 +147,16 @@ import flax.linen as nn, jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from layers.attention import Attention
 from layers.block import Block
-from layers.blockwise_attention import BlockwiseAttention
+from layers.attention_cores.blockwise import BlockwiseAttention
 from layers.feed_forward import GatedFeedForward
 from layers.normalization import RMSNorm
 from layers.rematerialization import Remat
-from layers.ring_attention import RingAttention
+from layers.attention_cores.ring import RingAttention
 from layers.sharding import partitioned
 from layers.stack import Stack
 from layers.tokens import Tokens
-from runners.flops import count
-from runners.meshes import DEFAULT_RULES
+from runners.devices.flops import count
+from runners.devices.meshes import DEFAULT_RULES
 shape = (2, 2, 2)
 mesh = Mesh(np.array(jax.devices()).reshape(1, *shape), ("data", "fsdp", "sequence", "tensor"))
 x, tokens = jax.random.normal(jax.random.key(1), (2, 16, 8)), Tokens.unpacked(2, 16)

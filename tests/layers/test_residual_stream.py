@@ -11,11 +11,11 @@ from layers.block import Block
 from layers.decoder import Decoder
 from layers.feed_forward import GatedFeedForward
 from layers.normalization import RMSNorm
-from layers.blockwise_attention import BlockwiseAttention
-from layers.ring_attention import RingAttention
+from layers.attention_cores.blockwise import BlockwiseAttention
+from layers.attention_cores.ring import RingAttention
 from layers.sharding import partitioned
 from layers.tokens import Tokens
-from runners.meshes import DEFAULT_RULES, RESIDUAL_OVER_TENSOR
+from runners.devices.meshes import DEFAULT_RULES, RESIDUAL_OVER_TENSOR
 mesh = Mesh(np.array(jax.devices()).reshape(1, 1, 2, 2), ("data", "fsdp", "sequence", "tensor"))
 ids, tokens = jnp.arange(2 * 16).reshape(2, 16) % 30, Tokens.unpacked(2, 16)
 core = RingAttention(inner=BlockwiseAttention(query_block=4, key_block=4))

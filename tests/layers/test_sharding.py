@@ -4,9 +4,9 @@ CODE = """
 import json
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh
-from layers.ring_attention import RingAttention
+from layers.attention_cores.ring import RingAttention
 from layers.sharding import axis_devices, partitioned, per_device
-from runners.meshes import DEFAULT_RULES
+from runners.devices.meshes import DEFAULT_RULES
 from tests.layers.attention_batches import *
 from tests.layers.test_chunked_feed_forward import assert_like_plain as assert_like_whole
 mesh = Mesh(np.array(jax.devices()).reshape(1, 2, 1, 2), ("data", "fsdp", "sequence", "tensor"))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from layers.attention import dense_attention
+from layers.attention_cores.dense import dense_attention
 from layers.rematerialization import PolicyName, Remat
 
 BY_NAME = Remat(save=("query", "hidden"), offload=("block_input", "attention"))

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from runners import compilation_cache
+from runners.processes import compilation_cache
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,8 +13,8 @@ import numpy as np
 from input_pipelines.loader import RowBatches
 from layers.notices import heard
 from runners import optimizers
-from runners.json_lines import JsonLines
-from runners.meshes import MeshShape
+from runners.devices.meshes import MeshShape
+from runners.metrics.json_lines import JsonLines
 from runners.training import train
 from tests.runners.toy_run import ToyText, toy_config
 

@@ -10,7 +10,7 @@ from unittest import mock
 import numpy as np
 import tensorstore
 
-from runners import checkpoints
+from runners.checkpoints import writing as checkpoints
 
 Damage = Callable[[Path], None]
 

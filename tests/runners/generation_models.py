@@ -21,8 +21,8 @@ from layers.rotary import Rotary
 from layers.sampling import Sampling
 from layers.sharding import partitioned
 from layers.tokens import Tokens
-from runners.generation import Generator
-from runners.meshes import AXES, DEFAULT_RULES
+from runners.devices.meshes import AXES, DEFAULT_RULES
+from runners.generation.generator import Generator
 
 NUM_IDS = 48
 PROMPTS = [np.array(ids, np.int32) for ids in ([7, 1, 40, 3, 3], [9], [2, 30, 5, 11, 6, 8, 20])]

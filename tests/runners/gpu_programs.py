@@ -13,8 +13,8 @@ from experiments.registry import find
 from layers.sharding import on_platform
 from runners import step_flops
 from runners.assembly import draw, jitted_train_step
-from runners.meshes import batch_sharding
-from runners.topologies import parse
+from runners.devices.meshes import batch_sharding
+from runners.planning.topologies import parse
 
 
 def report(exp: str, settings: list[str]) -> dict[str, int]:

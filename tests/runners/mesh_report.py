@@ -8,8 +8,9 @@ import fiddle as fdl
 import jax
 import numpy as np
 
-from runners import compilation_cache, optimizers
-from runners.meshes import MeshShape
+from runners import optimizers
+from runners.devices.meshes import MeshShape
+from runners.processes import compilation_cache
 from tests.runners import toy_run
 
 NUM_STEPS = 3

@@ -9,12 +9,12 @@ import pytest
 
 from layers.errors import UserError
 from runners import optimizers
-from runners.checkpoint_difference import difference
-from runners.checkpoint_listing import saved_steps
+from runners.checkpoints.difference import difference
+from runners.checkpoints.listing import saved_steps
+from runners.checkpoints.retention import Checkpoints
 from runners.evaluate_run import evaluate
-from runners.retention import Checkpoints
+from runners.metrics.writers import JsonLines
 from runners.training import train
-from runners.writers import JsonLines
 from tests.runners import damage as damages
 from tests.runners.toy_run import ToyText, files_under, toy_config
 

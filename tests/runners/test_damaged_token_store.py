@@ -17,8 +17,8 @@ from input_pipelines.text_data import TextData
 from input_pipelines.token_store import TokenStore
 from input_pipelines.vocabularies import CharacterVocabulary
 from layers.errors import UserError
+from runners.metrics.writers import JsonLines
 from runners.training import train
-from runners.writers import JsonLines
 from tests.runners.toy_run import LETTERS, toy_config
 
 

@@ -8,13 +8,13 @@ from input_pipelines.batches import TARGETS
 from input_pipelines.loader import RowBatches
 from layers.errors import UserError
 from runners.callbacks import Callback, Run
-from runners.checkpoint_listing import steps
-from runners.checkpoint_reading import RUN, open_step
-from runners.init_from import InitFrom
-from runners.json_lines import read
-from runners.retention import Checkpoints
+from runners.checkpoints.listing import steps
+from runners.checkpoints.reading import RUN, open_step
+from runners.checkpoints.retention import Checkpoints
+from runners.interchange.init_from import InitFrom
+from runners.metrics.json_lines import read
+from runners.metrics.writers import JsonLines
 from runners.training import train
-from runners.writers import JsonLines
 from tests.runners.toy_run import ToyText, toy_config
 
 READ: list[tuple[int, tuple[int, ...]]] = []  # (batch, its rows) as the run asked for them

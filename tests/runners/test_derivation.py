@@ -8,8 +8,9 @@ import pytest
 
 from input_pipelines.vocabularies import CharacterVocabulary
 from runners import optimizers, schedules
-from runners.derivation import derive, derive_eval_data, derive_schedules
-from runners.meshes import AXES, DEFAULT_RULES
+from runners.configs.derived import derive_eval_data
+from runners.derivation import derive, derive_schedules
+from runners.devices.meshes import AXES, DEFAULT_RULES
 from tasks.registered_task import RegisteredTask
 from tests.runners.toy_run import LETTERS, ToyText, toy_config
 

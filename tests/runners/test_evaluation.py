@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from runners import optimizers, schedules
-from runners.checkpoint_reading import restore_params
+from runners.checkpoints.reading import restore_params
+from runners.checkpoints.retention import Checkpoints
 from runners.evaluation import Evaluator
-from runners.retention import Checkpoints
+from runners.metrics.writers import JsonLines
 from runners.train_step import make_eval_step
 from runners.training import train
-from runners.writers import JsonLines
 from tasks.language_modeling import NextToken
 from tests.runners import toy_run
 

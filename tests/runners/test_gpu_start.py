@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-from layers.cudnn_attention import is_installed
-from runners.topologies import parse
+from layers.attention_cores.cudnn import is_installed
+from runners.planning.topologies import parse
 from tests.conftest import ROOT
 
 pytestmark = [

@@ -6,10 +6,10 @@ import signal
 import fiddle as fdl
 import pytest
 
-from runners.checkpoint_listing import steps
+from runners.checkpoints.listing import steps
+from runners.checkpoints.retention import Checkpoints
 from runners.evaluation import Evaluator
-from runners.json_lines import JsonLines, read
-from runners.retention import Checkpoints
+from runners.metrics.json_lines import JsonLines, read
 from runners.training import train
 from runners.workdir import read_starts
 from tests.runners.toy_run import ToyText, toy_config

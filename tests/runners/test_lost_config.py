@@ -5,8 +5,8 @@ import shutil
 import pytest
 
 from layers.errors import UserError
-from runners.checkpoint_listing import steps
-from runners.config_files import load
+from runners.checkpoints.listing import steps
+from runners.configs.files import load
 from runners.training import train
 from tests.runners.damage import as_saved_before_inventories
 from tests.runners.toy_run import toy_config

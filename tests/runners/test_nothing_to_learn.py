@@ -13,12 +13,12 @@ from input_pipelines.batches import WEIGHTS
 from layers.errors import UserError
 from runners import optimizers
 from runners.callbacks import EarlyStopping, StopOnNonFinite
-from runners.checkpoint_listing import steps
+from runners.checkpoints.listing import steps
+from runners.checkpoints.retention import Checkpoints
+from runners.devices.meshes import place
 from runners.evaluate_run import evaluate
-from runners.meshes import place
-from runners.retention import Checkpoints
+from runners.metrics.writers import Console, JsonLines
 from runners.training import train
-from runners.writers import Console, JsonLines
 from tasks.language_modeling import NextToken
 from tasks.weighted_metrics import measured, metric_names
 from tests.runners.toy_run import ToyText, begin, snapshot, toy_config

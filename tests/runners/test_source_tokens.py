@@ -7,8 +7,8 @@ import pytest
 
 from input_pipelines.batches import SEGMENTS
 from runners.callbacks import Run
-from runners.init_from import InitFrom
-from runners.json_lines import JsonLines
+from runners.interchange.init_from import InitFrom
+from runners.metrics.json_lines import JsonLines
 from runners.source_tokens import SourceTokens
 from runners.training import train
 from tasks.jsonl import Jsonl

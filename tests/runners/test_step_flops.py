@@ -4,11 +4,11 @@ import fiddle as fdl
 import jax
 import pytest
 
-from layers.attention import dense_attention
-from layers.blockwise_attention import BlockwiseAttention
+from layers.attention_cores.blockwise import BlockwiseAttention
+from layers.attention_cores.dense import dense_attention
 from runners.assembly import draw, jitted_train_step
-from runners.flops import tally_traced
-from runners.meshes import MeshShape
+from runners.devices.flops import tally_traced
+from runners.devices.meshes import MeshShape
 from runners.step_flops import global_batch, model_flops
 from tests.runners.toy_run import toy_config
 

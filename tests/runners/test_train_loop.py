@@ -7,8 +7,8 @@ import pytest
 
 from input_pipelines.prefetch import GivenUp
 from runners.callbacks import Callback, Run
-from runners.signals import Interruption
-from runners.throughput import Throughput
+from runners.metrics.throughput import Throughput
+from runners.processes.signals import Interruption
 from runners.train_loop import TrainLoop
 
 

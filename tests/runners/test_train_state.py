@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from runners.assembly import draw
-from runners.meshes import AXES, MeshShape
+from runners.devices.meshes import AXES, MeshShape
 from tests.runners import toy_run
 from tests.runners.mesh_report import mesh_config, report
 from tests.runners.toy_run import ToyText

@@ -9,7 +9,7 @@ import pytest
 
 from runners import optimizers
 from runners.assembly import assemble
-from runners.meshes import place
+from runners.devices.meshes import place
 from tasks.language_modeling import NextToken
 from tests.runners import toy_run
 

@@ -10,11 +10,11 @@ import pytest
 from layers.errors import UserError
 from runners import training
 from runners.callbacks import Callback, Run
-from runners.checkpoint_listing import steps
-from runners.config_files import load
-from runners.init_from import InitFrom
-from runners.json_lines import JsonLines
-from runners.retention import Checkpoints
+from runners.checkpoints.listing import steps
+from runners.checkpoints.retention import Checkpoints
+from runners.configs.files import load
+from runners.interchange.init_from import InitFrom
+from runners.metrics.json_lines import JsonLines
 from runners.training import train
 from runners.workdir import read_starts
 from tests.runners.toy_run import ToyText, toy_config

@@ -10,12 +10,12 @@ import pytest
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from layers.errors import UserError
-from runners.array_fitting import dividing
 from runners.assembly import assemble
-from runners.checkpoint_fallback import restore_newest
-from runners.checkpoint_reading import restore_params
-from runners.checkpoints import CheckpointWriter
-from runners.retention import Checkpoints
+from runners.checkpoints.array_fitting import dividing
+from runners.checkpoints.fallback import restore_newest
+from runners.checkpoints.reading import restore_params
+from runners.checkpoints.retention import Checkpoints
+from runners.checkpoints.writing import CheckpointWriter
 from tests.runners import toy_run
 from tests.runners.toy_state import abstract, toy_state
 
@@ -113,9 +113,9 @@ ON_EIGHT_DEVICES = """
 import json, os, sys
 import fiddle as fdl
 from runners import optimizers
-from runners.meshes import MeshShape
+from runners.devices.meshes import MeshShape
 from runners.training import train
-from runners.writers import JsonLines
+from runners.metrics.writers import JsonLines
 from tests.runners.toy_run import toy_config
 def run(workdir, mesh, num_steps):
   config = toy_config(

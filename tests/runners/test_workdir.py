@@ -9,8 +9,8 @@ import fiddle as fdl
 import pytest
 
 from layers.errors import UserError
-from runners.config_files import load
-from runners.meshes import DEFAULT_RULES, MeshShape
+from runners.configs.files import load
+from runners.devices.meshes import DEFAULT_RULES, MeshShape
 from runners.workdir import Workdir, read_starts
 from tests.runners.toy_run import toy_config
 

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 
 from experiments.command_line import main
-from runners.safetensors_files import Described, TensorFolder, write_tensors
+from runners.interchange.safetensors_files import Described, TensorFolder, write_tensors
 
 V, D, F, N, K, H, L = 260, 8, 12, 4, 2, 2, 2
 LLAMA = {

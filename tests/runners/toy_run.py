@@ -23,8 +23,8 @@ from layers.feed_forward import FeedForward
 from layers.normalization import LayerNorm
 from runners import optimizers
 from runners.assembly import Assembly, assemble
-from runners.meshes import MeshShape, place
-from runners.retention import Checkpoints
+from runners.checkpoints.retention import Checkpoints
+from runners.devices.meshes import MeshShape, place
 from runners.train_state import TrainState
 from runners.trainer import Precision, Trainer
 from tasks.language_modeling import NextToken

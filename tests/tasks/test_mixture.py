@@ -8,7 +8,7 @@ import pytest
 
 from input_pipelines.batches import TARGETS, WEIGHTS
 from layers.errors import UserError
-from runners.derivation import derive_eval_data
+from runners.configs.derived import derive_eval_data
 from runners.trainer import Trainer
 from tasks.jsonl import Jsonl
 from tasks.mixture import Mixture

@@ -1,0 +1,236 @@
+"""Attention over rows that are split over devices (Liu et al., 2023, https://arxiv.org/abs/2310.01889).
+
+Each device keeps its queries; keys and values travel round the ring, and each device attends
+to those that pass while the next ones are on their way. In the backward pass their gradients
+travel with them, and weights are computed again: nothing of a step of the ring is kept.
+
+Letters: B batch, K key heads, G query heads per key head, T length on a device, H head
+dimension, R devices of the ring, C = T / 2 chunk.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from layers import dtypes
+from layers.attention_cores import block_pairs as attention_blocks
+from layers.attention_cores import splash_kernels
+from layers.attention_cores.block_pairs import Blocks, Side
+from layers.attention_cores.blockwise import BlockwiseAttention, pairs, refuse_dropout
+from layers.attention_cores.heads_and_rows import (
+  SPLIT_ROWS,
+  both_filled,
+  by_head,
+  by_key_head,
+  by_token,
+)
+from layers.attention_cores.online_softmax import Gradients, Partial, kept
+from layers.attention_cores.splash import SplashAttention, refuse_gpu
+from layers.attention_cores.splash_ring import SplashRing
+from layers.attention_cores.zigzag import Ring
+from layers.dropout import Drop
+from layers.errors import UserError
+from layers.masks import Mask, causal_mask, full_mask, reach
+from layers.sharding import axis_devices, per_device, platform
+from layers.tokens import Tokens
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RingAttention:
+  """Exact attention over a row whose tokens lie along a mesh axis.
+
+  Without one, or where keys are not of the queries' tokens (generation), it is blockwise.
+
+  The ring is whatever the rule for "length" names, of any size. A length that does not divide
+  is filled up.
+
+  Attributes:
+    inner: what computes a step of the ring, by its blocks, lowered to the chunk where that is
+      shorter: `SplashAttention`, whose kernels know causal and full masks here, or
+      `BlockwiseAttention`, any. None: the former on TPU where it knows the mask and a device's
+      part of a row is not too long for its tables, else the latter.
+  """
+
+  inner: SplashAttention | BlockwiseAttention | None = None
+
+  def __call__(
+    self,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    query_tokens: Tokens,
+    key_tokens: Tokens,
+    *,
+    mask: Mask = causal_mask,
+    compute_dtype: str = "float32",
+    drop_weights: Drop | None = None,
+  ) -> jax.Array:
+    """See `AttentionCore`.
+
+    Raises:
+      UserError: dropout of the attention weights, a mask that `inner` does not know,
+        `SplashAttention` on a GPU.
+    """
+    refuse_dropout(drop_weights, "RingAttention")
+    ring = Ring(*axis_devices("length", SPLIT_ROWS))
+    inner = self._inner(mask, math.ceil(query.shape[1] / ring.size))
+    if ring.size == 1 or query_tokens is not key_tokens:
+      return inner(
+        query, key, value, query_tokens, key_tokens, mask=mask, compute_dtype=compute_dtype
+      )
+    length = query.shape[1]
+    chunk = math.ceil(length / (2 * ring.size))
+    if isinstance(inner, SplashAttention):
+      steps = SplashRing.of(inner, ring, mask, query.shape, compute_dtype)
+      return steps(query, key, value, query_tokens)
+    blocks = Blocks(
+      min(inner.query_block, chunk), min(inner.key_block, chunk), mask, compute_dtype
+    )
+    multiple = 2 * ring.size * math.lcm(blocks.query, blocks.key)
+    rows = both_filled(query, key, value, query_tokens, key_tokens, (multiple, multiple))
+    local = per_device(functools.partial(_attend_in_ring, blocks, ring), *SPLIT_ROWS)
+    return local(*rows)[:, :length]
+
+  def _inner(self, mask: Mask, length: int) -> SplashAttention | BlockwiseAttention:
+    """What computes a step where a device has `length` tokens of a row."""
+    is_known = mask in (causal_mask, full_mask)
+    if isinstance(self.inner, SplashAttention):
+      refuse_gpu("core=@RingAttention() with inner unset")
+      if not is_known:
+        raise UserError(
+          f"RingAttention.inner=SplashAttention does not know the mask {mask}: leave inner "
+          "unset"
+        )
+    if self.inner is not None:
+      return self.inner
+    is_short = length <= splash_kernels.MOST_TOKENS
+    flash = is_known and is_short and platform() == "tpu"
+    return SplashAttention() if flash else BlockwiseAttention()
+
+
+def own_pairs(length: int, blocks: Blocks) -> np.ndarray:
+  """[P, 2]: which of a device's `length` queries meet which of its own keys.
+
+  What it holds stands in the order of the row, though with a gap.
+  """
+  return pairs(length, length, blocks)
+
+
+def met_pairs(length: int, blocks: Blocks, is_later: Any) -> Any:
+  """[P, 2]: which of a device's queries meet which keys of another.
+
+  Under a causal mask two chunks out of four, whichever the devices are: of one before this
+  the first chunk is before both of ours, of one after it both are before our second.
+
+  Args:
+    length: T.
+    is_later: whether the other comes after this one in the ring; a bool, or an array.
+  """
+  num = np.array([length // blocks.query, length // blocks.key])
+  if reach(blocks.mask).ahead != 0:
+    return np.argwhere(np.ones(num, bool))
+  chunk = np.argwhere(np.ones(num // 2, bool))
+  return jnp.concatenate([chunk + num // 2 * [1, 0], chunk + num // 2 * is_later])
+
+
+def _attend_in_ring(
+  blocks: Blocks,
+  ring: Ring,
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  query_tokens: Tokens,
+  key_tokens: Tokens,
+) -> jax.Array:
+  """What one device computes, [B, T, N, H] of its own part of the row in plain order."""
+  zigzag = functools.partial(ring.zigzag, axis=1)
+  query, key, value = zigzag(query), zigzag(key), zigzag(value)
+  query_tokens, key_tokens = (
+    Tokens(zigzag(tokens.positions), zigzag(tokens.segments), tokens.rows)
+    for tokens in (query_tokens, key_tokens)
+  )
+  heads = by_key_head(query, key.shape[2]), by_head(key), by_head(value)
+  mixed = cast(jax.Array, _attend(blocks, ring, *heads, query_tokens, key_tokens))
+  return ring.plain(by_token(mixed), axis=1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _attend(blocks, ring, query, key, value, query_tokens, key_tokens):
+  return _forward(blocks, ring, query, key, value, query_tokens, key_tokens)[0]
+
+
+def _forward(blocks, ring, query, key, value, query_tokens, key_tokens):
+  dtype = dtypes.resolve(blocks.compute_dtype)
+  operands = tuple(x.astype(dtype) for x in (query, key, value))
+  queries = Side(
+    operands[:1], query_tokens, _places(ring, ring.here(), query.shape[3], blocks.query)
+  )
+
+  def meet(part: Partial, none: tuple[()], keys: Side, which: Any):
+    return attention_blocks.attend(part, queries, keys, blocks, which), none
+
+  keys = Side(operands[1:], key_tokens, None)
+  part, _ = _go_round(ring, blocks, meet, Partial.none(query.shape), (), keys)
+  mixed, log_sum = part.finish()
+  mixed, log_sum = kept(mixed, log_sum, dtype)
+  like = tuple(jnp.empty(0, x.dtype) for x in (query, key, value))
+  return mixed.astype(jnp.float32), (operands, query_tokens, key_tokens, mixed, log_sum, like)
+
+
+def _backward(blocks, ring, residuals, gradient):
+  operands, query_tokens, key_tokens, mixed, log_sum, like = residuals
+  delta = (gradient * mixed).sum(axis=-1)
+  gradient = gradient.astype(operands[0].dtype)
+  places = _places(ring, ring.here(), gradient.shape[3], blocks.query)
+  queries = Side((operands[0], log_sum, gradient, delta), query_tokens, places)
+
+  def meet(dquery: jax.Array, dkeys: tuple[jax.Array, ...], keys: Side, which: Any):
+    sums = Gradients(dquery, *dkeys)
+    sums = attention_blocks.gradients(sums, queries, keys, blocks, which)
+    return sums.query, (sums.key, sums.value)
+
+  zeros = tuple(jnp.zeros(x.shape) for x in operands)
+  keys = Side(operands[1:], key_tokens, None)
+  dquery, dkeys = _go_round(ring, blocks, meet, zeros[0], zeros[1:], keys)
+  sums = (dquery, *dkeys)
+  return *(x.astype(y.dtype) for x, y in zip(sums, like, strict=True)), None, None
+
+
+_attend.defvjp(_forward, _backward)
+
+
+def _go_round(
+  ring: Ring, blocks: Blocks, meet: Callable, stays: Any, travels: Any, keys: Side
+) -> tuple[Any, Any]:
+  """`meet` with the keys of every device of the ring, this one's own first.
+
+  Args:
+    meet: (stays, travels, keys, pairs) -> (stays, travels).
+    stays: what is gathered for this device's queries.
+    travels: what is gathered for keys; it goes round with them, and comes home.
+    keys: this device's; places are filled in here.
+  """
+  here, length = ring.here(), keys.tokens.segments.shape[1]
+
+  def meet_those_of(source: jax.Array | None, stays: Any, travels: Any, keys: Side):
+    if source is None:
+      source, which = here, own_pairs(length, blocks)
+    else:
+      which = met_pairs(length, blocks, source > here)
+    keys = keys._replace(places=_places(ring, source, length, blocks.key))
+    return meet(stays, travels, keys, which)
+
+  return ring.go_round(meet_those_of, stays, travels, keys)
+
+
+def _places(ring: Ring, device: jax.Array, length: int, size: int) -> jax.Array:
+  """Where in the row each block of `size` tokens begins, of the `length` on a device."""
+  chunk = length // 2
+  within = jnp.arange(0, chunk, size)
+  return jnp.concatenate([ring.chunk(device, half) * chunk + within for half in (0, 1)])

@@ -1,0 +1,117 @@
+"""Flash attention on TPU: the splash kernels of JAX (Pallas).
+
+Letters: B batch, T length, N query heads, K key heads, H head dimension.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+
+from layers import dtypes
+from layers.attention_cores import splash_kernels
+from layers.attention_cores.blockwise import BlockwiseAttention, refuse_dropout
+from layers.attention_cores.heads_and_rows import WHOLE_ROWS, by_head, rows_filled
+from layers.attention_cores.splash_kernels import Kernel
+from layers.dropout import Drop
+from layers.errors import UserError
+from layers.masks import Mask, causal_mask
+from layers.ranges import PositiveInt
+from layers.sharding import on_mesh, per_device, platform
+from layers.tokens import Tokens
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplashAttention:
+  """One kernel for scores, softmax and mean; its backward pass computes the weights again.
+
+  Memory is linear in the length, and blocks beyond the mask's reach are left out. Grouped
+  heads share their keys. On CPU the kernel is interpreted, slowly: for tests. Where keys are
+  not of the queries' tokens (generation) it is blockwise.
+
+  Attributes:
+    query_block, key_block: tokens, multiples of 128; lowered to the length where that is
+      shorter. A length that is no multiple is filled up.
+  """
+
+  query_block: PositiveInt = 512
+  key_block: PositiveInt = 512
+
+  def __post_init__(self):
+    splash_kernels.check_block(self.query_block, self)
+    splash_kernels.check_block(self.key_block, self)
+
+  def __call__(
+    self,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    query_tokens: Tokens,
+    key_tokens: Tokens,
+    *,
+    mask: Mask = causal_mask,
+    compute_dtype: str = "float32",
+    drop_weights: Drop | None = None,
+  ) -> jax.Array:
+    """See `AttentionCore`.
+
+    Raises:
+      UserError: dropout of the attention weights, a mask that the kernels do not know, a GPU.
+    """
+    refuse_dropout(drop_weights, "SplashAttention")
+    alone = functools.partial(
+      BlockwiseAttention(query_block=self.query_block, key_block=self.key_block),
+      *(query, key, value, query_tokens, key_tokens),
+      mask=mask,
+      compute_dtype=compute_dtype,
+    )
+    if query_tokens is not key_tokens:
+      return alone()
+    if not splash_kernels.is_known(mask):
+      raise UserError(
+        f"SplashAttention does not know the mask {mask}: take core=@BlockwiseAttention(), "
+        "which honours any"
+      )
+    refuse_gpu("core=@CudnnAttention()")
+    if not on_mesh() and platform() == "tpu":  # only shapes are asked: no kernel is made
+      return alone()
+    attend = functools.partial(_attend_locally, self, mask, compute_dtype)
+    local = per_device(attend, *WHOLE_ROWS)
+    return local(query, key, value, query_tokens, key_tokens)
+
+
+def refuse_gpu(cure: str) -> None:
+  """Raises UserError on a GPU, with what to take there."""
+  if platform() == "gpu":
+    raise UserError(f"SplashAttention runs on TPU: on a GPU take {cure}")
+
+
+def _attend_locally(
+  core: SplashAttention,
+  mask: Mask,
+  compute_dtype: str,
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  query_tokens: Tokens,
+  key_tokens: Tokens,
+) -> jax.Array:
+  """What one device computes: all of its rows and heads, [B, T, N, H]."""
+  length, num_heads, head_dim = query.shape[1:]
+  query_block = splash_kernels.block(core.query_block, length)
+  key_block = splash_kernels.block(core.key_block, length)
+  multiple = math.lcm(query_block, key_block)
+  query, key, value, tokens = rows_filled(query, key, value, query_tokens, multiple)
+  kernel = Kernel(
+    mask,
+    num_heads,
+    query.shape[1],
+    key.shape[1],
+    query_block,
+    key_block,
+    interpret=platform() == "cpu",
+  )
+  dtype = dtypes.resolve(compute_dtype)
+  query, key, value = (by_head(x).astype(dtype) for x in (query * head_dim**-0.5, key, value))
+  return by_head(kernel.attend(query, key, value, tokens))[:, :length].astype("float32")

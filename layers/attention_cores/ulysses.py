@@ -1,0 +1,104 @@
+"""Attention over rows split over devices, by trading tokens for heads (DeepSpeed Ulysses,
+Jacobs et al., 2023, https://arxiv.org/abs/2309.14509).
+
+Letters: B batch, T length, N query heads, K key heads, H head dimension, R devices of the
+sequence axis.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from layers.attention_cores.auto import auto_attention
+from layers.attention_cores.blockwise import refuse_dropout
+from layers.attention_cores.dense import AttentionCore
+from layers.attention_cores.heads_and_rows import SPLIT_ROWS, rows_filled
+from layers.dropout import Drop
+from layers.errors import UserError
+from layers.masks import Mask, causal_mask
+from layers.sharding import axis_devices, per_device
+from layers.tokens import Tokens
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UlyssesAttention:
+  """All tokens of some heads on every device, in place of some tokens of all heads.
+
+  Each device sends its queries, keys and values once, and gets its part of the result back;
+  `RingAttention` sends keys and values R - 1 times, but takes any number of heads. A length
+  that does not divide is filled up. Where rows are not split, or keys are not of the queries'
+  tokens (generation), it is `core` alone.
+
+  Attributes:
+    core: what attends to the whole rows; one that needs no mesh.
+  """
+
+  core: AttentionCore = auto_attention
+
+  def __call__(
+    self,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    query_tokens: Tokens,
+    key_tokens: Tokens,
+    *,
+    mask: Mask = causal_mask,
+    compute_dtype: str = "float32",
+    drop_weights: Drop | None = None,
+  ) -> jax.Array:
+    """See `AttentionCore`.
+
+    Raises:
+      UserError: dropout of the attention weights, heads that do not divide over the devices,
+        and what `core` refuses.
+    """
+    refuse_dropout(drop_weights, "UlyssesAttention")
+    core = functools.partial(
+      self.core, mask=mask, compute_dtype=compute_dtype, drop_weights=None
+    )
+    axes, size = axis_devices("length", SPLIT_ROWS)
+    if size == 1 or query_tokens is not key_tokens:
+      return core(query, key, value, query_tokens, key_tokens)
+    length = query.shape[1]
+    query, key, value, tokens = rows_filled(query, key, value, query_tokens, size)
+    local = per_device(functools.partial(_attend_locally, core, axes, size), *SPLIT_ROWS)
+    return local(query, key, value, tokens, tokens)[:, :length]
+
+
+def key_repeats(num_heads: int, num_kv_heads: int, size: int) -> int:
+  """How often each key head must be there for `size` devices to share them out evenly.
+
+  Raises:
+    UserError: the query heads do not divide.
+  """
+  if num_heads % size:
+    raise UserError(
+      f"UlyssesAttention: {num_heads} query heads of a device do not divide over {size} "
+      "devices of the sequence axis; change num_heads or mesh.sequence, or take "
+      "core=@RingAttention()"
+    )
+  return math.lcm(num_kv_heads, size) // num_kv_heads
+
+
+def _attend_locally(
+  core, axes, size, query, key, value, query_tokens: Tokens, key_tokens: Tokens
+) -> jax.Array:
+  """What one device computes, [B, T / R, N, H]."""
+  repeats = key_repeats(query.shape[2], key.shape[2], size)
+  key, value = (jnp.repeat(x, repeats, axis=2) for x in (key, value))
+  to_heads = functools.partial(
+    jax.lax.all_to_all, axis_name=axes, split_axis=2, concat_axis=1, tiled=True
+  )
+  whole = lambda x: jax.lax.all_gather(x, axes, axis=1, tiled=True)
+  tokens = Tokens(
+    whole(query_tokens.positions), whole(query_tokens.segments), query_tokens.rows
+  )
+  mixed = core(to_heads(query), to_heads(key), to_heads(value), tokens, tokens)
+  # A layer goes on in the dtype of its queries: nothing wider need be sent.
+  mixed = mixed.astype(query.dtype)
+  back = jax.lax.all_to_all(mixed, axes, split_axis=1, concat_axis=2, tiled=True)
+  return back.astype(jnp.float32)

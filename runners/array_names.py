@@ -1,0 +1,20 @@
+"""The names of a state's arrays: the keys that lead to each, as in params/head/kernel."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+
+def named_arrays(tree: Any) -> Iterator[tuple[str, Any]]:
+  """("a/b", array) of every array of a tree, or of what describes one.
+
+  A state, and the dicts and lists in which Orbax describes it, give the same names.
+  """
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    yield array_name(path), leaf
+
+
+def array_name(path: Any) -> str:
+  """The name of the array at a key path of a tree."""
+  return jax.tree_util.keystr(path, simple=True, separator="/")

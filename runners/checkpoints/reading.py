@@ -1,0 +1,272 @@
+"""Reading a checkpoint so that nothing of it is believed unless it is what was saved.
+
+runners/checkpoints/documents.py says what a checkpoint consists of. Orbax itself restores
+changed bytes of an array without a word.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from layers.errors import UserError
+from runners.array_names import array_name, named_arrays
+from runners.checkpoints.array_fitting import dividing, fit
+from runners.checkpoints.checksums import array_checksums
+from runners.checkpoints.damage import DamagedCheckpoint, listed, reason
+from runners.checkpoints.documents import (
+  METRICS,
+  MISSING,
+  PARAMS,
+  RUN,
+  STATE,
+  Step,
+  open_documents,
+  unreadable,
+)
+from runners.checkpoints.inventory import SavedArray
+from runners.checkpoints.orbax_metadata import state_metadata
+from runners.checkpoints.stores import check_headers, has_stores, read_stores
+
+__all__ = [
+  "METRICS",
+  "PARAMS",
+  "RUN",
+  "DamagedCheckpoint",
+  "Step",
+  "changed_arrays",
+  "in_portions",
+  "listed",
+  "open_step",
+  "read_arrays",
+  "restore",
+  "restore_params",
+  "restore_some",
+]
+
+_BYTES_AT_ONCE = 2**26
+
+
+def open_step(folder: Path) -> Step:
+  """Reads all of a checkpoint but the values of its arrays.
+
+  Raises:
+    DamagedCheckpoint: something is missing there, or is not what was saved.
+  """
+  folder = folder.absolute()
+  documents, inventory = open_documents(folder)
+  if inventory is None:
+    return Step(folder, documents, _described(folder))
+  return Step(folder, documents, inventory.arrays)
+
+
+def _described(folder: Path) -> dict[str, SavedArray]:
+  """What Orbax itself notes of the arrays: no checksums."""
+  with _damage(folder):
+    return {
+      name: SavedArray(tuple(leaf.shape), str(leaf.dtype))
+      for name, leaf in named_arrays(state_metadata(folder))
+    }
+
+
+@contextlib.contextmanager
+def _damage(folder: Path, what: str = "its arrays") -> Iterator[None]:
+  """Says of what reading raises within that it is the checkpoint that is damaged."""
+  try:
+    yield
+  except (DamagedCheckpoint, MemoryError):
+    raise
+  except Exception as error:  # for damaged files Orbax raises what comes, Exception itself too
+    if isinstance(error, RuntimeError) and not isinstance(error, RecursionError):
+      raise  # of a device or a host without memory
+    if isinstance(error, OSError) and not isinstance(error, MISSING):
+      raise unreadable(folder, error) from error
+    cause = error.__cause__ or error  # tensorstore's, which names the file
+    raise DamagedCheckpoint(f"{what} cannot be read: {reason(cause)}") from error
+
+
+def restore(step: Step, abstract: Any, unpadded: Any = None, below: str = "") -> Any:
+  """The arrays of a checkpoint, laid out as `abstract` says, their values verified.
+
+  Padding of the vocabulary, which depends on the mesh, is cut or added, and dtypes are changed,
+  where `abstract` has others than were saved.
+
+  Args:
+    step: to read.
+    abstract: a tree like the one that was saved, or a part of it.
+    unpadded: the same tree, with the shapes that its arrays have without padding.
+    below: a prefix of names: what does not begin with it is not asked for.
+
+  Raises:
+    UserError: an array is missing there, is not wanted here, or has another shape.
+    DamagedCheckpoint: an array is not what was saved.
+  """
+  wanted = dict(named_arrays(abstract))
+  real = {name: tuple(x.shape) for name, x in named_arrays(unpadded)}  # none of None
+  saved = {name: array for name, array in step.arrays.items() if name.startswith(below)}
+  _check_fits(step, saved, wanted, real)
+  if has_stores(step.folder):
+    check_headers(step.folder, saved)
+  as_saved = lambda path, x: _as_saved(saved[array_name(path)], x)
+  restored = _read(
+    step, jax.tree_util.tree_map_with_path(as_saved, abstract), partial=bool(below)
+  )
+  _verify(step, dict(named_arrays(restored)))
+  return jax.tree.map(fit, restored, abstract)
+
+
+def restore_some(
+  step: Step, wanted: Mapping[str, Any], unpadded: Mapping[str, Any]
+) -> dict[str, jax.Array]:
+  """Some arrays of a checkpoint by name, laid out and verified as in `restore`.
+
+  Args:
+    step: has all of them.
+    wanted: name there -> shape, dtype and sharding.
+    unpadded: name there -> shape without padding.
+
+  Raises:
+    UserError: an array has another shape.
+    DamagedCheckpoint: an array is not what was saved.
+  """
+  saved = {name: step.arrays[name] for name in wanted}
+  _check_fits(step, saved, wanted, {name: tuple(x.shape) for name, x in unpadded.items()})
+
+  if has_stores(step.folder):
+    check_headers(step.folder, step.arrays)  # Orbax opens all of them
+
+  def choose(path: Any, _: Any) -> Any:
+    name = array_name(path)
+    return _as_saved(saved[name], wanted[name]) if name in wanted else ocp.PLACEHOLDER
+
+  # Orbax asks for the tree that was saved, whatever there is to be read of it.
+  with _damage(step.folder):
+    target = jax.tree_util.tree_map_with_path(choose, state_metadata(step.folder))
+  arrays = dict(named_arrays(_read(step, target, partial=False)))
+  arrays = {name: arrays[name] for name in wanted}
+  _verify(step, arrays)
+  return {name: fit(arrays[name], wanted[name]) for name in wanted}
+
+
+def _as_saved(array: SavedArray, wanted: Any) -> jax.ShapeDtypeStruct:
+  """What Orbax is asked for: the shape and dtype that are there, laid out as is wanted."""
+  sharding = wanted.sharding and dividing(wanted.sharding, array.shape)
+  return jax.ShapeDtypeStruct(array.shape, _dtype(array.dtype), sharding=sharding)
+
+
+def restore_params(folder: Path, abstract: Any, unpadded: Any = None) -> Any:
+  """Only the parameters of the checkpoint `folder`, laid out and verified as in `restore`.
+
+  Raises:
+    UserError: they are those of another model.
+    DamagedCheckpoint: they are not what was saved; the message names the folder.
+  """
+  wrapped = ({PARAMS: tree} if tree is not None else None for tree in (abstract, unpadded))
+  try:
+    return restore(open_step(folder), *wrapped, below=f"{PARAMS}/")[PARAMS]
+  except DamagedCheckpoint as error:
+    raise DamagedCheckpoint(
+      f"the checkpoint {folder} is damaged: {error}; name another step"
+    ) from error
+
+
+def _check_fits(
+  step: Step,
+  saved: Mapping[str, SavedArray],
+  wanted: Mapping[str, Any],
+  real: Mapping[str, tuple[int, ...]],
+) -> None:
+  """Raises UserError unless the arrays are the same but for padding."""
+
+  def fits(name: str) -> bool:
+    if name not in saved or name not in wanted:
+      return False
+    array, shape = saved[name], tuple(wanted[name].shape)
+    return array.shape == shape or array.unpadded == real.get(name, shape)
+
+  differing = [name for name in sorted(saved.keys() | wanted.keys()) if not fits(name)]
+  if differing:
+    there = {name: array.shape for name, array in saved.items()}
+    here = {name: tuple(x.shape) for name, x in wanted.items()}
+    shapes = [
+      f"{name}: {there.get(name, 'missing')} there, {here.get(name, 'none')} here"
+      for name in differing
+    ]
+    raise UserError(
+      f"the arrays of {step.folder} do not fit this model: {listed(shapes, '; ')}"
+    )
+
+
+def _dtype(name: str) -> np.dtype:
+  return jnp.dtype(name)  # knows bfloat16 and its like
+
+
+def _read(step: Step, target: Any, *, partial: bool) -> Any:
+  with _damage(step.folder), ocp.PyTreeCheckpointer() as checkpointer:
+    return checkpointer.restore(
+      step.folder / STATE,
+      args=ocp.args.PyTreeRestore(
+        target,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+        partial_restore=partial,
+      ),
+    )
+
+
+def _verify(step: Step, arrays: Mapping[str, Any]) -> None:
+  """Raises DamagedCheckpoint unless these arrays, as they were saved, have their checksums."""
+  changed = changed_arrays(step, arrays)
+  if changed:
+    raise DamagedCheckpoint(f"not what was saved: {listed(changed)}")
+
+
+def changed_arrays(step: Step, arrays: Mapping[str, Any]) -> list[str]:
+  """The names of those whose values are not those that were saved."""
+  known = {name: x for name, x in arrays.items() if step.arrays[name].checksum is not None}
+  checksums = array_checksums(known)
+  return [name for name in known if checksums[name] != step.arrays[name].checksum]
+
+
+# Without the model's code
+
+
+def read_arrays(step: Step, names: Sequence[str]) -> dict[str, np.ndarray]:
+  """Some arrays of a checkpoint in this process's memory, their values not verified.
+
+  Raises:
+    DamagedCheckpoint: they cannot be read.
+  """
+  if has_stores(step.folder):
+    return read_stores(step.folder, {name: step.arrays[name] for name in names})
+  with _damage(step.folder, listed(names)), ocp.PyTreeCheckpointer() as checkpointer:
+    tree = state_metadata(step.folder)
+    chosen = lambda path, leaf: leaf if array_name(path) in names else ocp.PLACEHOLDER
+    target = jax.tree_util.tree_map_with_path(chosen, tree)
+    how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
+    restored = checkpointer.restore(
+      step.folder / STATE, args=ocp.args.PyTreeRestore(target, restore_args=how)
+    )
+    found = dict(named_arrays(restored))
+    return {name: np.asarray(found[name]) for name in names}
+
+
+def in_portions(arrays: Mapping[str, SavedArray]) -> Iterator[list[str]]:
+  """Names in groups that weigh no more than the largest array, or 64 MiB."""
+  size = lambda name: math.prod(arrays[name].shape) * _dtype(arrays[name].dtype).itemsize
+  limit = max([_BYTES_AT_ONCE, *map(size, arrays)])
+  portion: list[str] = []
+  weight = 0
+  for name in arrays:
+    if portion and weight + size(name) > limit:
+      yield portion
+      portion, weight = [], 0
+    portion.append(name)
+    weight += size(name)
+  if portion:
+    yield portion

@@ -1,0 +1,69 @@
+"""Which fields of a config are derived, and from what.
+
+Only what the experiment and the command line leave unset is derived: the fields of SOURCES, on
+every config node below the field of the trainer that they stand under, and evaluation data,
+which take from train_data what they leave unset where both are of the same class.
+"""
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import fiddle as fdl
+from fiddle import daglish
+
+from runners.configs.tree import copy_config, path_text
+
+PRECISION_FIELDS = ("compute_dtype", "param_dtype", "activation_dtype")
+
+# Field of the trainer -> name of a parameter on any node below it -> where its value is from.
+SOURCES = {
+  "model": {
+    **dict.fromkeys(PRECISION_FIELDS, "precision"),
+    "vocab_size": "train_data",
+    "padded_vocab_size": "train_data, mesh, sharding",
+    "max_positions": "sequence_length",
+    "residual_depth": "model.num_layers",
+  },
+  "objective": {"token_bytes": "train_data"},
+  "optimizer": {"num_steps": "num_steps or num_epochs"},
+}
+
+
+# What says which part of the data is evaluated is never taken from train_data.
+_OF_ITS_OWN = {"split", "num_batches"}
+
+
+def derived_fields(config: fdl.Config) -> dict[str, str]:
+  """Path -> source of every field of `config` that will be derived, for showing."""
+  return {
+    path_text((*path, daglish.Attr(name))): sources[name]
+    for root, sources in SOURCES.items()
+    for path, node, name in unset_fields(
+      getattr(config, root, None), sources, (daglish.Attr(root),)
+    )
+  }
+
+
+def unset_fields(root: Any, names: Any, prefix: Any = ()) -> Iterator[tuple[Any, Any, str]]:
+  """(path, node, name) of each of `names` that a node below `root` has and leaves unset."""
+  for node, path in daglish.iterate(root):
+    if isinstance(node, fdl.Buildable):
+      parameters = inspect.signature(fdl.get_callable(node)).parameters
+      for name in names:
+        if name in parameters and name not in node.__arguments__:
+          yield (*prefix, *path), node, name
+
+
+def derive_eval_data(config: fdl.Config) -> fdl.Config:
+  """A copy in which evaluation data take from train_data what they leave unset."""
+  config = copy_config(config)
+  train = config.train_data
+  for data in (config.eval_data or {}).values():
+    if not (isinstance(data, fdl.Buildable) and isinstance(train, fdl.Buildable)):
+      continue
+    if fdl.get_callable(data) is not fdl.get_callable(train):
+      continue
+    for name in train.__arguments__.keys() - data.__arguments__.keys() - _OF_ITS_OWN:
+      setattr(data, str(name), train.__arguments__[name])
+  return config

@@ -1,0 +1,50 @@
+"""Where objects went that older versions kept elsewhere: the one table of old names.
+
+A config.json, an override file and a checkpoint's record name objects by module. What moved is
+found here, so that they mean today what they meant then.
+"""
+
+import re
+
+# Old module -> new module, for modules whose classes and functions a config may name.
+_MODULES = {
+  "layers.attention_blocks": "layers.attention_cores.block_pairs",
+  "layers.attention_layout": "layers.attention_cores.heads_and_rows",
+  "layers.auto_attention": "layers.attention_cores.auto",
+  "layers.blockwise_attention": "layers.attention_cores.blockwise",
+  "layers.cudnn_attention": "layers.attention_cores.cudnn",
+  "layers.masked_softmax": "layers.attention_cores.masked_softmax",
+  "layers.online_softmax": "layers.attention_cores.online_softmax",
+  "layers.ring": "layers.attention_cores.zigzag",
+  "layers.ring_attention": "layers.attention_cores.ring",
+  "layers.splash_attention": "layers.attention_cores.splash",
+  "layers.splash_kernels": "layers.attention_cores.splash_kernels",
+  "layers.splash_ring": "layers.attention_cores.splash_ring",
+  "layers.ulysses_attention": "layers.attention_cores.ulysses",
+  "runners.collective_budget": "runners.devices.collective_budget",
+  "runners.console": "runners.metrics.console",
+  "runners.init_from": "runners.interchange.init_from",
+  "runners.json_lines": "runners.metrics.json_lines",
+  "runners.meshes": "runners.devices.meshes",
+  "runners.retention": "runners.checkpoints.retention",
+  "runners.tensorboard_writer": "runners.metrics.tensorboard",
+}
+
+# The same for single objects whose old module is still there.
+_OBJECTS = {
+  "layers.attention:AttentionCore": "layers.attention_cores.dense:AttentionCore",
+  "layers.attention:dense_attention": "layers.attention_cores.dense:dense_attention",
+}
+
+_NAME = re.compile(r"(?<![\w.:])([a-z_]\w*(?:\.\w+)*):(\w+)")
+
+
+def current_name(full_name: str) -> str:
+  """`module:Name` as it is today; any other name as it is."""
+  module, colon, name = full_name.partition(":")
+  return _OBJECTS.get(full_name) or f"{_MODULES.get(module, module)}{colon}{name}"
+
+
+def with_current_names(text: str) -> str:
+  """A value as text, such as a config's field in a checkpoint, with today's names in it."""
+  return _NAME.sub(lambda found: current_name(found[0]), text)

@@ -1,0 +1,115 @@
+"""`runner generate`: continuations of prompts by a checkpoint of a run."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import fiddle as fdl
+
+from input_pipelines.progress import Progress
+from input_pipelines.token_store import default_cache_dir
+from layers.errors import UserError
+from layers.sampling import Sampling
+from runners.assembly import draw
+from runners.checkpoints.listing import find_step_folder
+from runners.checkpoints.reading import restore_params
+from runners.configs.ranges import check_ranges
+from runners.evaluate_run import chosen_steps
+from runners.generation.generator import Generator, check_context
+from runners.generation.prompt_tokens import prompt_tokens
+from runners.processes import compilation_cache
+from runners.trainer import Trainer
+
+_MAX_TOKENS = 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+  """What to generate.
+
+  Attributes:
+    prompts: texts; an empty one is the start of a document.
+    max_tokens: how many to add at most; None: 64, or fewer where the context ends.
+    sampling: how a token is drawn.
+    seed: of the draws.
+  """
+
+  prompts: Sequence[str]
+  max_tokens: int | None = None
+  sampling: Sampling = Sampling()
+  seed: int = 0
+
+  def __post_init__(self):
+    if not self.prompts:
+      raise UserError("generate from what? Give --prompt=TEXT; --prompt= starts a document")
+    if self.max_tokens is not None and self.max_tokens < 1:
+      raise UserError(f"max_tokens={self.max_tokens} must be at least 1")
+
+
+def generate(
+  config: fdl.Config,
+  workdir: str,
+  request: Request,
+  step: str = "latest",
+  cache_dir: str | None = None,
+) -> int:
+  """Prints each prompt with its continuation; reads no data and changes nothing in the run.
+
+  Args:
+    config: resolved, of the run.
+    workdir: the run's folder.
+    request: what to generate.
+    step: a number, "latest", "best" (by checkpoints.metric) or "all".
+    cache_dir: for compiled programs.
+
+  Returns:
+    The exit code, 0.
+  """
+  check_ranges(config)
+  steps = chosen_steps(config, workdir, step)
+  data: Any = fdl.build(config.train_data)
+  tokens = prompt_tokens(data, workdir, getattr(config.model, "vocab_size", None))
+  prompts = [tokens.encode(prompt) for prompt in request.prompts]
+  compilation_cache.enable(cache_dir or default_cache_dir())
+  mesh = fdl.build(config.mesh).build()
+  blueprint = draw(config, mesh, data, tokens.vocabulary)
+  context = _context(blueprint.trainer, tokens.context)
+  longest = max(map(len, prompts))
+  max_tokens = request.max_tokens or max(1, min(_MAX_TOKENS, context + 1 - longest))
+  check_context(context, longest, max_tokens)
+  initializer = blueprint.initializer(blueprint.trainer, mesh)
+  generator = Generator(
+    blueprint.trainer.model,
+    mesh,
+    blueprint.trainer.sharding,
+    num_ids=tokens.vocabulary.vocab_size,
+    context=context,
+    end_ids=tokens.end_ids,
+  )
+  for number in steps:
+    folder = find_step_folder(workdir, number).absolute()
+    params = restore_params(folder, initializer.abstract.params, initializer.unpadded().params)
+    with Progress("generating"):
+      continuations = generator(
+        params,
+        prompts,
+        max_tokens=max_tokens,
+        sampling=request.sampling,
+        seed=request.seed,
+      )
+    for n, ids in enumerate(continuations):
+      print(f"step {number}  prompt {n + 1}  {len(prompts[n])} + {len(ids)} tokens")
+      text = tokens.vocabulary.continuation(prompts[n], ids)
+      print(f"{request.prompts[n]}{text}\n", flush=True)
+  return 0
+
+
+def _context(trainer: Trainer, imported: int | None) -> int:
+  """Positions that the model knows: of its table, or, without one, that it was trained at.
+
+  Rotary ones do go on: `--set=sequence_length=N` asks for positions that were never trained.
+  """
+  model = trainer.model
+  if getattr(model, "learned_positions", False) and model.max_positions:
+    return model.max_positions
+  return max(trainer.sequence_length, imported or 0)

@@ -1,0 +1,1 @@
+"""Parameters from elsewhere and for elsewhere: Hugging Face, LWM, other runs."""

@@ -1,0 +1,1 @@
+"""What a run tells: rows of metrics on the terminal, in files, in TensorBoard."""

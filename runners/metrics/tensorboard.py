@@ -1,0 +1,90 @@
+"""TensorBoard's event files, by TensorBoard's own package and without TensorFlow.
+
+An event holds all scalars of a step as plain numbers, which TensorBoard shows and
+`EventAccumulator.Scalars()` finds, and the time at which the step was logged. CLU's writer
+makes tensors instead, which few tools look for, stamped when its queue comes to them.
+"""
+
+import dataclasses
+import io
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from layers.notices import note
+from runners.metrics.appended_file import AppendedFile
+
+DIRECTORY = "tensorboard"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TensorBoard:
+  """Writes event files to `tensorboard/` in the workdir; without tensorboard, one note."""
+
+  def open(self, workdir: str, num_steps: int | None) -> "TensorBoardWriter":
+    del num_steps  # TensorBoard shows what there is
+    return TensorBoardWriter(os.path.join(workdir, DIRECTORY))
+
+
+class TensorBoardWriter:
+  """A file of events in `directory`, made by the first row.
+
+  Event files cannot be cut. TensorBoard forgets the events from a START event's step on, at
+  every START but the first it reads: so each file begins with one, that of a fresh run too.
+  """
+
+  def __init__(self, directory: str, clock: Callable[[], float] = time.time):
+    self._directory, self._clock = directory, clock
+    self._restored: int | None = None
+    self._file: AppendedFile | None = None
+    try:
+      from tensorboard.compat.proto import event_pb2, summary_pb2
+    except ImportError as error:
+      note(f"tensorboard/ is not written, as TensorBoard is not there: {error}")
+      self._events: Any = None
+    else:
+      self._events, self._summaries = event_pb2, summary_pb2
+
+  def resume(self, step: int) -> None:
+    self._restored = step
+
+  def write(self, step: int, scalars: Mapping[str, float]) -> None:
+    if self._events is None:
+      return
+    if self._file is None:
+      self._file = self._begin()
+    values = [
+      self._summaries.Summary.Value(tag=name, simple_value=float(value))
+      for name, value in scalars.items()
+    ]
+    self._append(step=step, summary=self._summaries.Summary(value=values))
+
+  def flush(self) -> None:
+    if self._file is not None:
+      self._file.flush()
+
+  def close(self) -> None:
+    if self._file is not None:
+      self._file.close()
+
+  def _begin(self) -> AppendedFile:
+    now = self._clock()
+    # The name that every writer of event files gives, and nobody else's.
+    name = f"events.out.tfevents.{now:.6f}.{socket.gethostname()}.{os.getpid()}"
+    self._file = AppendedFile(os.path.join(self._directory, name))
+    self._append(file_version="brain.Event:2")
+    if self._restored is not None:
+      start = self._events.SessionLog(status=self._events.SessionLog.START)
+      self._append(step=self._restored + 1 if self._restored else 0, session_log=start)
+    return self._file
+
+  def _append(self, **event: Any) -> None:
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    assert self._file is not None
+    record = io.BytesIO()
+    message = self._events.Event(wall_time=self._clock(), **event)
+    RecordWriter(record).write(message.SerializeToString())
+    self._file.append(record.getvalue())

@@ -1,0 +1,72 @@
+"""How fast training goes, and how much of the time it waits for data, between two logs.
+
+Only logging waits for the device, so the clock is read only there: an interval starts when the
+metrics of the log before have arrived and ends when those of this log have.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+
+@dataclasses.dataclass
+class Throughput:
+  """Measures the interval between logs.
+
+  Per step the loop calls `step(data_wait_s)`; per log it calls `scalars()`, after the metrics
+  have arrived. `pause()` and `resume()` go around what is no training: evaluation, a profile.
+  """
+
+  tokens_per_step: int  # of the global batch, padding included
+  flops_per_step: int | None = None  # model FLOPs: runners/devices/flops.py
+  peak_flops: float | None = None  # of all devices together; None where unknown
+  clock: Callable[[], float] = time.perf_counter
+
+  def __post_init__(self) -> None:
+    self._paused_at: float | None = None
+    self._restart(self.clock())
+
+  def step(self, data_wait_s: float = 0.0) -> None:
+    """One more step was dispatched, after waiting `data_wait_s` seconds for its batch."""
+    self._steps += 1
+    self._data_wait_s += data_wait_s
+
+  def pause(self) -> None:
+    """What follows is not training; its time is not counted."""
+    if self._paused_at is None:
+      self._paused_at = self.clock()
+
+  def resume(self) -> None:
+    """Training goes on."""
+    if self._paused_at is not None:
+      self._start += self.clock() - self._paused_at
+      self._paused_at = None
+
+  def scalars(self) -> dict[str, float]:
+    """The interval since the last call, as `perf/...` scalars, and starts the next one.
+
+    What is not known is left out: `perf/mfu` on a device without a peak, all of it when no step
+    was taken. `perf/data_wait` is a fraction of the interval.
+    """
+    self.resume()
+    now, steps, data_wait_s = self.clock(), self._steps, self._data_wait_s
+    seconds = now - self._start
+    self._restart(now)
+    if not steps or seconds <= 0:
+      return {}
+    scalars = {
+      "perf/steps_per_s": steps / seconds,
+      "perf/step_ms": 1e3 * seconds / steps,
+      "perf/tokens_per_s": steps * self.tokens_per_step / seconds,
+      "perf/data_wait": min(1.0, data_wait_s / seconds),
+      "perf/data_wait_ms": 1e3 * data_wait_s / steps,
+    }
+    if self.flops_per_step is not None:
+      flops_per_s = steps * self.flops_per_step / seconds
+      scalars["perf/model_tflops_per_s"] = flops_per_s / 1e12
+      if self.peak_flops:
+        scalars["perf/mfu"] = flops_per_s / self.peak_flops
+    return scalars
+
+  def _restart(self, now: float) -> None:
+    self._start, self._steps, self._data_wait_s = now, 0, 0.0

@@ -1,0 +1,187 @@
+"""One training step, compiled for devices that need not be there, and what that tells.
+
+The process of `runner plan`: python -m runners.planning.ahead_of_time REQUEST RESULT, two files
+of JSON. The environment that a topology asks for has to be set before jax begins, so it is a
+process of its own.
+"""
+
+import json
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import fiddle as fdl
+import jax
+
+from input_pipelines import allowed_packages
+from layers.errors import UserError
+from layers.notices import heard, note
+from layers.sharding import on_platform
+from runners import step_flops
+from runners.assembly import check_numbers, draw, jitted_train_step
+from runners.configs import allowed_names, fiddle_json
+from runners.configs import files as config_files
+from runners.configs.derived import derive_eval_data
+from runners.devices import collectives, flops
+from runners.devices.memory import bytes_per_device, device_bytes
+from runners.devices.meshes import batch_sharding
+from runners.planning import topologies
+from runners.processes import parent_process
+
+_PLATFORMS = {"cuda": "gpu"}  # what jax calls it
+
+
+def plan_step(config: fdl.Config, topology: topologies.Topology | None) -> dict[str, Any]:
+  """The facts of one step: see `runners.planning.plan.Plan`, whose fields these are.
+
+  Args:
+    config: resolved, of a Trainer.
+    topology: None: the devices of this machine.
+
+  Raises:
+    UserError: the mesh, the rules, the batch and the model do not fit each other.
+  """
+  devices, platform, memory = _devices(topology)
+  with on_platform(platform):
+    return _facts(config, devices, platform, memory)
+
+
+def _facts(
+  config: fdl.Config, devices: Sequence[Any], platform: str, memory: int | None
+) -> dict[str, Any]:
+  config = derive_eval_data(config)
+  check_numbers(config)
+  mesh = fdl.build(config.mesh).build(devices)
+  blueprint = draw(config, mesh, fdl.build(config.train_data), platform=platform)
+  trainer, initializer = blueprint.trainer, blueprint.initializer(blueprint.trainer, mesh)
+  state = initializer.abstract
+  step = jitted_train_step(trainer, initializer, mesh)
+  began = time.perf_counter()
+  traced = step.trace(state, step_flops.global_batch(trainer, batch_sharding(mesh)))
+  program = flops.tally_traced(traced)
+  for loop in program.open_loops:
+    note(f"How often the loop {loop} runs is not known: its FLOPs count once.")
+  held = {
+    "parameters": bytes_per_device(state.params),
+    "optimizer": bytes_per_device(state.opt_state),
+    "gradients": _gradient_bytes(state.params),
+  }
+  compiled, refusal = _compiled(traced.lower())
+  return {
+    "devices": len(devices),
+    "device_kind": devices[0].device_kind,
+    "mesh": {axis: size for axis, size in mesh.shape.items() if size > 1},
+    "parameters": initializer.num_params(),
+    "tokens_per_step": trainer.batch_size * trainer.sequence_length,
+    "num_steps": trainer.num_steps,
+    "num_microbatches": trainer.num_microbatches,
+    "num_layers": getattr(trainer.model, "num_layers", 1),
+    "flops_per_step": step_flops.model_flops(blueprint.config.model, trainer, state),
+    "hardware_flops_per_step": program.flops,
+    "bytes_per_device": {
+      **_memory(held, compiled, refusal, on_cpu=devices[0].platform == "cpu"),
+      "available": memory,
+    },
+    "collectives": _exchanges(compiled, mesh),
+    "compile_seconds": time.perf_counter() - began,
+    "refusal": refusal,
+  }
+
+
+def _devices(topology: topologies.Topology | None) -> tuple[Any, str, int | None]:
+  """Devices, the platform whose program is wanted, and the memory of each."""
+  if topology is None:
+    devices = jax.devices()
+    return devices, devices[0].platform, device_bytes(jax.sharding.Mesh(devices, "all"))
+  devices, accelerator = topology.devices(), topology.accelerator
+  platform = _PLATFORMS.get(accelerator.platform, accelerator.platform)
+  memory = accelerator.memory or device_bytes(jax.sharding.Mesh(devices, "all"))
+  return devices, platform, memory
+
+
+def _gradient_bytes(params: Any) -> int:
+  """They are summed in float32, and lie as the parameters do."""
+  return sum(4 * math.prod(x.sharding.shard_shape(x.shape)) for x in jax.tree.leaves(params))
+
+
+def _compiled(lowered: Any) -> tuple[Any, str | None]:
+  """The program, or why the compiler refuses: for a TPU it knows what a device holds."""
+  try:
+    return lowered.compile(), None
+  except jax.errors.JaxRuntimeError as error:
+    message = str(error)
+    if "RESOURCE_EXHAUSTED" not in message:
+      raise
+    return None, message.splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")
+
+
+def _memory(
+  held: Mapping[str, int], compiled: Any, refusal: str | None, *, on_cpu: bool
+) -> dict[str, int | None]:
+  """Bytes on one device, by what they are for.
+
+  The state is counted, the rest is what the compiler says. What is neither state nor gradients
+  counts as activations: saved for the backward pass, gathered weights, and workspace.
+  """
+  if compiled is None:
+    wanted = _wanted(refusal or "")
+    state = held["parameters"] + held["optimizer"]
+    rest = {"activations": None, "arguments": state, "temporaries": wanted, "host": 0}
+    return {**held, **rest, "peak": wanted and wanted + state}
+  analysis = compiled.memory_analysis()
+  arguments, temporaries = analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
+  peak = analysis.peak_memory_in_bytes
+  if on_cpu:
+    new = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    peak = arguments + new + temporaries  # it says of itself the arguments only
+  return {
+    **held,
+    "activations": max(0, peak - arguments - held["gradients"]),
+    "arguments": arguments,
+    "temporaries": temporaries,
+    "host": analysis.host_argument_size_in_bytes + analysis.host_temp_size_in_bytes,
+    "peak": peak,
+  }
+
+
+def _wanted(refusal: str) -> int | None:
+  """Bytes of temporaries that the compiler says it needed."""
+  found = re.search(r"\(([\d.]+)([KMGT])\) exceeds", refusal)
+  return int(float(found[1]) * 2 ** (10 * (" KMGT".index(found[2])))) if found else None
+
+
+def _exchanges(compiled: Any, mesh: jax.sharding.Mesh) -> list[dict[str, Any]] | None:
+  """Every collective of the program; None without a program."""
+  if compiled is None:
+    return None
+  found = collectives.collectives(compiled.as_text(), mesh.shape)
+  return [collective._asdict() for collective in found]
+
+
+def main() -> int:
+  """Reads the request, writes the result: the facts, or what is wrong with the config."""
+  parent_process.when_gone(lambda: os._exit(1))
+  request, result = map(Path, sys.argv[1:])
+  asked = json.loads(request.read_text())
+  topology = asked["topology"] and topologies.parse(asked["topology"])
+  for package in asked["packages"]:
+    allowed_packages.allow(package)
+  allowed_names.admit(fiddle_json.names_in(asked["config"]["config"]))  # they were read before
+  try:
+    with heard(aloud=False) as notes:  # such as which core is chosen
+      stored = config_files.from_json(json.dumps(asked["config"]), "the request")
+      answer = plan_step(stored.config, topology)
+    answer["notes"] = list(dict.fromkeys(notes))
+  except UserError as error:
+    answer = {"error": str(error)}
+  result.write_text(json.dumps(answer))
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,300 @@
+"""What a run would take on devices that need not be there: `runner plan`.
+
+One step is compiled for them, in a process of its own (runners/planning/ahead_of_time.py);
+nothing is run, and no data are read.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import fiddle as fdl
+
+from input_pipelines import allowed_packages
+from layers.errors import UserError
+from runners.configs import files as config_files
+from runners.devices.collective_budget import Allowance, violations
+from runners.devices.collectives import Collective, by_kind
+from runners.devices.flops import peak_flops
+from runners.planning.topologies import Topology
+from runners.processes import signals
+
+# Which part of a GPU's memory jax takes at once; the later name wins.
+_GPU_FRACTIONS = ("XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION")
+_LAST_LINES = 30  # of what the compiler said, where it fails
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunCost:
+  """Time and cost at some utilisation; None where speed or length are not known."""
+
+  mfu: float
+  seconds_per_step: float | None
+  steps: float | None
+  tokens: float | None
+  seconds: float | None
+  device_hours: float | None
+  cost: float | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+  """The facts of one training step on some devices.
+
+  Attributes:
+    devices: how many; mesh: axis -> devices along it, where more than one.
+    compiled_for: whose program it is that was looked at.
+    parameters: of the model.
+    flops_per_step: of the model; hardware_flops_per_step: that the program computes.
+    bytes_per_device: what for -> bytes; None: the compiler refused before it knew.
+    collectives: of the program, the largest first; None without a program.
+    num_steps: of the run; num_layers, num_microbatches: of a step.
+    compile_seconds: of tracing and compiling.
+    refusal: why the compiler refuses.
+    over_budget: collectives beyond what the experiment allows, a line each.
+    notes: what the parts of the run have to say.
+    peak_flops: a second, of one device; None: not known.
+  """
+
+  devices: int
+  mesh: Mapping[str, int]
+  compiled_for: str
+  parameters: int
+  tokens_per_step: int
+  num_steps: int | None
+  num_layers: int
+  num_microbatches: int
+  flops_per_step: int
+  hardware_flops_per_step: int
+  bytes_per_device: Mapping[str, int | None]
+  collectives: Sequence[Collective] | None
+  compile_seconds: float
+  refusal: str | None
+  over_budget: Sequence[str]
+  notes: Sequence[str]
+  peak_flops: float | None
+
+  @property
+  def usable(self) -> int | None:
+    """Bytes of a device that a program gets."""
+    return self.bytes_per_device["available"]
+
+  @property
+  def fits(self) -> bool:
+    """Whether the compiler accepts it and its peak is within what a device has."""
+    peak = self.bytes_per_device["peak"]
+    if self.refusal or peak is None:
+      return False
+    return self.usable is None or peak <= self.usable
+
+  def run(self, *, mfu: float, tokens: float | None = None, price: float = 0.0) -> "RunCost":
+    """The whole run.
+
+    Args:
+      mfu: model FLOP utilisation.
+      tokens: to train on; None: those of num_steps.
+      price: of a device for an hour.
+    """
+    steps = tokens / self.tokens_per_step if tokens else self.num_steps
+    seconds = self.seconds_per_step(mfu)
+    total = steps * seconds if steps and seconds else None
+    hours = total and total * self.devices / 3600
+    return RunCost(
+      mfu=mfu,
+      seconds_per_step=seconds,
+      steps=steps,
+      tokens=steps and steps * self.tokens_per_step,
+      seconds=total,
+      device_hours=hours,
+      cost=hours and hours * price,
+    )
+
+  def seconds_per_step(self, mfu: float) -> float | None:
+    """At this fraction of the peak speed of all devices; None where that is not known."""
+    return self.peak_flops and self.flops_per_step / (self.devices * self.peak_flops * mfu)
+
+
+class CompileError(RuntimeError):
+  """The process that compiles ended without an answer; the message is what it said last."""
+
+
+def plan(
+  config: fdl.Config,
+  exp: str,
+  topology: Topology | None,
+  stop: threading.Event | None = None,
+) -> Plan:
+  """Compiles one step of `config`.
+
+  Args:
+    config: resolved, of a Trainer.
+    exp: the experiment's name.
+    topology: None: the devices of this machine.
+    stop: ends it early once set.
+
+  Raises:
+    UserError: the mesh, the rules, the batch and the model do not fit each other.
+    CompileError: the compiler failed, or was stopped.
+  """
+  facts = _facts(config, exp, topology, stop)
+  found = facts.pop("collectives")
+  if found is not None:
+    found = [Collective(**each | {"axes": tuple(each["axes"])}) for each in found]
+  budget: Sequence[Allowance] = [fdl.build(each) for each in config.collective_budget or ()]
+  counts = {name: facts[name] for name in ("num_layers", "num_microbatches")}
+  kind = topology.accelerator.device_kind if topology else facts["device_kind"]
+  del facts["device_kind"]
+  if topology and (usable := usable_bytes(topology)) is not None:
+    facts["bytes_per_device"]["available"] = usable
+  return Plan(
+    **facts,
+    compiled_for=_compiled_for(topology, facts["devices"], kind),
+    collectives=found,
+    over_budget=violations(budget, found or (), **counts),
+    peak_flops=peak_flops(kind),
+  )
+
+
+def usable_bytes(topology: Topology) -> int | None:
+  """What a program gets of a device: of a GPU jax takes a part, and leaves the rest."""
+  accelerator = topology.accelerator
+  if accelerator.memory is None or accelerator.platform != "cuda":
+    return accelerator.memory
+  return int(accelerator.memory * _gpu_fraction())
+
+
+def _gpu_fraction() -> float:
+  fraction = 0.75
+  for name in _GPU_FRACTIONS:
+    if text := os.environ.get(name):
+      try:
+        fraction = float(text)
+      except ValueError:
+        raise UserError(f"{name}={text} is no number: write a fraction, as 0.9") from None
+  return fraction
+
+
+def as_json(plan: Plan, **asked: Any) -> dict[str, Any]:
+  """Everything, for programs; collectives as sums over the places of the program.
+
+  Args:
+    asked: of `Plan.run`.
+  """
+  found = plan.collectives
+  sums = None if found is None else [
+    {"kind": kind, "axes": axes, "count": count, "bytes": size}
+    for kind, axes, count, size, _ in by_kind(found)
+  ]  # fmt: skip
+  return {
+    **dataclasses.asdict(plan),
+    "collectives": sums,
+    "fits": plan.fits,
+    "within_budget": not plan.over_budget,
+    "run": dataclasses.asdict(plan.run(**asked)),
+  }
+
+
+def _facts(
+  config: fdl.Config, exp: str, topology: Topology | None, stop: threading.Event | None
+) -> dict[str, Any]:
+  """What the process answers."""
+  stored = config_files.to_json(config, exp)
+  _check_readable(stored, exp)
+  request = {
+    "config": json.loads(stored),
+    "topology": topology and topology.name,
+    "packages": allowed_packages.allowed(),
+  }
+  with tempfile.TemporaryDirectory() as folder:
+    asked, answer = Path(folder, "request.json"), Path(folder, "answer.json")
+    asked.write_text(json.dumps(request))
+    ended = _compile(asked, answer, _environment(topology), stop)
+    if not answer.exists():
+      raise CompileError("it was stopped" if ended is None else _failure(*ended))
+    facts = json.loads(answer.read_text())
+  if "error" in facts:
+    raise UserError(facts["error"])
+  return facts
+
+
+def _check_readable(stored: str, exp: str) -> None:
+  """Raises UserError for what another process would not find by its name."""
+  try:
+    config_files.from_json(stored, f"the config of {exp}")
+  except AttributeError as error:
+    raise UserError(
+      f"the config of {exp} cannot be read back ({error.args[0].splitlines()[0]}): use a "
+      "function or class that can be imported by name, which a lambda cannot"
+    ) from error
+
+
+def _compile(
+  asked: Path, answer: Path, env: Mapping[str, str], stop: threading.Event | None
+) -> tuple[int, str] | None:
+  """Runs the process, which ends when this one does.
+
+  Returns:
+    Its exit code and what it said on stderr; None where `stop` ended it.
+  """
+  command = [sys.executable, "-m", "runners.planning.ahead_of_time", str(asked), str(answer)]
+  ours, held = os.pipe()  # the process leaves when nobody holds the other end any more
+  with subprocess.Popen(
+    command, env=env, stdin=ours, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+  ) as process:
+    os.close(ours)
+    try:
+      while True:
+        signals.check()
+        try:
+          _, said = process.communicate(timeout=0.5)
+          return process.returncode, said
+        except subprocess.TimeoutExpired:
+          if stop is not None and stop.is_set():
+            return None
+    finally:
+      os.close(held)
+      process.kill()
+
+
+def _failure(code: int, said: str) -> str:
+  """The last lines of a process that gave no answer; the very last says what it ended of."""
+  lines = said.splitlines()[-_LAST_LINES:]
+  if code < 0:
+    cause = "the system had no memory left" if -code == signal.SIGKILL else "a fault of its own"
+    lines.append(
+      f"it died of {signal.Signals(-code).name} (exit code {128 - code}), most often {cause}; "
+      f"this is jax {importlib.metadata.version('jax')}, another version may do"
+    )
+  return "\n".join(lines) or f"it ended with exit code {code}, without a word"
+
+
+def _environment(topology: Topology | None) -> dict[str, str]:
+  """Modules are found where this process finds them, whatever it was started with."""
+  env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+  if topology is None:
+    return env
+  wanted = topology.environment()
+  if "XLA_FLAGS" in wanted:
+    wanted["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {wanted['XLA_FLAGS']}".strip()
+  return env | wanted
+
+
+def _compiled_for(topology: Topology | None, devices: int, kind: str) -> str:
+  if topology is None:
+    return f"{devices} x {kind}, the devices here"
+  if topology.can_compile():
+    return f"{topology.name}, {devices} x {kind}"
+  return (
+    f"{devices} simulated CPU devices in place of {topology.name}, whose compiler is not "
+    f"installed (pip install 'strata[{topology.extra}]'): activations come out larger than "
+    "there"
+  )

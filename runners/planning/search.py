@@ -1,0 +1,385 @@
+"""Which mesh, rematerialisation and microbatch suit a topology: `runner plan --search`.
+
+Meshes that cannot hold the state are left out by arithmetic; of the others one step each is
+compiled, the simplest mesh first: recomputing everything with one row on a device, then as many
+rows as should fit, then recomputing less. What fits is ranked by the time that products take at
+the device's peak speed and exchanges at that of its network, none of them hidden.
+"""
+
+import collections
+import dataclasses
+import itertools
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import fiddle as fdl
+import jax
+
+from input_pipelines.progress import Progress, duration
+from layers.errors import UserError
+from layers.notices import heard
+from runners.assembly import check_numbers, draw
+from runners.configs.derived import derive_eval_data
+from runners.configs.tree import copy_config
+from runners.devices.collectives import Collective
+from runners.devices.memory import bytes_per_device
+from runners.devices.meshes import AXES, BATCH_AXES
+from runners.planning.plan import CompileError, Plan, plan, usable_bytes
+from runners.planning.report import table
+from runners.planning.topologies import Topology
+from runners.processes import signals
+
+# From what takes the least memory to what computes the least.
+_REMAT = ("full", "save_attention", "minimal", "none")
+_LONG = 32_768  # tokens; shorter rows are split over devices only where they are too few
+_GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+  """A way to lay the run out.
+
+  Attributes:
+    mesh: axis -> devices.
+    remat: of the model; None: it has no such field.
+    rows: of a microbatch, on each device along the batch axes.
+  """
+
+  mesh: Mapping[str, int]
+  remat: str | None
+  rows: int
+
+  @property
+  def settings(self) -> dict[str, Any]:
+    """Path -> value, as --set takes them."""
+    shards = math.prod(self.mesh[axis] for axis in BATCH_AXES)
+    settings: dict[str, Any] = {f"mesh.{axis}": self.mesh[axis] for axis in AXES}
+    if self.remat is not None:
+      settings["model.remat"] = self.remat
+    return settings | {"microbatch_size": self.rows * shards}
+
+  def applied(self, config: fdl.Config) -> fdl.Config:
+    """A copy of the config with the settings."""
+    config = copy_config(config)
+    for path, value in self.settings.items():
+      *parents, name = path.split(".")
+      node = getattr(config, parents[0]) if parents else config
+      setattr(node, name, value)
+    return config
+
+  def __str__(self) -> str:
+    mesh = " ".join(f"{axis}={size}" for axis, size in self.mesh.items() if size > 1)
+    rows = self.settings["microbatch_size"]
+    return f"{mesh or 'one device'} remat={self.remat} microbatch={rows}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tried:
+  """A candidate and its plan.
+
+  Attributes:
+    seconds: of a step, products at peak speed and exchanges in turn; None: speed not known.
+  """
+
+  candidate: Candidate
+  plan: Plan
+  seconds: float | None
+
+  @property
+  def settings(self) -> dict[str, Any]:
+    return self.candidate.settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """What came of a search.
+
+  Attributes:
+    ranked: those that fit, fastest first; too_large: those that do not, or exceed the budget.
+    failed: a line for each that could not be compiled.
+    num_untried: how many more there were.
+    interrupted: by Ctrl-C.
+  """
+
+  ranked: Sequence[Tried]
+  too_large: Sequence[Tried]
+  failed: Sequence[str]
+  num_untried: int
+  interrupted: bool
+
+  @property
+  def best(self) -> Tried | None:
+    return self.ranked[0] if self.ranked else None
+
+
+def search(
+  config: fdl.Config,
+  exp: str,
+  topology: Topology,
+  seconds: float,
+  tell: Callable[[str], None] | None = None,
+) -> Found:
+  """Tries candidates, two at a time where there are cores for it, until time is up.
+
+  Args:
+    config: resolved, of a Trainer.
+    exp: the experiment's name.
+    topology: the devices.
+    seconds: to begin no more after.
+    tell: called with a line for each that was compiled.
+
+  Raises:
+    UserError: no mesh suits the model and the batch.
+  """
+  deadline = time.monotonic() + seconds
+  jax.config.update(
+    "jax_platforms", "cpu"
+  )  # nothing here needs a device, nor what looks for one
+  config = derive_eval_data(config)
+  check_numbers(config)
+  queue = collections.deque(_first(config, topology))
+  progress = Progress(f"trying meshes of {topology.name} for {duration(seconds)}", unit="tried")
+  run = _Search(config, exp, topology, queue, deadline, tell, progress)
+  interrupted = False
+  workers = min(2, os.cpu_count() or 1)
+  with progress, ThreadPoolExecutor(workers) as pool:
+    try:
+      for done in [pool.submit(run.work) for _ in range(workers)]:
+        done.result()
+    except BaseException as error:
+      run.stop.set()
+      if not isinstance(error, KeyboardInterrupt):
+        raise
+      interrupted = True
+  fits = [one for one in run.tried if one.plan.fits and not one.plan.over_budget]
+  return Found(
+    ranked=sorted(fits, key=_rank),
+    too_large=[one for one in run.tried if one not in fits],
+    failed=run.failed,
+    num_untried=len(queue),
+    interrupted=interrupted,
+  )
+
+
+@dataclasses.dataclass
+class _Search:
+  """What the workers of a search share.
+
+  Attributes:
+    queue: of candidates, the next one first.
+    stop: set to end what is being compiled.
+  """
+
+  config: fdl.Config
+  exp: str
+  topology: Topology
+  queue: collections.deque[Candidate]
+  deadline: float
+  tell: Callable[[str], None] | None
+  progress: Progress
+
+  def __post_init__(self):
+    self.tried: list[Tried] = []
+    self.failed: list[str] = []
+    self.stop = threading.Event()
+    self._lock = threading.Lock()
+
+  def work(self) -> None:
+    """Tries candidates until there are none, or no time, or it is stopped."""
+    while (candidate := self._take()) is not None:
+      try:
+        one = _try(candidate, self.config, self.exp, self.topology, self.stop)
+      except (UserError, CompileError) as error:
+        if not self.stop.is_set():
+          self._note(f"{candidate}: {str(error).splitlines()[-1]}")
+        continue
+      self.progress.advance()
+      with self._lock:
+        self.tried.append(one)
+        self.queue.extendleft(reversed([*_next(one, self.config)]))
+        if self.tell:
+          self.tell(_line(one, len(self.tried)))
+
+  def _take(self) -> Candidate | None:
+    with self._lock:
+      is_over = time.monotonic() > self.deadline and bool(self.tried)
+      if self.stop.is_set() or is_over or not self.queue:
+        return None
+      return self.queue.popleft()
+
+  def _note(self, failure: str) -> None:
+    with self._lock:
+      self.failed.append(failure)
+
+
+def _rank(one: Tried) -> tuple[float, ...]:
+  """By time; where the speed of a device is not known by what is computed, then exchanged."""
+  exchanged = sum(found.bytes for found in one.plan.collectives or ())
+  return (one.seconds or math.inf, one.plan.hardware_flops_per_step, exchanged)
+
+
+def ranking(found: Found) -> list[str]:
+  """The table: what fits, then what does not."""
+  head: tuple[str, ...] = ("candidate", "peak GiB", "compute", "products s", "step s at best")
+  rows: list[tuple[str, ...]] = [head]
+  for one in (*found.ranked, *found.too_large):
+    peak, ratio = one.plan.bytes_per_device["peak"], one.plan.hardware_flops_per_step
+    products = _product_seconds(one.plan)
+    rows.append(
+      (
+        str(one.candidate),
+        "?" if peak is None else f"{peak / _GIB:.2f}",
+        f"{ratio / one.plan.flops_per_step:.2f} x",
+        "n/a" if products is None else f"{products:.3g}",
+        _verdict(one) or ("n/a" if one.seconds is None else f"{one.seconds:.3g}"),
+      )
+    )
+  lines = [*table(rows), *(f"failed: {failure}" for failure in found.failed)]
+  if found.num_untried:
+    lines.append(f"{found.num_untried} more were not tried: give them time with --minutes")
+  return lines
+
+
+def _line(one: Tried, number: int) -> str:
+  peak = one.plan.bytes_per_device["peak"]
+  size = "refused" if peak is None else f"{peak / _GIB:.2f} GiB"
+  verdict = _verdict(one) or "fits"
+  return f"{number:3} {one.candidate}: {size}, {verdict} ({one.plan.compile_seconds:.0f} s)"
+
+
+def _verdict(one: Tried) -> str | None:
+  """Why it is not ranked."""
+  if not one.plan.fits:
+    return "does not fit"
+  return "over budget" if one.plan.over_budget else None
+
+
+def _first(config: fdl.Config, topology: Topology) -> list[Candidate]:
+  """For each mesh that suits, what takes the least memory.
+
+  Raises:
+    UserError: no mesh suits; why the simplest does not.
+  """
+  remat = _REMAT[0] if hasattr(config.model, "remat") else None
+  found, refusals = [], []
+  for mesh in _meshes(config, topology):
+    candidate = Candidate(mesh, remat, 1)
+    refusal = _refusal(candidate, config, topology)
+    if refusal is None:
+      found.append(candidate)
+    else:
+      refusals.append(f"{candidate}: {refusal}")
+  if not found:
+    why = (refusals or [f"batch_size={config.batch_size} rows cannot be split evenly"])[0]
+    raise UserError(f"no mesh of {topology.num_devices} devices suits; {why}")
+  return found
+
+
+def _meshes(config: fdl.Config, topology: Topology) -> Iterator[dict[str, int]]:
+  """Those that split the batch evenly, with the fewest axes first."""
+  devices, rows = topology.num_devices, config.batch_size
+  tensors = _powers(min(8, topology.devices_per_host))
+  sequences = _powers(devices) if config.sequence_length >= _LONG else [1, 2, 4, 8]
+  for tensor, sequence in sorted(itertools.product(tensors, sequences), key=math.prod):
+    rest = devices // (tensor * sequence)
+    if rest * tensor * sequence != devices or rows % rest:
+      continue
+    if sequence > 1 and config.sequence_length < _LONG and rows >= devices // tensor:
+      continue
+    for data in dict.fromkeys((1, rest // min(rest, topology.devices_per_host))):
+      mesh = {"data": data, "fsdp": rest // data, "sequence": sequence, "expert": 1}
+      yield {axis: (mesh | {"tensor": tensor})[axis] for axis in AXES}
+
+
+def _powers(most: int) -> list[int]:
+  return [2**n for n in range(most.bit_length())]
+
+
+def _refusal(candidate: Candidate, config: fdl.Config, topology: Topology) -> str | None:
+  """Why the model does not divide, or its state and gradients leave no room on a device."""
+  signals.check()
+  config, usable = candidate.applied(config), usable_bytes(topology)
+  mesh = fdl.build(config.mesh).describe(topology.num_devices)
+  with heard(aloud=False):  # of meshes that are merely looked at
+    try:
+      blueprint = draw(config, mesh, fdl.build(config.train_data))
+    except UserError as error:
+      return str(error)
+    state = blueprint.initializer(blueprint.trainer, mesh).abstract
+  held = bytes_per_device(state) + bytes_per_device(state.params)
+  if usable is None or held < usable:
+    return None
+  return (
+    f"parameters, moments and gradients take {held / _GIB:.1f} of {usable / _GIB:.1f} GiB: "
+    "take more devices"
+  )
+
+
+def _try(
+  candidate: Candidate,
+  config: fdl.Config,
+  exp: str,
+  topology: Topology,
+  stop: threading.Event,
+) -> Tried:
+  found = plan(candidate.applied(config), exp, topology, stop)
+  products = _product_seconds(found)
+  exchanges = _exchange_seconds(found, candidate.mesh, topology)
+  return Tried(candidate, found, None if products is None else products + exchanges)
+
+
+def _next(one: Tried, config: fdl.Config) -> Iterator[Candidate]:
+  """What is worth trying once this is known to fit."""
+  candidate, held = one.candidate, one.plan.bytes_per_device
+  if not one.plan.fits or candidate.rows > 1:
+    return
+  if (rows := _rows_that_fit(one, config)) > 1:
+    yield dataclasses.replace(candidate, rows=rows)
+  place = _REMAT.index(candidate.remat) if candidate.remat in _REMAT else len(_REMAT)
+  if place + 1 < len(_REMAT) and held["peak"] is not None:
+    yield dataclasses.replace(candidate, remat=_REMAT[place + 1])
+
+
+def _rows_that_fit(one: Tried, config: fdl.Config) -> int:
+  """Rows on a device if activations grow with them: the most, that divide the batch."""
+  held, usable = one.plan.bytes_per_device, one.plan.usable
+  rows = config.batch_size // math.prod(one.candidate.mesh[axis] for axis in BATCH_AXES)
+  activations, peak = held["activations"], held["peak"]
+  if usable is None or not activations or peak is None:
+    return 1
+  most = 1 + (usable - peak) // activations
+  return max(n for n in range(1, rows + 1) if rows % n == 0 and n <= most)
+
+
+def _product_seconds(found: Plan) -> float | None:
+  return found.peak_flops and found.hardware_flops_per_step / (found.devices * found.peak_flops)
+
+
+def _exchange_seconds(found: Plan, mesh: Mapping[str, int], topology: Topology) -> float:
+  """Each exchange at the speed of the links that its devices share, one after another."""
+  each_alone = (
+    _factor(each) * each.bytes / _speed(each, mesh, topology)
+    for each in found.collectives or ()
+  )
+  return sum(each_alone)
+
+
+def _factor(each: Collective) -> int:
+  """An all-reduce is a reduce-scatter and an all-gather."""
+  return 2 if each.kind == "all-reduce" else 1
+
+
+def _speed(each: Collective, mesh: Mapping[str, int], topology: Topology) -> float:
+  """Bytes a second: of the slow network where a group of devices is wider than a host."""
+  accelerator, inner, widest = topology.accelerator, 1, 1
+  for axis in reversed(AXES):  # the last axis has its devices side by side
+    inner *= mesh[axis]
+    if axis in each.axes or each.axes == ("?",):
+      widest = inner
+  within = widest <= topology.devices_per_host
+  return (accelerator.link if within else accelerator.network) or math.inf

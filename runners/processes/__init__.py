@@ -1,0 +1,1 @@
+"""This process beside others: signals, locks, memory, and the files that it may open."""

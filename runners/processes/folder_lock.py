@@ -1,0 +1,57 @@
+"""A folder held by one process alone, by a lock that the system lets go when that dies."""
+
+import fcntl
+import os
+from pathlib import Path
+from typing import TextIO
+
+from layers.errors import UserError
+from runners.processes.workdir_entries import check_entries, open_file
+
+_NAME = ".lock"
+
+
+def hold(folder: str | Path) -> TextIO:
+  """Makes `folder` if it is not there and holds it until the file returned is closed.
+
+  Raises:
+    UserError: it cannot be written or locked, another process holds it, or there is a link
+      where a run would write.
+  """
+  folder = Path(folder)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = open(open_file(folder / _NAME, os.O_RDWR | os.O_CREAT), "w")
+  except OSError as error:
+    raise UserError(
+      f"cannot write in workdir {folder}: {error.strerror}; choose another with --workdir"
+    ) from error
+  try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except OSError as error:
+    lock.close()
+    if isinstance(error, BlockingIOError):
+      raise UserError(
+        f"another process is running in {folder}; wait for it, or choose another --workdir"
+      ) from error
+    raise UserError(
+      f"cannot lock {folder}: {error.strerror}; choose a --workdir on another file system"
+    ) from error
+  try:
+    check_entries(folder)
+  except UserError:
+    lock.close()
+    raise
+  return lock
+
+
+def is_held(folder: str | Path) -> bool:
+  """Whether a process holds `folder` at the moment."""
+  try:
+    with open(open_file(Path(folder) / _NAME, os.O_RDONLY)) as lock:
+      fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+  except (FileNotFoundError, UserError):  # whoever wants to hold it is told
+    return False
+  except BlockingIOError:
+    return True
+  return False
