@@ -23,6 +23,7 @@ from experiments.sweep_axes import Axis, read_axis
 from layers.errors import UserError
 from runners.configs.fields import as_node, field_of
 from runners.configs.files import to_json
+from runners.configs.old_names import with_first_names
 from runners.configs.ranges import check_ranges
 from runners.configs.tree import Path, flatten, format_value, nodes_at, path_text, walk
 
@@ -83,9 +84,11 @@ def config_name(config: fdl.Config, exp: str) -> str:
   """A short hash of the config: of every field that is not at its default, whoever set it.
 
   It depends on no order, machine or version of Python, nor on fields that come to be added with
-  a default: a newer version of the code goes on with the points of an older one.
+  a default, nor on where a class stands: a newer version of the code goes on with the points of
+  an older one.
   """
-  facts = json.dumps([exp, sorted(_stated(config))])
+  stated = sorted((path, with_first_names(text)) for path, text in _stated(config))
+  facts = json.dumps([exp, stated])
   return hashlib.sha256(facts.encode()).hexdigest()[:_NAME_LENGTH]
 
 

@@ -54,7 +54,7 @@ NAMES = (
   "layers.product:jax",
   "layers.sharding:jax.numpy.load",
   "optax:GradientTransformation.__new__",
-  "optax._src.utils:multi_normal",
+  "optax._src.utils:canonicalize_dtype",
   "flax.linen:Module.__init_subclass__",
   "jax.nn:initializers.normal",
   "jax.numpy:load",

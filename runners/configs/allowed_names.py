@@ -13,6 +13,7 @@ leads nowhere. Modules outside of these are not imported.
 """
 
 import enum
+import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Iterable
@@ -84,7 +85,7 @@ def admit(names: Iterable[str]) -> None:
 
 def refused(names: Iterable[str]) -> list[str]:
   """Those of `module:Name`s that a config may not name, told without importing anything."""
-  return [name for name in names if not _is_open(*current_name(name).partition(":")[::2])]
+  return [name for name in names if not _is_open(*_offered_name(name).partition(":")[::2])]
 
 
 def find(full_name: str) -> Any:
@@ -93,7 +94,7 @@ def find(full_name: str) -> Any:
   Raises:
     UserError: it may not be named, is not there, or is something else.
   """
-  full_name = current_name(full_name)
+  full_name = _offered_name(full_name)
   module, _, name = full_name.partition(":")
   if not _is_open(module, name):
     raise UserError(allowed_packages.refusal([full_name]))
@@ -114,6 +115,25 @@ def find_function(full_name: str) -> Callable[..., Any]:
   if not inspect.isfunction(value):
     raise UserError(f"{full_name} is a {type(value).__name__}, not a function")
   return value
+
+
+def _offered_name(full_name: str) -> str:
+  """The name of today, and the public one of what a library defines in a private module.
+
+  Fiddle writes `optax._src.alias:adamw`, where optax offers `optax:adamw`.
+  """
+  full_name = current_name(full_name)
+  module, _, name = full_name.partition(":")
+  public = [part for part in module.split(".") if not part.startswith("_")]
+  if len(public) == module.count(".") + 1:
+    return full_name
+  for length in range(len(public), 0, -1):
+    candidate = ".".join(public[:length])
+    if is_library(candidate) and importlib.util.find_spec(candidate) is not None:
+      found = getattr(import_module(candidate), name, None)
+      if getattr(found, "__module__", None) == module:
+        return f"{candidate}:{name}"
+  return full_name
 
 
 def _is_open(module: str, name: str) -> bool:

@@ -36,6 +36,9 @@ _OBJECTS = {
   "layers.attention:dense_attention": "layers.attention_cores.dense:dense_attention",
 }
 
+_FIRST_MODULES = {new: old for old, new in _MODULES.items()}
+_FIRST_OBJECTS = {new: old for old, new in _OBJECTS.items()}
+
 _NAME = re.compile(r"(?<![\w.:])([a-z_]\w*(?:\.\w+)*):(\w+)")
 
 
@@ -48,3 +51,13 @@ def current_name(full_name: str) -> str:
 def with_current_names(text: str) -> str:
   """A value as text, such as a config's field in a checkpoint, with today's names in it."""
   return _NAME.sub(lambda found: current_name(found[0]), text)
+
+
+def with_first_names(text: str) -> str:
+  """The same text with the oldest name of each object: what a hash of it lasts with."""
+  return _NAME.sub(lambda found: _first_name(found[0]), text)
+
+
+def _first_name(full_name: str) -> str:
+  module, colon, name = full_name.partition(":")
+  return _FIRST_OBJECTS.get(full_name) or f"{_FIRST_MODULES.get(module, module)}{colon}{name}"

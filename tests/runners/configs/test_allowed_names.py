@@ -94,6 +94,19 @@ def test_a_name_that_leads_elsewhere_is_refused_in_a_line(name):
   assert name.partition(":")[0] in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("target", [optax.adamw, optax.contrib.muon])
+def test_what_a_library_keeps_in_a_private_module_is_read_back_by_another_process(
+  target, monkeypatch
+):
+  config = registry.find("gpt2.Nano").experiment().config()
+  schedule = fdl.Config(optax.cosine_decay_schedule, init_value=0.1, decay_steps=9)
+  config.optimizer = fdl.Config(target, learning_rate=schedule)
+  text = config_files.to_json(config, "gpt2.Nano")
+  assert "._" in text
+  monkeypatch.setattr(allowed_names, "_admitted", set())  # as another process begins
+  assert config_files.from_json(text, "config.json").config == config
+
+
 @pytest.mark.parametrize("kind", ["value", "target", "kind", "maker"])
 @pytest.mark.parametrize("name", ["os:system", "subprocess:run", "runners.training:train"])
 def test_a_config_that_names_it_is_refused_in_every_command(name, kind, tmp_path, capsys):
