@@ -1,1 +1,1 @@
-"""A state on disk: saved, kept, checked, listed, and restored where it is whole."""
+"""Checkpoints: saving, keeping, verifying, listing, comparing and restoring a run's state."""

@@ -1,8 +1,8 @@
-"""An array that was saved for one mesh, made to fit another.
+"""Makes an array that was saved on one mesh fit another.
 
-The rows of a vocabulary are padded with zeros to a multiple of what the mesh divides them by,
-so that the shape of what is saved depends on the mesh. Ids of the padding do not occur, and
-their logits are masked: such rows can be cut off or added without changing what a model does.
+Vocabulary rows are padded with zeros until the mesh divides them, so a saved shape depends on
+the mesh. No token has a padding id, and padding logits are masked: cutting such rows off or
+adding them does not change what a model computes.
 """
 
 import functools
@@ -33,9 +33,9 @@ def _parts(sharding: NamedSharding, axes: str | Sequence[str] | None) -> int:
 
 
 def fit(x: jax.Array, wanted: Any) -> jax.Array:
-  """`x` in the shape, dtype and place of `wanted`: cut off at the end, or zeros added there.
+  """`x` with the shape, dtype and sharding of `wanted`: cut, or zero-padded, at its end.
 
-  No device ever holds more than its part of the result and of `x`.
+  A device never holds more than its own parts of `x` and of the result.
   """
   if (x.shape, x.dtype) == (wanted.shape, wanted.dtype):
     return x

@@ -1,18 +1,17 @@
-"""Checksums of arrays: of their values, however these lie on devices or in files.
+"""Checksums of an array's values, independent of how devices or files hold them.
 
-Each array is taken as words, one for each element of up to 4 bytes, and each word is mixed with
+An array is read as 32-bit words, one for each element of up to 4 bytes. Each word is mixed with
 its place:
 
   v = bits xor place     place = (index along each dimension) . (odd constants) mod 2^32
   m = mix(v)             a bijection of 32-bit words: a changed word changes m
   checksum = sum of m, sum of m * (place | 1)     both mod 2^32
 
-One changed word changes the first sum for certain; any other damage, such as words exchanged,
-zeroed or shifted, leaves both as they were with a probability of about 2^-60. Sums do not mind
-the order in which they are taken, so that each device adds up what it holds: the checksum is
-the same on every mesh, and on one process or many. That is why it is not a CRC of the bytes.
-And it is taken from the arrays in memory, not from the files when they are written: it also
-tells what went wrong on the way there, and no host has to read the files of all others.
+One changed word always changes the first sum. Any other damage (words exchanged, zeroed,
+shifted) goes unnoticed with a probability of about 2^-60. Unlike a CRC of the bytes, sums do
+not depend on order: each device adds up its own words, and the checksum is the same on every
+mesh and for any number of processes. It is computed from the arrays in memory, not from the
+written files, so it also detects errors while writing, and no host reads other hosts' files.
 """
 
 import json
@@ -27,8 +26,8 @@ import numpy as np
 
 _PLACE = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1, 0xD3A2646D, 0xFD7046C5)
 _MIX = (np.uint32(0x85EBCA6B), np.uint32(0xC2B2AE35))  # of MurmurHash3's last step
-_WORDS_AT_ONCE = 2**15  # what is computed on them stays in the cache
-_ROW = 256  # words that are worth a row of such a block
+_WORDS_AT_ONCE = 2**15  # so that intermediate results stay in the CPU's cache
+_ROW = 256  # fewest words for which a row of a block pays
 
 
 def array_checksums(arrays: Mapping[str, Any]) -> dict[str, str]:
@@ -44,7 +43,7 @@ def array_checksums(arrays: Mapping[str, Any]) -> dict[str, str]:
 
 
 def json_checksum(value: Any) -> str:
-  """8 hexadecimal digits of what JSON makes of `value`; alike before and after a round trip."""
+  """8 hexadecimal digits, the CRC of `value` as JSON text; a JSON round trip keeps it."""
   return f"{zlib.crc32(json.dumps(value).encode()):08x}"
 
 
@@ -55,7 +54,7 @@ def is_on_host(x: Any) -> bool:
   return x.is_fully_addressable and all(d.platform == "cpu" for d in x.devices())
 
 
-# On accelerators: one program for all arrays, in which each device reads what it holds.
+# On accelerators: one program for all arrays; each device reads its own part.
 
 
 @jax.jit
@@ -79,7 +78,7 @@ def _sum_of(x: jax.Array) -> jax.Array:
   return jnp.stack(sums)
 
 
-# In the host's memory: compiling for each shape would take longer than most states do.
+# In the host's memory, with numpy: compiling a program for each shape would take longer.
 
 
 def _sum_on_host(x: Any) -> tuple[int, int]:
@@ -95,8 +94,8 @@ def _sum_on_host(x: Any) -> tuple[int, int]:
 
 
 def _sum_of_part(x: np.ndarray, start: Sequence[int]) -> tuple[int, int]:
-  """Both sums of a part of an array that begins at the indices `start` of the whole."""
-  if x.dtype.itemsize > 4:  # as jax does it: two words, along a last dimension
+  """Both sums of `x`, a part of an array; `start` is the index of its first element there."""
+  if x.dtype.itemsize > 4:  # two words along a new last dimension, as jax's bitcast does
     x, start = x[..., None].view(np.uint32), [*start, 0]
   inner_dims = next(n for n in range(x.ndim + 1) if _is_a_row(x.shape[x.ndim - n :], x.shape))
   split = x.ndim - inner_dims
@@ -121,7 +120,7 @@ def _sum_of_part(x: np.ndarray, start: Sequence[int]) -> tuple[int, int]:
 
 
 def _mix(words: np.ndarray, place: np.ndarray, mixed: np.ndarray, shifted: np.ndarray) -> None:
-  """Into `mixed` what `_sum_of` adds up; `shifted` is room to work in."""
+  """Writes to `mixed` the words that `_sum_of` adds up; `shifted` is a work buffer."""
   np.bitwise_xor(words, place, out=mixed)
   for shift, factor in zip((16, 13), _MIX, strict=True):
     np.right_shift(mixed, shift, out=shifted)
@@ -136,7 +135,7 @@ def _is_a_row(inner: Sequence[int], shape: Sequence[int]) -> bool:
 
 
 def _places(dimensions: Iterable[int], shape: Sequence[int], start: Sequence[int]) -> Any:
-  """Flat uint32: what the indices along `dimensions` add to the place of each word."""
+  """Flat uint32: the share of the indices along `dimensions` in each word's place."""
   places = np.zeros(1, np.uint32)
   for dimension in dimensions:
     factor = _PLACE[dimension]
@@ -147,5 +146,5 @@ def _places(dimensions: Iterable[int], shape: Sequence[int], start: Sequence[int
 
 
 def _word_type(dtype: Any) -> np.dtype:
-  """The unsigned integers that hold the bits of `dtype`, of 4 bytes at most."""
+  """The unsigned integer type, of 4 bytes at most, that holds the bits of `dtype`."""
   return np.dtype(f"uint{8 * min(4, np.dtype(dtype).itemsize)}")

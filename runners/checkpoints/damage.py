@@ -1,4 +1,4 @@
-"""How it is said that a checkpoint is not what was saved."""
+"""The error for a damaged checkpoint, and short texts for its message."""
 
 from collections.abc import Sequence
 
@@ -10,9 +10,9 @@ _LONGEST = 900
 
 
 class DamagedCheckpoint(UserError):
-  """A checkpoint is not what was saved. The message says what is wrong with it, in one line.
+  """A checkpoint differs from what was saved. The message names the damage in one line.
 
-  Whatever the checkpoint holds: names in it may be of any length.
+  The line is cut off, since names in a damaged checkpoint may have any length.
   """
 
   def __init__(self, message: str):
@@ -21,12 +21,12 @@ class DamagedCheckpoint(UserError):
 
 
 def listed(names: Sequence[str], separator: str = ", ") -> str:
-  """The first few of them, and how many more there are."""
+  """The first few names, and how many more there are."""
   more = len(names) - _NAMED_AT_MOST
   return separator.join([*names[:_NAMED_AT_MOST], *([f"and {more} more"] if more > 0 else [])])
 
 
 def reason(error: BaseException) -> str:
-  """The first line of what an exception says, cut to a length that a line can hold."""
+  """The first line of an exception's message, cut to at most 300 characters."""
   text = str(error) or type(error).__name__
   return text.splitlines()[0].rstrip(".")[:_LONGEST_REASON]

@@ -25,7 +25,7 @@ def difference(a: str, b: str) -> str:
   Two portions of arrays are in memory at a time, each no more than the largest array.
 
   Args:
-    a, b: runs, of which the newest checkpoint is meant, or folders of single checkpoints.
+    a, b: runs (their newest checkpoints are compared) or folders of single checkpoints.
 
   Raises:
     UserError: there is no checkpoint, or one is damaged.
@@ -71,7 +71,7 @@ def _described(array: SavedArray) -> str:
 def _differing(
   one: Step, other: Step, alike: dict[str, SavedArray]
 ) -> list[tuple[float, float, str]]:
-  """(relative, largest, name) of each array with a difference, the largest first."""
+  """(relative difference, largest difference, name) of arrays that differ, largest first."""
   rows = []
   for names in in_portions(alike):
     first, second = _verified(one, names), _verified(other, names)

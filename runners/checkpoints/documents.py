@@ -1,16 +1,16 @@
-"""What a checkpoint consists of, and the JSON in it; its arrays are not read here.
+"""The parts of a checkpoint, and its JSON documents; its arrays are not read here.
 
 A checkpoint is a folder checkpoints/<step> with the items
 
   state      the TrainState: parameters, optimizer, RNG key, sums of the current interval
   run        JSON: the data's position and content, the callbacks' state
-  origin     JSON: the step that it is of, and the config of the run that saved it
+  origin     JSON: the step, and the config of the run that saved it
   metrics    JSON: the metric that decides which checkpoint is best, where it is known
-  inventory  JSON: what arrays and JSON there are, with checksums
+  inventory  JSON: the arrays and documents, with checksums
 
 and `_CHECKPOINT_METADATA`, in which Orbax names the items and notes when the save was finished.
-Orbax itself takes any folder with a number for a checkpoint. Nothing here is believed unless it
-is what was saved, and of the form that this program gives it.
+Orbax itself takes any numbered folder for a checkpoint. Here a document is used only if its
+checksum and its form are right.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from runners.checkpoints.inventory import Inventory, SavedArray
 
 STATE, RUN, ORIGIN = "state", "run", "origin"
 METRICS, INVENTORY = "metrics", "inventory"
-PARAMS = "params"  # of the state
+PARAMS = "params"  # the field of the state
 
 _FILES = {
   RUN: "run/metadata",
@@ -44,12 +44,12 @@ MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """A finished checkpoint whose JSON is what was saved.
+  """A finished checkpoint whose JSON documents are intact.
 
   Attributes:
-    folder: of the step.
+    folder: checkpoints/<step>.
     documents: item -> JSON object.
-    arrays: name -> what is known of each array of the state.
+    arrays: name -> description of each array of the state.
   """
 
   folder: Path
@@ -62,17 +62,17 @@ class Step:
 
 
 def open_documents(folder: Path) -> tuple[dict[str, Any], Inventory | None]:
-  """The JSON of a checkpoint, and its inventory; None: saved before there were inventories.
+  """The documents of a checkpoint and its inventory (None: saved by an older version).
 
   Raises:
-    DamagedCheckpoint: something is missing there, or is not what was saved.
+    DamagedCheckpoint: a document is missing or differs from what was saved.
   """
   items = _items(folder)
   if not {STATE, RUN} <= items:
     raise DamagedCheckpoint(f"{_COMMIT} is damaged")
   there = [item for item in (RUN, ORIGIN, METRICS) if item in items]
   documents = {item: _read_object(folder, item) for item in there}
-  _read_json(folder, STATE)  # what Orbax knows of the arrays; its own errors say less
+  _read_json(folder, STATE)  # Orbax reads it too, but its errors say less
   inventory = _read_inventory(folder) if INVENTORY in items else None
   if inventory is not None:
     for item, checksum in inventory.documents.items():
@@ -83,7 +83,7 @@ def open_documents(folder: Path) -> tuple[dict[str, Any], Inventory | None]:
 
 
 def _check_form(folder: Path, documents: Mapping[str, Any]) -> None:
-  """Raises DamagedCheckpoint for what no save leaves, whatever the checksums say."""
+  """Raises DamagedCheckpoint for documents of a form that no save writes."""
   origin = Document(documents.get(ORIGIN, {}), _FILES[ORIGIN])
   metrics = Document(documents.get(METRICS, {}), _FILES[METRICS])
   try:
@@ -153,7 +153,7 @@ def _parse(text: str, name: str) -> Any:
 
 
 def _text(folder: Path, name: str) -> str:
-  """The contents of a file; not to be able to read it now is no damage."""
+  """The contents of a file. If the file system fails, that is a UserError, not damage."""
   file = folder / name
   try:
     status = file.stat()
@@ -169,7 +169,7 @@ def _text(folder: Path, name: str) -> str:
 
 
 def unreadable(folder: Path, error: OSError) -> UserError:
-  """What is to be said where the file system fails, and not the checkpoint."""
+  """The error for a file system that fails, where the checkpoint may be intact."""
   cause = error.strerror or str(error) or type(error).__name__
   return UserError(
     f"the checkpoint {folder} cannot be read now: {cause}; nothing is changed, see to its "

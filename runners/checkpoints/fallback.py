@@ -1,4 +1,4 @@
-"""Where a run goes on: its newest checkpoint that is intact, and what becomes of the others."""
+"""Continues a run from its newest intact checkpoint, and sets damaged ones aside."""
 
 import itertools
 import os
@@ -20,7 +20,7 @@ from runners.checkpoints.reading import open_step, restore
 from runners.checkpoints.writing import remove
 from runners.train_state import TrainState
 
-_UNFINISHED = ".orbax-checkpoint-tmp"  # Orbax renames a save when all of it is written
+_UNFINISHED = ".orbax-checkpoint-tmp"  # Orbax renames a save once it is complete
 
 
 def restore_newest(
@@ -32,20 +32,19 @@ def restore_newest(
 ) -> tuple[TrainState, dict[str, Any]] | None:
   """The newest intact checkpoint, laid out as `abstract` says; None without any checkpoint.
 
-  A damaged one is named, passed over for the one before it, and set aside: its number must be
-  free to be saved again, and its bytes may still be of use. So is one whose values are not
-  finite, which older versions saved. What a killed save or removal left is removed.
+  A damaged checkpoint is reported, skipped and renamed: its number must be free for the next
+  save, and its bytes may still be of use. A checkpoint with values that are not finite (older
+  versions saved such) counts as damaged. Remains of a killed save or removal are deleted.
 
   Args:
-    directory: the run's checkpoints/, which nobody else writes to.
+    directory: the run's checkpoints/; no other process writes to it.
     abstract, unpadded: see `restore`.
-    check: sees what was saved beside the state before the state is read, and raises UserError
-      to refuse it.
-    infinite: names of arrays that may hold an infinity; asked for when one does.
+    check: called with the document RUN before the state is read; raises UserError to refuse.
+    infinite: gives the names of arrays that may hold an infinity; called only if one does.
 
   Raises:
-    UserError: `check` says so, the arrays are not those of this model, or there are only
-      damaged checkpoints: then nothing is changed.
+    UserError: `check` refuses, the arrays belong to another model, or every checkpoint is
+      damaged (then nothing is changed).
   """
   steps, damaged = _open_all(directory)
   found = None
@@ -87,7 +86,7 @@ def _check_finite(
 
 
 def _open_all(directory: Path) -> tuple[dict[int, Step], dict[int, str]]:
-  """Those whose JSON is intact, and of the others what is wrong with them."""
+  """Steps whose JSON is intact; for each of the others, its damage."""
   steps, damaged = {}, {}
   for number in saved_steps(directory):
     try:
@@ -98,7 +97,7 @@ def _open_all(directory: Path) -> tuple[dict[int, Step], dict[int, str]]:
 
 
 def _clean(directory: Path, damaged: dict[int, str], continued: int | None) -> None:
-  """Sets aside what is damaged and removes what is unfinished, each with a line."""
+  """Renames damaged checkpoints and deletes unfinished ones, with a note for each."""
   if jax.process_index() == 0:
     try:
       _tidy(directory, damaged, continued)
@@ -127,6 +126,6 @@ def _tidy(directory: Path, damaged: dict[int, str], continued: int | None) -> No
 
 
 def _free(path: Path) -> Path:
-  """`path`, or with a number behind it where there is such a folder already."""
+  """`path`, with a number appended if the name is taken."""
   names = (path.with_name(f"{path.name}.{n}") for n in itertools.count(2))
   return next(name for name in itertools.chain([path], names) if not os.path.lexists(name))

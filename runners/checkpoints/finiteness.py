@@ -1,4 +1,4 @@
-"""Whether arrays are finite: what is NaN or infinite is known by name before it is saved."""
+"""Whether arrays are finite: names the ones with a NaN or an infinity before they are saved."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
@@ -9,20 +9,20 @@ import numpy as np
 
 from runners.checkpoints.checksums import is_on_host
 
-_VALUES_AT_ONCE = 2**18  # what is looked at stays in the cache
+_VALUES_AT_ONCE = 2**18  # so that a block stays in the CPU's cache
 
 
 def non_finite(
   arrays: Mapping[str, Any], may_be_infinite: Callable[[], Collection[str]] = frozenset
 ) -> tuple[list[str], list[str]]:
-  """The names of those jax or numpy arrays in which a NaN or an infinity is wrong, and right.
+  """Names of jax or numpy arrays that are not finite: those at fault, and those allowed to be.
 
-  Nothing is computed on them but that; every process has to call it with the same arrays.
+  Every process has to call it with the same arrays.
 
   Args:
-    arrays: by name.
-    may_be_infinite: names of arrays in which an infinity, and no NaN, is right; only asked for
-      where there is one.
+    arrays: name -> array.
+    may_be_infinite: gives the names of arrays that may hold infinities (never NaN); called
+      only if an array is not finite.
   """
   found = _found(arrays)
   allowed = set(found).intersection(may_be_infinite()) if found else set()
@@ -50,7 +50,7 @@ def _are_finite(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
   return {name: jnp.isfinite(x).all() for name, x in arrays.items()}
 
 
-# In the host's memory: compiling for each shape would take longer than most states do.
+# In the host's memory, with numpy: compiling a program for each shape would take longer.
 
 
 def _parts(x: Any) -> list[np.ndarray]:
@@ -60,12 +60,12 @@ def _parts(x: Any) -> list[np.ndarray]:
 
 
 def _is_finite(x: np.ndarray) -> bool:
-  # The least value of a block is NaN where one of them is.
+  # A NaN anywhere in a block makes its minimum NaN.
   return all(np.isfinite(block.min()) and np.isfinite(block.max()) for block in _blocks(x))
 
 
 def _blocks(x: np.ndarray) -> Iterator[np.ndarray]:
-  """The values of `x` in portions, in a dtype that numpy is quick with."""
+  """The values of `x` in portions, in a dtype that numpy handles fast."""
   x = np.stack([np.real(x), np.imag(x)]) if np.iscomplexobj(x) else x
   flat = x.reshape(-1)
   quick = flat.dtype in (np.float32, np.float64)

@@ -1,19 +1,19 @@
-"""The names of what lies in a run's folder of checkpoints."""
+"""File names in a run's folder of checkpoints."""
 
 import re
 from pathlib import Path
 
 CHECKPOINTS = "checkpoints"
-SET_ASIDE = ".unreadable"  # behind the step of a checkpoint that was found damaged
-REMOVED = "removed"  # within that folder: steps that are being deleted
+SET_ASIDE = ".unreadable"  # suffix of a checkpoint that was found damaged
+REMOVED = "removed"  # subfolder of steps that are being deleted
 
-_STEP = re.compile("0|[1-9][0-9]*")  # the one name of a step: int() takes many others
+_STEP = re.compile("0|[1-9][0-9]*")  # the only name of a step; int() accepts many more
 
 
 def saved_steps(directory: Path) -> list[int]:
   """The steps in a folder of checkpoints, oldest first; none without a folder.
 
-  Unfinished saves have no numeric name. What is in a folder with one is not looked at.
+  Unfinished saves have no numeric name. The contents of numbered folders are not checked.
   """
   if not directory.is_dir():
     return []

@@ -1,7 +1,7 @@
-"""What a checkpoint has to hold: its arrays and its JSON, each with a checksum.
+"""The inventory of a checkpoint: its arrays and JSON documents, each with a checksum.
 
-The inventory is saved with the checkpoint. It is what a restore is compared with, and it has a
-checksum of its own: when that is wrong, it is the inventory that is damaged.
+It is saved with the checkpoint, and restored values are compared with it. Its own checksum
+tells a damaged inventory from a damaged array.
 """
 
 import dataclasses
@@ -22,11 +22,10 @@ class SavedArray:
   """An array of a checkpoint.
 
   Attributes:
-    shape, dtype: as it was saved.
-    unpadded: its shape without the rows that only the mesh asked for; None where nobody knows.
-    checksum: of its values, see runners/checkpoints/checksums.py; None in a checkpoint that has
-      none.
-    infinite: whether it is right that it holds an infinity: the optimizer began with one.
+    shape, dtype: as saved.
+    unpadded: its shape without the padding rows for the mesh; None if unknown.
+    checksum: of its values (runners/checkpoints/checksums.py); None in older checkpoints.
+    infinite: whether it may hold an infinity, because the optimizer's initial state does.
   """
 
   shape: tuple[int, ...]
@@ -38,7 +37,7 @@ class SavedArray:
 
 @dataclasses.dataclass(frozen=True)
 class Inventory:
-  """Name -> array of the state; name -> checksum of each JSON item beside it."""
+  """Name -> array of the state, and name -> checksum of each JSON document."""
 
   arrays: Mapping[str, SavedArray]
   documents: Mapping[str, str]
@@ -50,7 +49,7 @@ class Inventory:
 
   @classmethod
   def from_json(cls, value: Any) -> "Inventory":
-    """Raises ValueError, KeyError or TypeError where `value` is not what `to_json` gave."""
+    """Inverse of `to_json`; raises ValueError, KeyError or TypeError for any other `value`."""
     inventory = Document.of(value, "the inventory")
     arrays, documents = inventory.document(_ARRAYS), inventory.document(_DOCUMENTS)
     content = {_ARRAYS: arrays.values, _DOCUMENTS: documents.values}
@@ -90,13 +89,13 @@ def take_inventory(
   documents: Mapping[str, Any],
   infinite: Collection[str] = (),
 ) -> Inventory:
-  """Of what is about to be saved. Waits for the arrays of `state`.
+  """The inventory of a state that is about to be saved. Waits for its arrays.
 
   Args:
     state: a tree of arrays.
-    unpadded: a tree whose arrays, or descriptions of arrays, have the shapes without padding.
+    unpadded: a tree of arrays, or of their descriptions, with the shapes before padding.
     documents: name -> JSON.
-    infinite: names of arrays in which an infinity is right.
+    infinite: names of arrays that may hold an infinity.
   """
   arrays = dict(named_arrays(state))
   shapes = {name: tuple(array.shape) for name, array in named_arrays(unpadded)}

@@ -1,4 +1,4 @@
-"""Looking at checkpoints without the model's code: which there are, and what is in them."""
+"""Lists checkpoints and their contents without the model's code."""
 
 import math
 from pathlib import Path
@@ -27,7 +27,7 @@ def steps(path: str) -> list[int]:
 
 
 def find_step_folder(path: str, step: int | None = None) -> Path:
-  """The folder of one checkpoint: of `step`, or `path` itself if it is one, or the newest.
+  """The folder of checkpoint `step`; without a step, `path` itself if it is one, or the newest.
 
   Raises:
     UserError: there is none.
@@ -96,7 +96,7 @@ def _metrics(path: str, step: int) -> dict[str, float]:
 
 
 def list_steps(path: str) -> str:
-  """One line a checkpoint: step, size on disk, the metrics that were saved with it."""
+  """One line for each checkpoint: step, size on disk, metrics saved with it."""
   metrics = {step: _metrics(path, step) for step in steps(path)}
   if not metrics:
     return f"no checkpoints under {path}"
@@ -112,7 +112,7 @@ def list_steps(path: str) -> str:
 
 
 def show_step(path: str) -> str:
-  """The arrays of one checkpoint, parameters first, and how many values those have in all."""
+  """The arrays of one checkpoint, parameters first, and the number of parameters."""
   from runners.checkpoints.reading import open_step
 
   folder = find_step_folder(path)
@@ -120,7 +120,7 @@ def show_step(path: str) -> str:
     (name, "x".join(map(str, array.shape)) or "scalar", array.dtype, math.prod(array.shape))
     for name, array in open_step(folder).arrays.items()
   ]
-  rows.sort(key=lambda row: not row[0].startswith(_PARAMS))  # stable: else as they are stored
+  rows.sort(key=lambda row: not row[0].startswith(_PARAMS))  # stable: the rest as stored
   width = max(len(name) for name, *_ in rows)
   lines = [f"{name:<{width}}  {shape:>16}  {dtype}" for name, shape, dtype, _ in rows]
   params = sum(size for name, _, _, size in rows if name.startswith(_PARAMS))

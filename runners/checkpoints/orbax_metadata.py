@@ -1,4 +1,4 @@
-"""What Orbax notes of the arrays of a checkpoint, without reading one."""
+"""Orbax's own description of a checkpoint's arrays, read without the arrays."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from absl import logging
 
 
 def state_metadata(folder: Path) -> Any:
-  """The tree of what is known of each array; no array is read."""
+  """The state's tree, with Orbax's metadata (shape, dtype) in place of arrays."""
   import orbax.checkpoint as ocp
 
   with (
@@ -23,7 +23,7 @@ def state_metadata(folder: Path) -> Any:
 
 @contextlib.contextmanager
 def _without_warning(start: str) -> Iterator[None]:
-  """Leaves out what absl logs with this beginning, which says nothing of the checkpoint."""
+  """Silences the absl message that begins with `start`, which the user cannot act on."""
   logger = logging.get_absl_logger()
   keep = lambda record: not record.getMessage().startswith(start)
   logger.addFilter(keep)

@@ -1,7 +1,6 @@
-"""Reading a checkpoint so that nothing of it is believed unless it is what was saved.
+"""Reads a checkpoint and verifies every value, since Orbax restores changed bytes silently.
 
-runners/checkpoints/documents.py says what a checkpoint consists of. Orbax itself restores
-changed bytes of an array without a word.
+runners/checkpoints/documents.py lists the parts of a checkpoint.
 """
 
 import contextlib
@@ -54,10 +53,10 @@ _BYTES_AT_ONCE = 2**26
 
 
 def open_step(folder: Path) -> Step:
-  """Reads all of a checkpoint but the values of its arrays.
+  """Reads a checkpoint except the values of its arrays.
 
   Raises:
-    DamagedCheckpoint: something is missing there, or is not what was saved.
+    DamagedCheckpoint: a part is missing or differs from what was saved.
   """
   folder = folder.absolute()
   documents, inventory = open_documents(folder)
@@ -67,7 +66,7 @@ def open_step(folder: Path) -> Step:
 
 
 def _described(folder: Path) -> dict[str, SavedArray]:
-  """What Orbax itself notes of the arrays: no checksums."""
+  """Orbax's own description of the arrays, without checksums."""
   with _damage(folder):
     return {
       name: SavedArray(tuple(leaf.shape), str(leaf.dtype))
@@ -77,14 +76,14 @@ def _described(folder: Path) -> dict[str, SavedArray]:
 
 @contextlib.contextmanager
 def _damage(folder: Path, what: str = "its arrays") -> Iterator[None]:
-  """Says of what reading raises within that it is the checkpoint that is damaged."""
+  """Turns an error while reading into a DamagedCheckpoint, unless the machine is at fault."""
   try:
     yield
   except (DamagedCheckpoint, MemoryError):
     raise
-  except Exception as error:  # for damaged files Orbax raises what comes, Exception itself too
+  except Exception as error:  # Orbax has no class of its own for damaged files
     if isinstance(error, RuntimeError) and not isinstance(error, RecursionError):
-      raise  # of a device or a host without memory
+      raise  # a device or the host is out of memory
     if isinstance(error, OSError) and not isinstance(error, MISSING):
       raise unreadable(folder, error) from error
     cause = error.__cause__ or error  # tensorstore's, which names the file
@@ -94,21 +93,21 @@ def _damage(folder: Path, what: str = "its arrays") -> Iterator[None]:
 def restore(step: Step, abstract: Any, unpadded: Any = None, below: str = "") -> Any:
   """The arrays of a checkpoint, laid out as `abstract` says, their values verified.
 
-  Padding of the vocabulary, which depends on the mesh, is cut or added, and dtypes are changed,
-  where `abstract` has others than were saved.
+  Vocabulary padding, which depends on the mesh, is cut or added, and dtypes are converted, as
+  `abstract` demands.
 
   Args:
-    step: to read.
-    abstract: a tree like the one that was saved, or a part of it.
-    unpadded: the same tree, with the shapes that its arrays have without padding.
-    below: a prefix of names: what does not begin with it is not asked for.
+    step: the checkpoint to read.
+    abstract: the saved tree or a part of it: shapes, dtypes, shardings.
+    unpadded: the same tree with the shapes before padding.
+    below: restores only arrays whose names begin with it.
 
   Raises:
-    UserError: an array is missing there, is not wanted here, or has another shape.
-    DamagedCheckpoint: an array is not what was saved.
+    UserError: an array is missing from the checkpoint or from `abstract`, or its shape differs.
+    DamagedCheckpoint: an array differs from what was saved.
   """
   wanted = dict(named_arrays(abstract))
-  real = {name: tuple(x.shape) for name, x in named_arrays(unpadded)}  # none of None
+  real = {name: tuple(x.shape) for name, x in named_arrays(unpadded)}  # empty for None
   saved = {name: array for name, array in step.arrays.items() if name.startswith(below)}
   _check_fits(step, saved, wanted, real)
   if has_stores(step.folder):
@@ -127,13 +126,13 @@ def restore_some(
   """Some arrays of a checkpoint by name, laid out and verified as in `restore`.
 
   Args:
-    step: has all of them.
-    wanted: name there -> shape, dtype and sharding.
-    unpadded: name there -> shape without padding.
+    step: the checkpoint, which has all of these arrays.
+    wanted: name in the checkpoint -> shape, dtype and sharding.
+    unpadded: name in the checkpoint -> shape before padding.
 
   Raises:
     UserError: an array has another shape.
-    DamagedCheckpoint: an array is not what was saved.
+    DamagedCheckpoint: an array differs from what was saved.
   """
   saved = {name: step.arrays[name] for name in wanted}
   _check_fits(step, saved, wanted, {name: tuple(x.shape) for name, x in unpadded.items()})
@@ -145,7 +144,7 @@ def restore_some(
     name = array_name(path)
     return _as_saved(saved[name], wanted[name]) if name in wanted else ocp.PLACEHOLDER
 
-  # Orbax asks for the tree that was saved, whatever there is to be read of it.
+  # Orbax demands the whole saved tree, even to read a part.
   with _damage(step.folder):
     target = jax.tree_util.tree_map_with_path(choose, state_metadata(step.folder))
   arrays = dict(named_arrays(_read(step, target, partial=False)))
@@ -155,7 +154,7 @@ def restore_some(
 
 
 def _as_saved(array: SavedArray, wanted: Any) -> jax.ShapeDtypeStruct:
-  """What Orbax is asked for: the shape and dtype that are there, laid out as is wanted."""
+  """The request to Orbax: the saved shape and dtype, in the wanted sharding."""
   sharding = wanted.sharding and dividing(wanted.sharding, array.shape)
   return jax.ShapeDtypeStruct(array.shape, _dtype(array.dtype), sharding=sharding)
 
@@ -164,8 +163,8 @@ def restore_params(folder: Path, abstract: Any, unpadded: Any = None) -> Any:
   """Only the parameters of the checkpoint `folder`, laid out and verified as in `restore`.
 
   Raises:
-    UserError: they are those of another model.
-    DamagedCheckpoint: they are not what was saved; the message names the folder.
+    UserError: they belong to another model.
+    DamagedCheckpoint: they differ from what was saved; the message names the folder.
   """
   wrapped = ({PARAMS: tree} if tree is not None else None for tree in (abstract, unpadded))
   try:
@@ -182,7 +181,7 @@ def _check_fits(
   wanted: Mapping[str, Any],
   real: Mapping[str, tuple[int, ...]],
 ) -> None:
-  """Raises UserError unless the arrays are the same but for padding."""
+  """Raises UserError unless names and shapes agree, apart from padding."""
 
   def fits(name: str) -> bool:
     if name not in saved or name not in wanted:
@@ -204,7 +203,7 @@ def _check_fits(
 
 
 def _dtype(name: str) -> np.dtype:
-  return jnp.dtype(name)  # knows bfloat16 and its like
+  return jnp.dtype(name)  # unlike numpy's, knows bfloat16
 
 
 def _read(step: Step, target: Any, *, partial: bool) -> Any:
@@ -220,14 +219,14 @@ def _read(step: Step, target: Any, *, partial: bool) -> Any:
 
 
 def _verify(step: Step, arrays: Mapping[str, Any]) -> None:
-  """Raises DamagedCheckpoint unless these arrays, as they were saved, have their checksums."""
+  """Raises DamagedCheckpoint unless these arrays, in their saved form, match the checksums."""
   changed = changed_arrays(step, arrays)
   if changed:
     raise DamagedCheckpoint(f"not what was saved: {listed(changed)}")
 
 
 def changed_arrays(step: Step, arrays: Mapping[str, Any]) -> list[str]:
-  """The names of those whose values are not those that were saved."""
+  """The names of arrays whose values differ from the saved ones."""
   known = {name: x for name, x in arrays.items() if step.arrays[name].checksum is not None}
   checksums = array_checksums(known)
   return [name for name in known if checksums[name] != step.arrays[name].checksum]
@@ -237,7 +236,7 @@ def changed_arrays(step: Step, arrays: Mapping[str, Any]) -> list[str]:
 
 
 def read_arrays(step: Step, names: Sequence[str]) -> dict[str, np.ndarray]:
-  """Some arrays of a checkpoint in this process's memory, their values not verified.
+  """Some arrays of a checkpoint, in this process's memory and not verified.
 
   Raises:
     DamagedCheckpoint: they cannot be read.
@@ -257,7 +256,7 @@ def read_arrays(step: Step, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def in_portions(arrays: Mapping[str, SavedArray]) -> Iterator[list[str]]:
-  """Names in groups that weigh no more than the largest array, or 64 MiB."""
+  """Names in groups; a group takes at most 64 MiB, or the largest array's size if greater."""
   size = lambda name: math.prod(arrays[name].shape) * _dtype(arrays[name].dtype).itemsize
   limit = max([_BYTES_AT_ONCE, *map(size, arrays)])
   portion: list[str] = []

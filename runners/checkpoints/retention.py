@@ -1,4 +1,4 @@
-"""When to save and which checkpoints to keep, as an experiment states it."""
+"""The field `checkpoints` of an experiment: when to save, and which checkpoints to keep."""
 
 import dataclasses
 from typing import Literal
@@ -8,14 +8,14 @@ from layers.ranges import NonNegativeInt, PositiveInt
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoints:
-  """Any one of the three reasons keeps a checkpoint.
+  """A checkpoint is kept if any of keep_latest, keep_every and keep_best applies to it.
 
   Attributes:
     every: steps between saves; None saves at the end and on a signal only.
-    keep_latest: how many of the newest to keep. With two, a damaged one has another behind it.
+    keep_latest: how many of the newest to keep; two, in case the newest is damaged.
     keep_every: also keep those at multiples of this many steps.
     keep_best: also keep this many with the best `metric`.
-    metric: the scalar that decides which is best, evaluated at the step that is saved.
+    metric: the scalar that decides which is best, as evaluated at the saved step.
     mode: whether the best is the smallest or the largest.
   """
 

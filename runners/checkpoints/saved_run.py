@@ -1,4 +1,4 @@
-"""What is saved beside the state: its form, before anything of it is used."""
+"""Checks the form of the JSON saved beside the state before it is used."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,9 +9,9 @@ from runners.checkpoints.damage import DamagedCheckpoint
 
 
 def check_saved_run(saved: Mapping[str, Any]) -> None:
-  """Raises DamagedCheckpoint unless a run can go on from the JSON of a checkpoint.
+  """Raises DamagedCheckpoint unless a run can continue from `saved`.
 
-  Checksums tell what changed by accident, not what somebody wrote with them.
+  Checksums reveal accidents, not a document that somebody wrote together with its checksum.
   """
   document = Document(saved, "run/metadata")
   try:

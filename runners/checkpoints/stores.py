@@ -1,8 +1,7 @@
-"""The arrays of a checkpoint as they lie on disk, each opened on its own by tensorstore.
+"""The arrays of a checkpoint on disk, each opened on its own by tensorstore.
 
-Orbax opens all arrays of a checkpoint at once. Where one cannot be opened, the others are left
-to run on behind it, and thousands of lines of theirs hide the one that says which it was. So
-each header is looked at here before Orbax is asked for anything.
+Orbax opens all arrays at once. If one fails, thousands of log lines from the others hide the
+line that names it. So every header is checked here before Orbax reads anything.
 """
 
 import math
@@ -21,22 +20,22 @@ from runners.devices.memory import host_bytes
 _STATE = "state"
 _HEADER = ".zarray"
 
-# What tensorstore raises for files that are not as it wrote them.
+# tensorstore's errors for damaged files.
 _DAMAGE = (ValueError, TypeError, KeyError, IndexError, OverflowError, NotImplementedError)
 
 
 def has_stores(folder: Path) -> bool:
-  """Whether a checkpoint has a folder for each array; before inventories it had a database."""
+  """Whether a checkpoint has a folder for each array; older ones have one OCDBT database."""
   return not (folder / _STATE / "manifest.ocdbt").exists()
 
 
 def check_headers(folder: Path, arrays: Mapping[str, SavedArray]) -> None:
-  """Raises DamagedCheckpoint unless there is each of `arrays`, of its shape and dtype."""
+  """Raises DamagedCheckpoint unless each of `arrays` is there with its shape and dtype."""
   _opened(folder, arrays)
 
 
 def read_stores(folder: Path, arrays: Mapping[str, SavedArray]) -> dict[str, np.ndarray]:
-  """The values of some arrays; raises DamagedCheckpoint where they cannot be read."""
+  """The values of some arrays; raises DamagedCheckpoint if they cannot be read."""
   reads = {name: store.read() for name, store in _opened(folder, arrays).items()}
   values = {}
   for name, read in reads.items():
@@ -57,7 +56,7 @@ def _file_name(name: str) -> str:
 
 
 def _opened(folder: Path, arrays: Mapping[str, SavedArray]) -> dict[str, Any]:
-  """Name -> store of each array, of the shape and dtype that it was saved with."""
+  """Name -> open store; raises DamagedCheckpoint unless shape and dtype are as saved."""
   context = tensorstore.Context()
   opening = {name: _open(folder / _STATE / _file_name(name), context) for name in arrays}
   stores = {}
@@ -79,9 +78,9 @@ def _opened(folder: Path, arrays: Mapping[str, SavedArray]) -> dict[str, Any]:
 
 
 def _check_chunks(name: str, store: Any, folder: Path) -> None:
-  """Raises DamagedCheckpoint for what is not read, as no file or memory could hold it.
+  """Raises DamagedCheckpoint if the header asks for more memory or files than there are.
 
-  tensorstore ends the process where it is refused memory.
+  tensorstore aborts the process when an allocation fails.
   """
   chunk = store.chunk_layout.read_chunk.shape or ()
   largest = max(math.prod(store.shape), math.prod(chunk)) * store.dtype.numpy_dtype.itemsize

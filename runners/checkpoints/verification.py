@@ -1,7 +1,4 @@
-"""`runner ckpt verify`: whether checkpoints are what was saved, and finite.
-
-The model's code is not needed for it.
-"""
+"""`runner ckpt verify`: whether checkpoints are intact and finite, without the model's code."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,7 +16,7 @@ from runners.checkpoints.reading import changed_arrays, in_portions, open_step, 
 def verify(path: str) -> Iterator[tuple[str, bool]]:
   """A line for each checkpoint under `path`, and whether it is intact and finite.
 
-  All arrays are read, in portions: what is held in memory is no more than the largest array.
+  Reads all arrays, in portions: memory holds no more than 64 MiB or the largest array.
 
   Args:
     path: a run, its folder of checkpoints, or the folder of one checkpoint.
@@ -32,7 +29,7 @@ def verify(path: str) -> Iterator[tuple[str, bool]]:
   for folder in folders:
     found, is_intact = _verify(folder)
     if not is_intact and not folder.exists():
-      continue  # a run that goes on has removed it meanwhile
+      continue  # a run in progress has removed it meanwhile
     yield f"step {folder.name:>{width}}  {found}", is_intact
 
 
@@ -62,7 +59,7 @@ def _verify(folder: Path) -> tuple[str, bool]:
 
 
 def _non_finite(step: Step, arrays: Mapping[str, np.ndarray]) -> list[str]:
-  """Each with NaN or infinity in it where none belongs, and how many of its values are such."""
+  """Arrays with a NaN or a forbidden infinity, each with the number of such values."""
   counts = {name: count_non_finite(x) for name, x in arrays.items()}
   return [
     f"{name} ({count:,} of {arrays[name].size:,} values)"
@@ -72,7 +69,7 @@ def _non_finite(step: Step, arrays: Mapping[str, np.ndarray]) -> list[str]:
 
 
 def _readable(step: Step, names: list[str]) -> Iterator[dict[str, np.ndarray] | str]:
-  """The arrays that can be read; for each that cannot, why."""
+  """The readable arrays, and for each unreadable one the reason."""
   try:
     yield read_arrays(step, names)
   except DamagedCheckpoint as error:

@@ -1,6 +1,6 @@
-"""Saving checkpoints while the loop goes on, and keeping those that the policy names.
+"""Saves checkpoints while the loop continues, and keeps those that the policy names.
 
-runners/checkpoints/documents.py says what a checkpoint consists of.
+runners/checkpoints/documents.py lists the parts of a checkpoint.
 """
 
 import concurrent.futures
@@ -30,7 +30,7 @@ from runners.checkpoints.inventory import take_inventory
 from runners.checkpoints.retention import Checkpoints
 from runners.train_state import TrainState
 
-IMPORTED = "imported"  # in the JSON beside parameters alone: where they are from
+IMPORTED = "imported"  # key in the document RUN of an import: where the parameters come from
 _LONGEST_REASON = 300
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 _NOT_ASKED_FOR = (
@@ -41,17 +41,17 @@ _NOT_ASKED_FOR = (
 
 
 class CheckpointWriter:
-  """Saves without stopping the loop, and keeps what the policy says.
+  """Saves without stopping the loop, and keeps checkpoints as the policy says.
 
   Args:
-    directory: the run's checkpoints/, in which no step is damaged (see restore_newest).
+    directory: the run's checkpoints/, without damaged steps (see restore_newest).
     policy: when to save and what to keep.
-    unpadded: the state's shapes without what only the mesh asks for; None if that is nothing.
-    before: called before each save, which it may refuse with a UserError.
-    config: path -> value as text of every field of the run's config.
-    infinite: names of arrays that may hold an infinity; asked for when one does.
+    unpadded: the state's shapes without padding for the mesh; None if there is no padding.
+    before: called before each save; raises UserError to refuse it.
+    config: path -> value as text, for every field of the run's config.
+    infinite: gives the names of arrays that may hold an infinity; called only if one does.
 
-  Left by an error, it closes in silence: what is wrong has been said.
+  When an error leaves the `with` block, closing raises no second error.
   """
 
   def __init__(
@@ -73,8 +73,8 @@ class CheckpointWriter:
     if sys.unraisablehook is not _print_unless_late:
       _hook_before.append(sys.unraisablehook)
       sys.unraisablehook = _print_unless_late
-    # A file for each array (and process): written in a third of the time that Orbax's default
-    # takes, one database for all arrays, and a damaged file is one array's.
+    # A file for each array and process: three times as fast as Orbax's default (one database
+    # for all arrays), and a damaged file harms only one array.
     arrays = ocp.StandardCheckpointHandler(use_ocdbt=False)
     documents = {item: ocp.JsonCheckpointHandler() for item in (RUN, ORIGIN, INVENTORY)}
     self._manager = ocp.CheckpointManager(
@@ -83,8 +83,8 @@ class CheckpointWriter:
       options=ocp.CheckpointManagerOptions(
         enable_async_checkpointing=True,
         preservation_policy=_preservation(policy),
-        # A step that goes is first renamed: killed in the middle of deleting it, a run does not
-        # leave a part of it under its number, as if it were damaged.
+        # A step is renamed before it is deleted: otherwise a run killed meanwhile would leave
+        # a partial folder under the step's number, which looks like a damaged checkpoint.
         todelete_subdir=REMOVED,
         # When to save is the loop's decision alone.
         save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
@@ -100,16 +100,16 @@ class CheckpointWriter:
     """Starts saving; returns when the state may be donated.
 
     Args:
-      step: updates done.
-      state: of that step.
+      step: the number of updates done.
+      state: the state after `step` updates.
       run: JSON to save beside it.
-      scalars: of that step; the policy's metric is saved if it is a number among them.
+      scalars: name -> value at this step; the policy's metric is saved if it is among them.
 
     Raises:
       Diverged: the state is not finite. Nothing is written, and no older checkpoint removed.
-      UserError: this or the save before could not be written; older checkpoints are intact.
+      UserError: this save or the one before failed; older checkpoints are intact.
     """
-    # At a step that is logged, the sums of the interval are among the scalars already.
+    # At a logged step the state's sums are reset, so a bad gradient shows in the scalars only.
     if not math.isfinite(scalars.get("train/grad_norm", 0.0)):
       raise Diverged(
         f"step {step} is not saved: a gradient before it was not finite. {GENTLER}"
@@ -124,10 +124,10 @@ class CheckpointWriter:
     self._write(step, state, documents, metrics, infinite)
 
   def save_params(self, step: int, params: Any, run: Mapping[str, Any]) -> None:
-    """Starts saving parameters alone, to be evaluated and begun from, not to go on with.
+    """Starts saving parameters alone: for evaluation or init_from, not to resume a run.
 
     Args:
-      step: of the checkpoint.
+      step: the checkpoint's number.
       params: a tree of arrays, all of them finite.
       run: JSON to save beside it.
     """
@@ -135,7 +135,7 @@ class CheckpointWriter:
     self._write(step, {PARAMS: params}, documents, None)
 
   def _check_finite(self, step: int, state: Any) -> list[str]:
-    """The names of the arrays in which an infinity is right; raises Diverged for any other."""
+    """Names of arrays with a permitted infinity; raises Diverged if any other is not finite."""
     arrays = dict(named_arrays(state))
     wrong, right = non_finite(arrays, self._infinite)
     if wrong:
@@ -164,7 +164,7 @@ class CheckpointWriter:
     )
     self._before()
     with self._reported():
-      # Where a folder cannot be made, threads of Orbax wait five minutes for it.
+      # Fails at once in a folder that refuses files; Orbax's threads would wait five minutes.
       tempfile.TemporaryFile(dir=self._directory).close()
       self._manager.wait_until_finished()
       self._remove_old()
@@ -176,12 +176,12 @@ class CheckpointWriter:
       )
 
   def wait(self) -> None:
-    """Until what was started is on disk; raises UserError if it could not be written."""
+    """Waits until the save is on disk; raises UserError if it could not be written."""
     with self._reported():
       self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Waits for what was started, and lets go; raises UserError as `wait` does."""
+    """Waits for the save, and releases all resources; raises UserError as `wait` does."""
     with self._reported():
       self._manager.close()
       self._removing.result()
@@ -199,18 +199,18 @@ class CheckpointWriter:
         raise
 
   def _remove_old(self) -> None:
-    """Begins to delete what the save before put aside; the loop goes on meanwhile."""
+    """Starts deleting steps that the previous save discarded; the loop continues meanwhile."""
     self._removing.result()
-    # Not the folder around them: the save that begins now may put others there.
+    # Not their parent folder: the save that begins now may move more steps there.
     folders = list((self._directory / REMOVED).glob("*"))
     self._removing = self._remover.submit(lambda: [remove(folder) for folder in folders])
 
   @contextlib.contextmanager
   def _reported(self) -> Iterator[None]:
-    """In one line, what keeps a checkpoint from being written."""
+    """Turns an error of the file system into a UserError of one line."""
     try:
       yield
-    except (OSError, ValueError) as error:  # tensorstore has the latter for full disks
+    except (OSError, ValueError) as error:  # ValueError: tensorstore's error for a full disk
       kept = saved_steps(self._directory)
       continues = f"continues from step {kept[-1]}" if kept else "begins anew"
       raise UserError(
@@ -220,7 +220,7 @@ class CheckpointWriter:
 
 
 def _reason(error: OSError | ValueError) -> str:
-  """What the system says; tensorstore wraps it in paths, its own words and source lines."""
+  """The system's own words, without the paths and source lines that tensorstore adds."""
   text = getattr(error, "strerror", None) or str(error) or type(error).__name__
   known = (os.strerror(number) for number in _DISK_ERRORS)
   return next(
@@ -229,7 +229,7 @@ def _reason(error: OSError | ValueError) -> str:
 
 
 def _is_raised_elsewhere(record: logging.LogRecord) -> bool:
-  """Not of the tasks of a save whose first error is raised, and reported, already."""
+  """False for asyncio's message on further errors of a save whose first is already reported."""
   return "exception was never retrieved" not in record.getMessage()
 
 
@@ -237,15 +237,15 @@ _hook_before: list[Callable[[Any], None]] = []
 
 
 def _print_unless_late(unraisable: Any) -> None:
-  """Prints an error that nobody can catch, but none of tensorstore's threads, which come with a
-  part of a save after Orbax has given up on all of it.
+  """Prints an error that nobody can catch, except one: tensorstore's threads raise it when they
+  finish a part of a save that Orbax has already abandoned.
   """
   if str(unraisable.exc_value) != "Event loop is closed":
     _hook_before[-1](unraisable)
 
 
 def remove(path: Path) -> None:
-  """Deletes a folder with all that is in it, or a file, or a link and not what it leads to."""
+  """Deletes a folder and its contents, or a file; a link without its target."""
   if path.is_dir() and not path.is_symlink():
     shutil.rmtree(path)
   elif os.path.lexists(path):
@@ -253,9 +253,8 @@ def remove(path: Path) -> None:
 
 
 def _is_worth_saying(record: logging.LogRecord) -> bool:
-  """Of what Orbax logs: not that there is no database to merge, which was not asked for, nor
-  that somebody has deleted a step, and no traceback of a thread whose error is raised, and
-  reported, when it is waited for.
+  """Drops Orbax's notices on merging OCDBT databases and on steps that somebody deleted, and
+  the tracebacks of threads whose error `wait` reports.
   """
   if "orbax" not in Path(record.pathname).parts:
     return True
@@ -270,7 +269,7 @@ def _preservation(policy: Checkpoints) -> Any:
     worst = math.inf if policy.mode == "min" else -math.inf
 
     def measured(metrics: Mapping[str, float]) -> float:
-      # What an earlier start saved with another metric has not this one.
+      # Checkpoints saved under another policy.metric lack this one.
       value = metrics.get(policy.metric, worst)
       return value if math.isfinite(value) else worst
 
@@ -278,7 +277,7 @@ def _preservation(policy: Checkpoints) -> Any:
       checkpoint_managers.BestN(
         n=policy.keep_best,
         get_metric_fn=measured,
-        # The last of the sorted ones are kept.
+        # Orbax keeps the last ones of the sorted list.
         reverse=policy.mode == "min",
         keep_checkpoints_without_metrics=False,
       )
