@@ -1,1 +1,1 @@
-"""Parameters from elsewhere and for elsewhere: Hugging Face, LWM, other runs."""
+"""Interchange: parameters from Hugging Face, LWM and other runs, and back to Hugging Face."""

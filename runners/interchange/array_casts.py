@@ -1,16 +1,11 @@
-"""Which finite numbers of an array another dtype makes infinite."""
+"""Finds finite numbers that a cast to another dtype would make infinite."""
 
 import jax.numpy as jnp
 import numpy as np
 
 
 def overflowing(x: np.ndarray, dtype: np.dtype) -> float | None:
-  """A finite element of `x` that is infinite in `dtype`; None where there is none.
-
-  Args:
-    x: of floats.
-    dtype: of floats as well.
-  """
+  """A finite element of `x` that becomes infinite in `dtype`, or None; both are float types."""
   if x.dtype == dtype or jnp.finfo(dtype).max >= jnp.finfo(x.dtype).max:
     return None
   with np.errstate(over="ignore"):

@@ -1,6 +1,7 @@
-"""config.json of Hugging Face and the fields of our model that say the same, both ways.
+"""Translates between Hugging Face's config.json and the fields of our model, both ways.
 
 A field is named by its path below `model`, as in `--set=model.block.attention.num_heads=8`.
+"Theirs" is Hugging Face's side, "ours" is Strata's.
 """
 
 import json
@@ -30,7 +31,7 @@ MAX_LAYERS = 1_000  # LLaMA 3.1 405B has 126; each costs time before the first t
 MAX_CONFIG_BYTES = 2**24  # an object of JSON takes 30 times its text in memory
 MAX_SIZE = 2**31 - 1  # of a width, a vocabulary, a number of heads or positions
 
-# Which of theirs is called what; the first name of a function is the one that is written.
+# Their name -> our function; export writes the first name of a function.
 _ACTIVATIONS: Mapping[str, Callable] = {
   "silu": nn.silu,
   "swish": nn.silu,
@@ -41,7 +42,7 @@ _ACTIVATIONS: Mapping[str, Callable] = {
   "gelu_python": gelu_exact,
 }
 
-# What the parts of a model have to be.
+# Family -> path of a part of our model -> the class it must have.
 _PARTS: Mapping[str, Mapping[str, type]] = {
   "llama": {
     "norm": RMSNorm,
@@ -61,7 +62,7 @@ _PARTS: Mapping[str, Mapping[str, type]] = {
   },
 }
 
-# A later stage of training may change these: they are of no array's shape.
+# A later stage of training may change these: no array's shape depends on them.
 MAY_CHANGE = (
   "block.attention.mask",
   "block.attention.rotary.theta",
@@ -72,7 +73,7 @@ _ABSENT = "<no such field>"
 
 
 def is_folder_of_theirs(path: str | Path) -> bool:
-  """Whether `path` is a folder whose config.json is Hugging Face's, not that of a run."""
+  """Whether `path` is a folder with a config.json of Hugging Face, not of a run."""
   try:
     return "model_type" in read_document(Path(path) / CONFIG, MAX_CONFIG_BYTES)
   except UserError:
@@ -80,10 +81,10 @@ def is_folder_of_theirs(path: str | Path) -> bool:
 
 
 def read_config(folder: str | Path) -> Document:
-  """Their config.json, of a family that is known here.
+  """Their config.json.
 
   Raises:
-    UserError: there is none, it is damaged, or the family is not known.
+    UserError: it is missing, damaged, or of an unknown family.
   """
   theirs = read_document(file_within(folder, CONFIG), MAX_CONFIG_BYTES)
   family_of(theirs)
@@ -91,7 +92,7 @@ def read_config(folder: str | Path) -> Document:
 
 
 def family_of(theirs: Document) -> str:
-  """Their model_type; UserError for one that is not known here."""
+  """Their model_type; UserError if it is unknown here."""
   if "model_type" not in theirs:
     raise UserError(f"{theirs.source} is no config.json of Hugging Face's (no model_type)")
   family = theirs.text("model_type")
@@ -107,17 +108,17 @@ def fields(theirs: Document) -> dict[str, Any]:
   """Path -> value of every field of our model that their config determines.
 
   Raises:
-    UserError: it asks for something that our model cannot be, or has a wrong type.
+    UserError: a value has a wrong type, or our model cannot be built that way.
   """
   return {"llama": _llama_fields, "gpt2": _gpt2_fields}[family_of(theirs)](theirs)
 
 
 def _llama_fields(theirs: Document) -> dict[str, Any]:
-  # pretraining_tp, of old releases, says in how many parts products are added up: rounding.
+  # pretraining_tp (old releases) splits products into parts: it changes only the rounding.
   _refuse(theirs, {"per_layer_config": None})
   heads, width = _size(theirs, "num_attention_heads"), _size(theirs, "hidden_size")
   epsilon = theirs.number("rms_norm_eps", 1e-6, above=0)
-  _size(theirs, "max_position_embeddings", 2048)  # a model here has no such size
+  _size(theirs, "max_position_embeddings", 2048)  # only checked: our LLaMA has no such field
   theta, scaling = read_rotary(theirs)
   return {
     "num_layers": theirs.whole("num_hidden_layers", at_least=1, at_most=MAX_LAYERS),
@@ -219,10 +220,10 @@ def _activation(theirs: Document, name: str, default: str) -> Callable:
 
 
 def their_config(model: Any, vocab_size: int, max_positions: int) -> dict[str, Any]:
-  """What config.json says of `model`, a Decoder that is built.
+  """The content of config.json for `model`, a built Decoder.
 
   Raises:
-    UserError: neither family of theirs can be this model; names the fields that differ.
+    UserError: neither of their families can express this model; names the fields at fault.
   """
   gated = isinstance(value_of(model, "block.feed_forward"), GatedFeedForward)
   theirs = (_llama_config if gated else _gpt2_config)(model)
@@ -247,7 +248,7 @@ def _llama_config(model: Any) -> dict[str, Any]:
     "head_dim": value_of(model, "block.attention.head_dim"),
     "hidden_act": _activation_name(model),
     "rms_norm_eps": value_of(model, "norm.epsilon"),
-    # As all releases of transformers read them.
+    # In the form that all releases of transformers read.
     "rope_theta": getattr(rotary, "theta", None),
     "rope_scaling": their_scaling(getattr(rotary, "scaling", None)),
     "attention_bias": value_of(model, "block.attention.use_bias"),
@@ -279,7 +280,7 @@ def _activation_name(model: Any) -> str:
 
 
 def value_of(model: Any, path: str) -> Any:
-  """A field of a built model, what it means where it is None; `_ABSENT` where there is none."""
+  """A field of a built model; for None the value it stands for; `_ABSENT` without the field."""
   value = model
   for name in path.split("."):
     value = getattr(value, name, _ABSENT)
@@ -295,9 +296,9 @@ def value_of(model: Any, path: str) -> Any:
 
 
 def differences(model: Any, theirs: Document, except_for: tuple[str, ...] = ()) -> list[str]:
-  """ "field: theirs there, ours here" for each in which a built model is not as they say.
+  """One line "field: their value there, ours here" for each difference from a built model.
 
-  `vocab_size` and `max_positions` may be None here: then they are whatever they are there.
+  If `vocab_size` or `max_positions` is None here, it fits any value of theirs.
   """
   lines = []
   for path, part in _PARTS[family_of(theirs)].items():
@@ -319,7 +320,7 @@ def _equal(there: Any, here: Any) -> bool:
 
 
 def set_fields(model: fdl.Config, theirs: Document) -> None:
-  """Makes the config of a model of the same family one of the model that they describe."""
+  """Sets the fields of a model config (of the same family) to their values."""
   for path, value in fields(theirs).items():
     *parents, name = path.split(".")
     node = model

@@ -1,7 +1,7 @@
 """`runner import`: a Hugging Face folder becomes a run with a checkpoint of step 0.
 
-The run can be evaluated, looked at, begun from (init_from) and exported; it is no run to go on
-with, for it has no optimizer. Its arrays have the dtypes that theirs have.
+The run can be evaluated, inspected, used by init_from and exported. It cannot be resumed, since
+it has no optimizer state. Arrays keep their dtypes.
 """
 
 import shutil
@@ -28,7 +28,7 @@ from runners.interchange.params_reading import (
 )
 from runners.interchange.safetensors_files import TensorFolder
 
-THEIR_FILES = "hugging_face"  # in the run's folder: their config and tokenizer
+THEIR_FILES = "hugging_face"  # subfolder of the run with their config and tokenizer
 
 
 def import_folder(
@@ -37,19 +37,19 @@ def import_folder(
   """Writes the run.
 
   Args:
-    folder: theirs: config.json and safetensors.
-    workdir: without a run in it.
-    config: of a Trainer whose model is of the same family.
-    exp: the name of the experiment that `config` is of.
-    adapt: give the model the numbers of theirs; otherwise it has to have them.
+    folder: their folder with config.json and safetensors.
+    workdir: a folder without a run.
+    config: config of a Trainer whose model is of the same family.
+    exp: the name of the experiment that made `config`.
+    adapt: set the model's fields to their values; otherwise the values must agree.
 
   Raises:
-    UserError: the folder cannot be read, its model is another one, or `workdir` has a run.
+    UserError: the folder cannot be read, its model differs, or `workdir` has a run.
   """
   theirs = read_config(folder)
   check_free(workdir)
   path = Path(workdir)
-  copied_files(Path(folder))  # says what cannot be copied before anything is written
+  copied_files(Path(folder))  # raises for files that cannot be copied before writing any
   with TensorFolder(folder) as tensors:
     _fill(config, theirs, folder, adapt=adapt)
     check_sizes(theirs, tensors.tensors)
@@ -71,7 +71,7 @@ def import_folder(
 
 
 def _fill(config: fdl.Config, theirs: Document, folder: str, *, adapt: bool) -> None:
-  """Gives the model what it leaves to theirs, or refuses what contradicts theirs."""
+  """Completes the model's fields from their config; unless `adapt`, refuses differences."""
   if not adapt:
     wrong = differences(fdl.build(config.model), theirs)
     if wrong:
@@ -82,7 +82,7 @@ def _fill(config: fdl.Config, theirs: Document, folder: str, *, adapt: bool) -> 
 def _copy_files(folder: Path, target: Path) -> None:
   if target.is_symlink():
     raise UserError(f"{target} is a link, through which nothing is written: take it away")
-  shutil.rmtree(target, ignore_errors=True)  # of an import that failed
+  shutil.rmtree(target, ignore_errors=True)  # left by an import that failed
   target.mkdir()
   for file in copied_files(folder):
     copy_file(file, target / file.name)

@@ -1,11 +1,10 @@
 """Rotary positions in a config.json of Hugging Face, as transformers 5 reads them.
 
-They stand in one of two blocks, `rope_parameters` (transformers 5) or `rope_scaling` (those
-before), and in fields beside them. transformers 5.23 (modeling_rope_utils.py) takes a
-`rope_scaling` that is not empty in place of all of `rope_parameters`, then fills in theta from
-beside the block, and prefers an `original_max_position_embeddings` beside the block to that
-within. The same is computed here. Where the block that transformers drops says something else
-the file contradicts itself, and is refused.
+They stand in one of two blocks, `rope_parameters` (transformers 5) or `rope_scaling` (earlier
+releases), and in top-level fields. transformers 5.23 (modeling_rope_utils.py) lets a
+`rope_scaling` that is not empty replace `rope_parameters` entirely, fills in theta from the top
+level, and prefers a top-level `original_max_position_embeddings` to the block's. The code here
+does the same, but refuses a file whose two blocks disagree.
 """
 
 import math
@@ -20,7 +19,7 @@ _KINDS = ("default", "linear", "llama3", "yarn")
 _ORIGINAL = "original_max_position_embeddings"
 _MAX_POSITIONS = "max_position_embeddings"
 _LARGEST = 2**31 - 1  # of a length; LLaMA 4's contexts have 10 million positions
-_SMALLEST = 1e-6  # of a factor or a number of turns: what is less overflows when divided by
+_SMALLEST = 1e-6  # of a factor or a number of turns: dividing by less overflows
 
 Scaling = LinearScaling | Llama3Scaling | YarnScaling | None
 
@@ -32,7 +31,7 @@ def read_rotary(theirs: Document) -> tuple[float, Scaling]:
     theirs: the config.json of a LLaMA.
 
   Raises:
-    UserError: a kind of scaling or a value that is not known here, or a contradiction.
+    UserError: a kind of scaling or a value is unknown here, or the blocks disagree.
   """
   blocks = [theirs.document(name) for name in (_OLD, _NEW) if theirs.values.get(name)]
   read = [_block(block, theirs) for block in blocks or [Document({}, theirs.source)]]
@@ -120,13 +119,13 @@ def _yarn(block: Document, theirs: Document) -> YarnScaling:
     fast_turns=fast,
     slow_turns=slow,
     attention_factor=_attention_factor(block, factor),
-    # A null is false to transformers, and only an absent field is true.
+    # transformers reads null as false; only an absent field means true.
     truncate=block.flag("truncate", False) if "truncate" in block.values else True,
   )
 
 
 def _turns(block: Document, name: str, default: float) -> float:
-  if block.number(name, 0) == 0:  # to transformers 0 is as good as absent
+  if block.number(name, 0) == 0:  # transformers treats 0 as absent
     return default
   turns = block.number(name, above=_SMALLEST)
   if turns > _LARGEST:
@@ -135,7 +134,7 @@ def _turns(block: Document, name: str, default: float) -> float:
 
 
 def _attention_factor(block: Document, factor: float) -> float | None:
-  """What is given, or follows from DeepSeek's two numbers; None: YaRN's own."""
+  """The given factor, or the one from DeepSeek's mscale pair; None: YaRN's default."""
   given = block.number("attention_factor", None, above=0)
   scale, all_dims = block.number("mscale", None), block.number("mscale_all_dim", None)
   if given is not None or not (scale and all_dims):

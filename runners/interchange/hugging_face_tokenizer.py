@@ -1,7 +1,7 @@
 """The tokenizer of an exported run, as files that transformers' AutoTokenizer reads.
 
-Bytes and characters are written as a tokenizer.json with the ids of the run's vocabulary. A
-tokenizer that the run read from a file goes along. Of any other a README says what it is.
+Byte and character vocabularies become a tokenizer.json with the run's ids. A tokenizer that the
+run read from a file is copied. Any other tokenizer is only described in a README.
 """
 
 import json
@@ -43,14 +43,14 @@ _UNKNOWN_HOW = "Which ids stand for which text is not known here: {reason}."
 
 
 def tokenizer_files(data: Any, workdir: str) -> dict[str, bytes]:
-  """Name -> contents of what an export writes beside the model.
+  """Name -> contents of the files that an export writes beside the model.
 
   Args:
     data: the run's training data, built.
     workdir: the run's folder, for the README.
 
   Raises:
-    UserError: the data are gone that the vocabulary is made of.
+    UserError: the vocabulary is made from data that are gone.
   """
   vocabulary, first = data.vocabulary(), data.document_start()
   if isinstance(vocabulary, ByteVocabulary):
@@ -66,7 +66,7 @@ def tokenizer_files(data: Any, workdir: str) -> dict[str, bytes]:
 
 
 def unknown_tokenizer(workdir: str, reason: str) -> dict[str, bytes]:
-  """The README of a run whose vocabulary cannot be had."""
+  """The README for a run whose vocabulary is not available."""
   how = _UNKNOWN_HOW.format(reason=reason)
   return {README: _readme(workdir, "no tokenizer", how)}
 
@@ -78,7 +78,7 @@ def _readme(workdir: str, what: str, how: str) -> bytes:
 
 def _of_bytes(first: int | None) -> dict[str, bytes]:
   specials = {_BOS: 0, _EOS: 1, _UNKNOWN: 2}
-  # How GPT-2's tokenizer writes a byte: printable ones as they are, the others from U+0100 on.
+  # GPT-2's letters for bytes: printable bytes as they are, the others from U+0100 on.
   plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
   others = [byte for byte in range(256) if byte not in plain]
   letters = dict(zip(plain + others, [*plain, *range(256, 256 + len(others))], strict=True))
@@ -110,7 +110,7 @@ def _of_bytes(first: int | None) -> dict[str, bytes]:
 
 
 def _of_characters(vocabulary: CharacterVocabulary) -> dict[str, bytes]:
-  # The unknown token is not in the vocabulary: another character is an error, as in the run.
+  # The unknown token is not in the vocabulary: a foreign character is an error, as in the run.
   vocab = {character: i for i, character in enumerate(vocabulary.characters)}
   model = {"type": "WordLevel", "vocab": vocab, "unk_token": _UNKNOWN}
   split = {
@@ -147,7 +147,7 @@ def _described(
 
 
 def _template() -> dict[str, Any]:
-  """Puts what begins a document in front of a text."""
+  """A post-processor that puts the begin-of-document token in front of a text."""
   begin = {"SpecialToken": {"id": _BOS, "type_id": 0}}
   text = lambda name, kind: {"Sequence": {"id": name, "type_id": kind}}
   return {
@@ -170,7 +170,7 @@ def _files(described: dict[str, Any], specials: dict[str, str]) -> dict[str, byt
 
 
 def _file_of(data: Any) -> Path | None:
-  """The file that the data tokenise with, of a kind that transformers reads."""
+  """The data's tokenizer file, if transformers can read it."""
   named = getattr(data, "tokenizer", None)
   file = Path(named).expanduser() if isinstance(named, str) else None
   return file if file is not None and file.suffix == ".json" and file.is_file() else None

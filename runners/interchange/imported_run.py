@@ -1,4 +1,4 @@
-"""A run made of parameters that come from elsewhere: a config and a checkpoint of step 0."""
+"""Makes a run from imported parameters: a config and a checkpoint of step 0."""
 
 import shutil
 import tempfile
@@ -27,7 +27,7 @@ from runners.processes.folder_lock import hold
 
 
 def check_free(workdir: str | Path) -> None:
-  """Raises UserError where there is a run already."""
+  """Raises UserError if `workdir` holds a run already."""
   path = Path(workdir)
   if (path / config_files.JSON_NAME).exists():
     raise UserError(f"{workdir} holds a run already: choose another --workdir")
@@ -58,19 +58,21 @@ def write_run(
   source: str,
   finish: Callable[[], None] = lambda: None,
 ) -> None:
-  """Writes the run; what has a config.json is whole. An error leaves no part of it.
+  """Writes the run, config.json last, so a folder that has one is complete.
+
+  An error removes the checkpoint again.
 
   Args:
-    workdir: without a run in it.
-    config, exp: of the run.
-    shapes: the tree of its parameters.
-    read: gives an array by its name, once for each; no two are held at a time.
-    source: where they come from, for the record.
-    finish: whatever else is to be written first.
+    workdir: a folder without a run.
+    config, exp: the run's config, and its experiment's name.
+    shapes: the tree of parameters as shapes.
+    read: name -> array, called once for each; only one array is in memory at a time.
+    source: where the parameters come from, for the record.
+    finish: writes further files before config.json.
   """
   lock = hold(workdir)
   try:
-    # As files mapped into memory, arrays wait for the checkpoint without filling it.
+    # Arrays wait for the checkpoint in memory-mapped files, which do not fill the memory.
     with tempfile.TemporaryDirectory(dir=workdir, prefix=".import-") as scratch:
       with Progress("importing", len(jax.tree.leaves(shapes)), "arrays") as progress:
         read = progress.counting(read)
@@ -86,7 +88,7 @@ def write_run(
 
 
 class _Mapped(np.memmap):
-  """An array in a file that nobody changes: Orbax may save it without a copy of its own."""
+  """An array in a file that nobody changes, so that Orbax need not copy it before saving."""
 
   def __deepcopy__(self, memo: Any) -> "_Mapped":
     return self

@@ -19,19 +19,19 @@ from runners.interchange.hugging_face_config import is_folder_of_theirs
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InitFrom:
-  """Where a fresh run begins, and what things are called there.
+  """Where a fresh run begins, and how parameters are renamed.
 
   Attributes:
     path: a run (its newest checkpoint), the folder of one checkpoint, or a Hugging Face folder.
-    everything: moments, step, random numbers, data position and callbacks come along: the run
-      goes on as that one would have, in a workdir and with a config of its own. Otherwise
-      parameters alone, at step 0.
+    everything: also take moments, step, random numbers, data position and callbacks: the run
+      continues the other one, in its own workdir and with its own config. Otherwise only
+      parameters are taken, and the run begins at step 0.
     rules: (regular expression, replacement) pairs, applied in order to each parameter's name
-      there; the result is its name here. Names are those of `runner ckpt show`, without
-      "params/". A parameter's moments follow it.
-    strict: refuse what is missing there or not used here. Otherwise what is missing begins as
-      in any run. Another shape is always refused: a rule that gives the array another name
-      leaves it out.
+      in the checkpoint; the result is its name here. `runner ckpt show` prints the names (drop
+      "params/"). A parameter's moments are renamed with it.
+    strict: refuse parameters that are missing in the checkpoint or unused here. Otherwise
+      missing ones are initialised afresh. A different shape is always refused; to leave such
+      an array out, rename it by a rule.
   """
 
   path: str
@@ -41,14 +41,14 @@ class InitFrom:
 
 
 def source_of(value: Any) -> InitFrom:
-  """The field of that name, built or a config, as an InitFrom."""
+  """The value of the field init_from (a path, a config or an InitFrom) as an InitFrom."""
   if isinstance(value, fdl.Buildable):
     value = fdl.build(value)
   return value if isinstance(value, InitFrom) else InitFrom(path=value)
 
 
 def check_source(value: Any) -> None:
-  """Raises UserError unless there is something at the path that could be begun from."""
+  """Raises UserError unless a run can begin from the path."""
   source = source_of(value)
   for pattern, replacement in source.rules:
     try:

@@ -1,7 +1,7 @@
-"""`runner import` of a parameter file of Large World Model's own code.
+"""`runner import` of a parameter file written by Large World Model's own code.
 
-Its file says nothing of the number of heads nor of theta: they are the experiment's. Layers may
-be scanned along either axis, or not, there and here.
+The file does not record the number of heads or theta; the experiment supplies them. Layers may
+be scanned (along either axis) or not, in the file as in our model.
 """
 
 from collections.abc import Mapping
@@ -19,24 +19,24 @@ from runners.interchange.safetensors_files import Described
 from runners.interchange.streamed_arrays import Stream
 from runners.interchange.tensor_names import LWM
 
-_ROOTS = ("transformer", "lm_head", "vision_head")  # of a model
+_ROOTS = ("transformer", "lm_head", "vision_head")  # the model's top-level names
 _SCANNED = "transformer/h/scan_decoder/"
 
 
 def import_stream(
   file: str, workdir: str, config: fdl.Config, exp: str, scan_axis: int | None = None
 ) -> None:
-  """Writes a run of a file called streaming_params or streaming_train_state.
+  """Writes a run from a file called streaming_params or streaming_train_state.
 
   Args:
-    file: theirs. Of a train state, the parameters are taken.
-    workdir: without a run in it.
-    config: of a Trainer whose model theirs is.
-    exp: the name of the experiment that `config` is of.
-    scan_axis: along which axis layers are scanned there; None: as the shapes say.
+    file: their file; from a train state only the parameters are taken.
+    workdir: a folder without a run.
+    config: config of a Trainer with the same model.
+    exp: the name of the experiment that made `config`.
+    scan_axis: the axis of their scanned layers; None: deduced from the shapes.
 
   Raises:
-    UserError: the file cannot be read, its model is another one, or `workdir` has a run.
+    UserError: the file cannot be read, its model differs, or `workdir` has a run.
   """
   check_free(workdir)
   shapes = param_shapes(fdl.build(config.model))
@@ -53,10 +53,10 @@ def import_stream(
 
 
 class LayerTensors:
-  """The parameters in a file, each layer's apart, as `ParamsReader` reads them.
+  """The parameters in a file, one tensor for each layer, as `ParamsReader` reads them.
 
   Attributes:
-    tensors: name -> what is known of it.
+    tensors: name -> shape and dtype.
   """
 
   def __init__(self, file: str, num_layers: int, scan_axis: int | None = None):
@@ -107,7 +107,7 @@ def _scan_axis(
   """The axis along which all of these arrays have the model's layers.
 
   Raises:
-    UserError: there is none, or nothing tells which of the two it is.
+    UserError: neither axis fits, or both do.
   """
   without = {
     axis: [n for n, shape in shapes.items() if shape[axis : axis + 1] != (num_layers,)]

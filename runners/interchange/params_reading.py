@@ -1,4 +1,4 @@
-"""Parameters of ours out of a Hugging Face folder, one array at a time."""
+"""Reads our parameters from a Hugging Face folder, one array at a time."""
 
 import re
 from collections.abc import Mapping
@@ -28,13 +28,14 @@ from runners.interchange.hugging_face_config import (
 from runners.interchange.safetensors_files import FLOATS, Described, TensorFolder
 from runners.interchange.tensor_names import BUFFERS, TIED_HEAD, Match, Place, matches
 
-_PREFIXES = ("transformer.", "model.")  # a headless model's files lack it
-_NEAR, _NEAREST = 1_000, 8  # names among which, and for how many, one alike is looked for
+_PREFIXES = ("transformer.", "model.")  # files of a headless model lack it
+# "Did you mean" searches the first 1,000 names, for the first 8 missing tensors.
+_NEAR, _NEAREST = 1_000, 8
 MAX_COPIED_BYTES = 2**28  # of configs and tokenizers in all; the largest in use take 32 MiB
 
 
 class Tensors(Protocol):
-  """Tensors of theirs: what is known of each, and each when it is asked for."""
+  """A collection of their tensors: name -> shape and dtype, and values on request."""
 
   tensors: dict[str, Described]
 
@@ -42,18 +43,18 @@ class Tensors(Protocol):
 
 
 class ParamsReader:
-  """Arrays of ours by name, read when they are asked for.
+  """Reads our arrays by name, on request.
 
-  At any time it holds an array of ours and a tensor of theirs.
+  Memory holds at most one of our arrays and one of their tensors.
 
   Args:
-    tensors: theirs.
+    tensors: their tensors.
     family: a key of TENSORS.
     num_layers: of the model.
-    shapes: name -> shape of every array of ours, without padding of the vocabulary.
+    shapes: name -> shape of every array of ours, before padding of the vocabulary.
 
   Raises:
-    UserError: a tensor is missing, has another shape, is no float or is not used.
+    UserError: a tensor is missing, unused, not of floats, or of another shape.
   """
 
   def __init__(
@@ -73,11 +74,11 @@ class ParamsReader:
 
   @property
   def num_tensors(self) -> int:
-    """How many of theirs are read."""
+    """How many of their tensors are read."""
     return len(self._found)
 
   def read(self, name: str) -> np.ndarray:
-    """An array of ours in this process's memory, in the dtype of theirs."""
+    """Our array `name` in this process's memory; float32 if their tensors differ in dtype."""
     parts = self._of[name]
     dtypes = {self._described(match).dtype for match, _ in parts}
     dtype = dtypes.pop() if len(dtypes) == 1 else np.dtype("float32")
@@ -120,7 +121,7 @@ class ParamsReader:
       raise UserError(f"their tensors do not fit this model: {listed(problems, '; ')}")
 
   def _is_buffer(self, name: str) -> bool:
-    """Follows from the config, or says the same as another tensor."""
+    """Whether a tensor holds nothing of its own: it follows from the config or is a copy."""
     embedding = self._their_name(self._found[0].name)
     if name == TIED_HEAD and embedding in self._tensors.tensors:
       same = np.array_equal(self._tensors.read(name), self._tensors.read(embedding))
@@ -134,12 +135,12 @@ class ParamsReader:
 
 
 def check_sizes(theirs: Document, tensors: Mapping[str, Described]) -> None:
-  """Compares what a config says of sizes with the tensors, before anything is made of it.
+  """Compares the sizes in their config with the tensors before a model is built.
 
-  So no model is ever built that is larger than the files that describe it.
+  So a small file cannot make us build a huge model.
 
   Raises:
-    UserError: another number of layers, or another width than that of the tensors.
+    UserError: the number of layers or a width differs from the tensors.
   """
   family, said = family_of(theirs), fields(theirs)
   layer = re.compile(_LAYER_OF[family])
@@ -161,7 +162,7 @@ def check_sizes(theirs: Document, tensors: Mapping[str, Described]) -> None:
       )
 
 
-# The number of a layer in the name of any of its tensors.
+# Matches a tensor's name and captures its layer's number.
 _LAYER_OF = {
   "llama": r"(?:model\.)?layers\.(\d{1,9})\.",
   "gpt2": r"(?:transformer\.)?h\.(\d{1,9})\.",
@@ -169,7 +170,7 @@ _LAYER_OF = {
 
 
 def _expected_shapes(family: str, said: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-  """Of the tensors that between them show every size that a config names."""
+  """Name -> shape of a few tensors that together show every size in the config."""
   vocabulary, width = said["vocab_size"], said["model_dim"]
   hidden = said["block.feed_forward.hidden_dim"]
   attention = "block.attention."
@@ -194,7 +195,7 @@ def _expected_shapes(family: str, said: Mapping[str, Any]) -> dict[str, tuple[in
 
 
 def _their_name(name: str, tensors: Mapping[str, Described]) -> str:
-  """`name` as files have it; one that is in none as it is."""
+  """`name` as the files spell it, with or without a prefix; unchanged if no file has it."""
   names = (name, *(name.removeprefix(prefix) for prefix in _PREFIXES))
   return next((other for other in names if other in tensors), name)
 
@@ -204,16 +205,16 @@ def _shown(shape: tuple[int, ...]) -> str:
 
 
 def read_params(folder: str | Path, model: Any, abstract: Any, unpadded: Any) -> Any:
-  """Parameters for a run that begins with those of a Hugging Face folder.
+  """The parameters of a Hugging Face folder, for a run that begins with them.
 
   Args:
-    folder: theirs.
-    model: of the run, built.
-    abstract: a tree of what is wanted: shapes, dtypes, shardings.
-    unpadded: the same tree, without padding of the vocabulary.
+    folder: their folder.
+    model: the run's model, built.
+    abstract: the tree of wanted shapes, dtypes and shardings.
+    unpadded: the same tree, before padding of the vocabulary.
 
   Raises:
-    UserError: they are those of another model.
+    UserError: they belong to another model.
   """
   theirs = read_config(folder)
   wrong = differences(model, theirs, except_for=(*MAY_CHANGE, "max_positions"))
@@ -234,7 +235,7 @@ def read_params(folder: str | Path, model: Any, abstract: Any, unpadded: Any) ->
 
 
 def _check_positions(theirs: Document, model: Any, folder: str | Path) -> None:
-  """A table of learned positions has to be as long as theirs, even where rows are shorter."""
+  """Raises UserError unless a table of learned positions is exactly as long as theirs."""
   there, here = fields(theirs).get("max_positions"), value_of(model, "max_positions")
   if there is not None and here is not None and there != here:
     shorter = f", and sequence_length at most {there}" if here > there else ""
@@ -245,10 +246,10 @@ def _check_positions(theirs: Document, model: Any, folder: str | Path) -> None:
 
 
 def placed(x: np.ndarray, wanted: Any, name: str) -> jax.Array:
-  """`x` in the shape, dtype and place of `wanted`, padded with zeros on the host.
+  """`x` with the shape, dtype and sharding of `wanted`, padded with zeros on the host.
 
   Raises:
-    UserError: that dtype makes a finite number of `x`, which is called `name`, infinite.
+    UserError: the dtype makes a finite number of `x` infinite; the message says `name`.
   """
   value = overflowing(x, np.dtype(wanted.dtype))
   if value is not None:
@@ -263,11 +264,11 @@ def placed(x: np.ndarray, wanted: Any, name: str) -> jax.Array:
 
 
 def copied_files(folder: Path) -> list[Path]:
-  """What goes along with a model: its config and its tokenizer, no weights.
+  """The files to copy with a model: config and tokenizer, no weights.
 
   Raises:
-    UserError: one is a link that leads out of the folder or is no file, or all together are
-      larger than MAX_COPIED_BYTES.
+    UserError: one is a link that leads out of the folder or is no file, or together they
+      exceed MAX_COPIED_BYTES.
   """
   weights = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx")
   kinds = (".json", ".model", ".txt", ".jinja")
@@ -288,5 +289,5 @@ def copied_files(folder: Path) -> list[Path]:
 
 
 def copy_file(file: Path, target: Path) -> None:
-  """Copies one of `copied_files`, of which nothing but its contents is kept."""
+  """Copies the contents of one of `copied_files`, without its permissions or times."""
   target.write_bytes(read_bytes(file, MAX_COPIED_BYTES))

@@ -1,11 +1,11 @@
-"""Safetensors: read tensor by tensor, and written tensor by tensor, whatever all of them weigh.
+"""Safetensors files, read and written one tensor at a time, so that a model may exceed memory.
 
 A file is the length of a header (8 bytes, little-endian), the header as JSON (name -> dtype,
-shape, first and last byte) and the bytes of the tensors. Where one file would be too large,
-there are several, and an index that says which tensor is in which.
+shape, first and last byte) and the bytes of the tensors. A model too large for one file has
+several, and an index from tensor to file.
 
-The package `safetensors` reads them. It writes only what is all in memory at once, which a
-model need not be: the writer is here.
+The package `safetensors` reads them. It can only write tensors that are all in memory, so the
+writer is here.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ _DTYPES = {
   "bfloat16": "BF16",
   "float64": "F64",
 }
-# Those that a file may have besides: of buffers, or of weights that are quantised.
+# Further dtypes that a file may have: of buffers, or of quantised weights.
 _OTHERS = {
   "BOOL": "bool",
   "F8_E4M3": "float8_e4m3fn",
@@ -44,14 +44,14 @@ _OTHERS = {
   },
 }
 _NAMES = {**{code: name for name, code in _DTYPES.items()}, **_OTHERS}
-FLOATS = tuple(_DTYPES)  # what parameters may be of
-MAX_INDEX_BYTES = 2**25  # that of DeepSeek-V3, of 91,000 tensors, takes 9 MB
-_LONGEST_NAME = 200  # characters; those in use have fewer than 100
-_NEAR = 1_000  # names among which one like a missing one is looked for
+FLOATS = tuple(_DTYPES)  # dtypes that parameters may have
+MAX_INDEX_BYTES = 2**25  # DeepSeek-V3's index of 91,000 tensors takes 9 MB
+_LONGEST_NAME = 200  # characters; real names have fewer than 100
+_NEAR = 1_000  # "did you mean" searches so many names
 
 
 class Described(NamedTuple):
-  """What is known of a tensor without reading it."""
+  """The shape and dtype of a tensor that has not been read."""
 
   shape: tuple[int, ...]
   dtype: np.dtype
@@ -61,7 +61,7 @@ class TensorFolder:
   """The tensors of a folder: one file, or several with an index.
 
   Raises:
-    UserError: there are none, a file is missing or damaged, or a dtype is not known.
+    UserError: there are none, a file is missing or damaged, or a dtype is unknown.
   """
 
   def __init__(self, folder: str | Path):
@@ -91,7 +91,7 @@ class TensorFolder:
     return self._files[name].get_tensor(name)
 
   def _layout(self) -> dict[str, list[str] | None]:
-    """File -> the tensors that the index looks for in it; None: all that it has."""
+    """File -> its tensors according to the index; None: all that it has."""
     if os.path.lexists(self._folder / _SINGLE):
       return {_SINGLE: None}
     if not os.path.lexists(self._folder / _INDEX):
@@ -135,7 +135,7 @@ class TensorFolder:
 
 
 def _checked(name: str, source: str) -> str:
-  """The name of a tensor, which is printed in what is said of it."""
+  """The name of a tensor; UserError unless messages can print it."""
   if len(name) > _LONGEST_NAME or not name.isprintable():
     raise UserError(f"{source}: {name[:40]!r}... is no name of a tensor")
   return name
@@ -151,14 +151,14 @@ def write_tensors(
   make: Callable[[str], np.ndarray],
   max_bytes: int = 5 * 10**9,
 ) -> list[str]:
-  """Writes tensors into a folder, in files of at most `max_bytes` unless one alone is more.
+  """Writes tensors into a folder, in files of at most `max_bytes` unless one tensor is larger.
 
   Args:
-    folder: is there.
-    tensors: what will be written.
-    make: gives a tensor by its name, once for each, within a file in the order of `tensors`;
-      it is let go before the next.
-    max_bytes: of tensors in a file.
+    folder: an existing folder.
+    tensors: name -> shape and dtype of each tensor to write.
+    make: name -> tensor, called once for each, in the order of `tensors` within a file; each
+      is freed before the next.
+    max_bytes: tensor bytes in a file.
 
   Returns:
     The names of the files.
@@ -181,7 +181,7 @@ def write_tensors(
 
 
 def dtype_of(name: str) -> np.dtype:
-  """The dtype called `name`; UserError for one that files cannot have."""
+  """The dtype called `name`; UserError if tensors cannot be written in it."""
   if name not in _DTYPES:
     raise UserError(f"--dtype={name}: {did_you_mean(name, _DTYPES)}")
   return jnp.dtype(name)
@@ -206,8 +206,8 @@ def _shards(tensors: Mapping[str, Described], max_bytes: int) -> list[list[str]]
 def _write_file(
   file: Path, tensors: Mapping[str, Described], make: Callable[[str], np.ndarray]
 ) -> None:
-  """A crash leaves no file of this name, or the whole of it."""
-  # Wide elements first, then by name: the order of the package, in which all lie aligned.
+  """Writes one file. A crash leaves no file of this name, or the complete one."""
+  # Wide elements first, then by name: the package's order, which keeps every tensor aligned.
   order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
   unfinished = file.with_suffix(".tmp")
   with unfinished.open("wb") as stream:
@@ -219,7 +219,7 @@ def _write_file(
       x = np.asarray(make(name), tensors[name].dtype, order="C")
       assert x.shape == tensors[name].shape, (name, x.shape, tensors[name].shape)
       x.reshape(-1).view(np.uint8).tofile(stream)
-      del x  # before another takes its room
+      del x  # before the next one is made
   os.replace(unfinished, file)
 
 

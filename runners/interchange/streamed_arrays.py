@@ -1,9 +1,9 @@
-"""Arrays in the streaming checkpoints of LWM (tux): found by name, read where they lie.
+"""Arrays in the streaming checkpoints of LWM (tux), found by name and read in place.
 
-A file is a row of msgpack pairs (key, bytes). A key is a list of names; the bytes are what
-flax.serialization makes of an array: an extension (shape, dtype, elements), or of a large one a
-map of several, flat. Headers are parsed here, so that elements are not read before they are
-asked for, nor copied on the way.
+A file is a sequence of msgpack pairs (key, bytes). A key is a list of names. The bytes are
+flax.serialization's form of an array: an extension (shape, dtype, elements), or for a large
+array a map of several flat ones. Only headers are parsed here, so that elements are read on
+request and without a copy.
 """
 
 import mmap
@@ -16,7 +16,7 @@ import numpy as np
 
 from layers.errors import UserError
 
-_WINDOW = 2**16  # a key, a shape or a header is smaller
+_WINDOW = 2**16  # bytes; every key, shape and header is smaller
 _BIN = {0xC4: 1, 0xC5: 2, 0xC6: 4}  # code -> bytes of its length
 _EXT = {0xC7: 1, 0xC8: 2, 0xC9: 4}
 _FIXED_EXT = {0xD4: 1, 0xD5: 2, 0xD6: 4, 0xD7: 8, 0xD8: 16}  # code -> length
@@ -25,7 +25,7 @@ _NOT_AS_WRITTEN = (ValueError, KeyError, TypeError, IndexError, msgpack.UnpackEx
 
 
 class Streamed(NamedTuple):
-  """Where an array lies: (first byte, elements) of each of its flat pieces."""
+  """Where an array lies in the file: (first byte, number of elements) of each flat piece."""
 
   shape: tuple[int, ...]
   dtype: np.dtype
@@ -36,7 +36,7 @@ class Stream:
   """The arrays of a file by name ("params/transformer/wte/embedding").
 
   Attributes:
-    arrays: name -> where it lies. What is no array is left out.
+    arrays: name -> place in the file; values that are no arrays are left out.
 
   Raises:
     UserError: the file cannot be read, is another kind of file, or is cut off.
@@ -62,7 +62,7 @@ class Stream:
       ) from error
 
   def read(self, name: str, first: int = 0, last: int | None = None) -> np.ndarray:
-    """Elements `first` to `last` of an array, flat; where they lie together, as a view."""
+    """Elements `first` to `last` of an array, flat; a view if they lie in one piece."""
     array = self.arrays[name]
     last = sum(count for _, count in array.pieces) if last is None else last
     found, start = [], 0
@@ -104,7 +104,7 @@ class _Cursor:
     return self._content[self.at] >> 4 == 0x8
 
   def bytes_length(self) -> int:
-    """Of the bytes that begin behind this header."""
+    """Reads a header; returns the number of bytes that follow it."""
     return self._length(_BIN[self._content[self.at]])
 
   def skip_extension_header(self) -> None:

@@ -1,8 +1,8 @@
-"""Whose tensor is whose: our arrays and those of Hugging Face and LWM, by family, as data.
+"""Tables that match the tensors of Hugging Face and LWM with our arrays, for each family.
 
-Hugging Face's keep the head's features in our order: rotary pairs are (i, i + H / 2) on both
-sides, query head n reads key head n // G. So a tensor of theirs is one of ours folded to two
-dimensions, perhaps transposed, or several joined along their outputs.
+Hugging Face orders a head's features as we do: rotary pairs are (i, i + H / 2), and query head
+n reads key head n // G. So each of their tensors is one of our arrays folded to two dimensions,
+perhaps transposed, or several of them joined along their outputs.
 """
 
 import dataclasses
@@ -17,13 +17,13 @@ _LAYER = "{layer}"
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-  """A tensor of theirs.
+  """One of their tensors.
 
   Attributes:
-    name: theirs; `{layer}` is the number of the layer, from 0.
-    parts: the arrays of ours that it consists of, joined along their output dimensions.
-    inputs: how many leading dimensions of ours are inputs; 0: a vector.
-    transposed: theirs is [outputs, inputs] (torch's Linear), not [inputs, outputs].
+    name: their name for it; `{layer}` is the number of the layer, from 0.
+    parts: names of our arrays that form it, joined along their output dimensions.
+    inputs: how many leading dimensions of our arrays are inputs; 0: a vector.
+    transposed: their layout is [outputs, inputs] (torch's Linear), not [inputs, outputs].
     interleaved: their rotary pairs are features (2 i, 2 i + 1) of a head.
   """
 
@@ -34,7 +34,7 @@ class Tensor:
   interleaved: bool = False
 
   def join(self, parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Theirs from ours, perhaps as a view."""
+    """Their tensor from our arrays, perhaps as a view."""
     if self.interleaved:
       parts = [_swapped_pairs(x, 2, x.shape[-1] // 2) for x in parts]
     folded = [x.reshape(_folded(x.shape, self.inputs)) for x in parts]
@@ -42,7 +42,7 @@ class Tensor:
     return whole.T if self.transposed else whole
 
   def split(self, whole: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
-    """Ours, of these shapes, as views of theirs; the inverse of `join`."""
+    """Our arrays, of these shapes, as views of their tensor; the inverse of `join`."""
     if self.transposed:
       whole = whole.T
     widths = [_folded(shape, self.inputs)[-1] for shape in shapes]
@@ -51,14 +51,14 @@ class Tensor:
     return [_swapped_pairs(x, x.shape[-1] // 2, 2) if self.interleaved else x for x in parts]
 
   def shape(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """Of theirs, made of ours of these shapes."""
+    """The shape of their tensor, given the shapes of our arrays."""
     folded = [_folded(shape, self.inputs) for shape in shapes]
     joined = (*folded[0][:-1], sum(shape[-1] for shape in folded))
     return joined[::-1] if self.transposed else joined
 
 
 def _swapped_pairs(x: np.ndarray, rows: int, columns: int) -> np.ndarray:
-  """The last dimension as a table, transposed."""
+  """Reads the last dimension as a [rows, columns] table and transposes it."""
   return x.reshape(*x.shape[:-1], rows, columns).swapaxes(-1, -2).reshape(x.shape)
 
 
@@ -93,9 +93,9 @@ _LLAMA_LAYER = f"model.layers.{_LAYER}"
 _LWM_LAYER = f"transformer/h/{_LAYER}"
 _GPT2_LAYER = f"transformer.h.{_LAYER}"
 
-LWM = "lwm"  # Large World Model's own code; the others are Hugging Face's
+LWM = "lwm"  # Large World Model's own code; the other families are Hugging Face's
 
-# model_type of theirs -> its tensors. Those of which a model has no part are left out.
+# Their model_type -> its tensors. `matches` leaves out those that a model does not have.
 TENSORS: Mapping[str, tuple[Tensor, ...]] = {
   "llama": (
     Tensor("model.embed_tokens.weight", ("embedding/table",)),
@@ -156,20 +156,20 @@ TENSORS: Mapping[str, tuple[Tensor, ...]] = {
   ),
 }
 
-# What files of theirs may hold besides: buffers, which follow from the config.
+# Their files may also hold buffers, which follow from the config.
 BUFFERS = (r"\.attn\.(masked_)?bias$", r"\.rotary_emb\.inv_freq$")
 TIED_HEAD = "lm_head.weight"
 
 
 class Place(NamedTuple):
-  """Where a part is: a whole array of ours, or one layer of a scanned stack."""
+  """Where a part is: a whole array of ours, or one layer of a scanned array."""
 
   array: str
   layer: int | None = None
 
 
 class Match(NamedTuple):
-  """A tensor of theirs with its number filled in, and where its parts are."""
+  """One of their tensors with its layer number filled in, and the places of its parts."""
 
   name: str
   tensor: Tensor
@@ -177,12 +177,12 @@ class Match(NamedTuple):
 
 
 def matches(model_type: str, arrays: Iterable[str], num_layers: int) -> list[Match]:
-  """Every tensor that a model with these arrays of ours is written as, in their order.
+  """Their tensors for a model with these arrays, in the order of TENSORS.
 
   Args:
     model_type: a key of TENSORS.
-    arrays: names of ours, below "params/"; layers are scanned where they have no number.
-    num_layers: how many.
+    arrays: our names, below "params/"; layers without a number are scanned.
+    num_layers: of the model.
   """
   known = set(arrays)
   scanned = not any(name.startswith("stack/layers/0/") for name in known)

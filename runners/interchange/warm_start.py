@@ -1,6 +1,6 @@
-"""What a fresh run begins with: another run's parameters, or all of it, or a model of theirs.
+"""Begins a fresh run with another run's parameters or whole state, or a Hugging Face model.
 
-Three lists are printed: what was loaded, what is missing there, what is unused there.
+Prints three lists: arrays loaded, arrays missing in the source, arrays unused from it.
 """
 
 import re
@@ -36,21 +36,21 @@ _LISTED = 24
 def warm_state(
   value: Any, model: Any, initializer: Initializer
 ) -> tuple[TrainState, dict[str, Any] | None]:
-  """The state that a fresh run begins with; prints what of it was loaded.
+  """The state that a fresh run begins with; prints which arrays were loaded.
 
-  Nothing is held twice: what is loaded is not initialised before.
+  Loaded arrays are not initialised first, so none is in memory twice.
 
   Args:
     value: the field init_from.
-    model: of the run, built.
-    initializer: of the run's state, for its shapes and for what is missing there.
+    model: the run's model, built.
+    initializer: gives the run's shapes, and initial values of missing arrays.
 
   Returns:
-    The state, and the JSON that was saved beside it where everything is taken, else None.
+    The state, and with `everything` the JSON saved beside it, else None.
 
   Raises:
-    UserError: they do not fit.
-    DamagedCheckpoint: they are not what was saved.
+    UserError: the arrays do not fit.
+    DamagedCheckpoint: an array differs from what was saved.
   """
   source = source_of(value)
   check_source(source)
@@ -104,7 +104,7 @@ def _from_checkpoint(source: InitFrom, step: Step, initializer: Initializer) -> 
 
 
 def _renamed(step: Step, rules: Sequence[tuple[str, str]]) -> dict[str, str]:
-  """Name here -> name in the checkpoint, of the whole state."""
+  """Name here -> name in the checkpoint, for the whole state."""
   new: dict[str, str] = {}
   for at in step.arrays:
     if at.startswith(_BELOW):
@@ -122,7 +122,7 @@ def _renamed(step: Step, rules: Sequence[tuple[str, str]]) -> dict[str, str]:
 
 
 def _with_new_end(name: str, new: Mapping[str, str]) -> str:
-  """`name`, ending in the new name of the parameter that it is, or is a moment of."""
+  """`name` with its ending, a parameter's name, replaced by the parameter's new name."""
   parts = name.split("/")
   for start in range(1, len(parts)):
     end = "/".join(parts[start:])
@@ -168,7 +168,7 @@ def _print_lists(
 
 
 def _lines(shapes: Mapping[str, Sequence[int]]) -> list[str]:
-  """Name and shape of each; layers that are alike share a line."""
+  """Name and shape of each array; equal layers share a line."""
   alike: dict[tuple[str, str], list[str]] = {}
   for name, shape in shapes.items():
     text = "x".join(map(str, shape)) or "scalar"
