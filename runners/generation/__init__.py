@@ -1,1 +1,1 @@
-"""Text from a trained model."""
+"""Generation: text from a trained model."""

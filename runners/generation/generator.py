@@ -1,11 +1,10 @@
 """Tokens from a model: prompts in, continuations out, each token computed once.
 
-All prompts but their last tokens go through the model at once and fill its cache
-(layers/cache.py); then every step gives each row one token. A row's tokens depend on its
-prompt, the seed and how many equal prompts stand before it: not on its neighbours, the padding
-or the mesh.
+All prompts, without their last tokens, go through the model at once and fill its cache
+(layers/cache.py). Then every step gives each row one token. A row's tokens depend on its
+prompt, the seed and the number of equal prompts before it, not on other rows, padding or mesh.
 
-Prompts are padded to a power of two, so that those of about one length share a program.
+Prompts are padded to a power of two, so that prompts of similar length share a program.
 
 Letters: B rows, P tokens of a padded prompt, N tokens at most to generate, V ids.
 """
@@ -30,8 +29,8 @@ from layers.sharding import Rules, partitioned
 from layers.tokens import Tokens
 from runners.devices.meshes import BATCH_AXES, batch_sharding, place
 
-_NONE = -1  # where a row has no token, because it ended before
-_SHORTEST = 16  # what P is at least
+_NONE = -1  # in place of tokens after a row's end
+_SHORTEST = 16  # the least P
 
 
 class Generator:
@@ -39,10 +38,10 @@ class Generator:
 
   Args:
     model: called as (ids, tokens).
-    mesh, rules: where parameters and cache lie; `rules` are those of training.
-    num_ids: only the ids below are drawn: a model may have more than its vocabulary.
-    context: positions that the model knows; None: without end.
-    end_ids: each ends a row; of none, rows end by their length alone.
+    mesh, rules: how parameters and cache are sharded; `rules` are the ones used in training.
+    num_ids: only smaller ids are drawn; a model may have more ids than its vocabulary.
+    context: the most positions; None: no limit.
+    end_ids: each of them ends a row; if empty, only max_tokens ends rows.
   """
 
   def __init__(
@@ -57,7 +56,7 @@ class Generator:
   ):
     self._model, self._mesh, self._num_ids = model, mesh, num_ids
     self._context, self._end_ids = context, tuple(end_ids)
-    # A new token has no length to split; the cache has.
+    # A new token has length 1, which cannot be split; the cache's length can.
     lengths = ("length", "residual_length")
     whole = [(name, None if name in lengths else axes) for name, axes in rules]
     self._rules = (*whole, ("cache_length", "sequence"))
@@ -73,14 +72,14 @@ class Generator:
     sampling: Sampling,
     seed: int = 0,
   ) -> list[np.ndarray]:
-    """The new ids of each prompt, at most `max_tokens`, the one that ends it included.
+    """The new ids of each prompt, int32 [at most max_tokens], including the id that ends it.
 
     Args:
-      params: of the model, laid out on the mesh.
+      params: the model's parameters, laid out on the mesh.
       prompts: ids [tokens], at least one each.
       max_tokens: N, at least 1.
       sampling: how a token is drawn.
-      seed: of the draws.
+      seed: of the random draws.
 
     Raises:
       UserError: a prompt and its continuation are longer than the context.
@@ -102,7 +101,7 @@ class Generator:
     return size if self._context is None else min(size, self._context)
 
   def _batch(self, prompts: Sequence[np.ndarray], length: int, seed: int) -> dict[str, Any]:
-    """Prompts filled up to `length`, and rows to what the mesh divides."""
+    """The batch: prompts padded to `length`, and empty rows until the mesh divides the rows."""
     parts = math.prod(self._mesh.shape[axis] for axis in BATCH_AXES)
     num_rows = _round_up(len(prompts), parts)
     ids = np.zeros((num_rows, length), np.int32)
@@ -149,7 +148,7 @@ class Generator:
       return n + 1, variables, drawn, ended, written
 
     variables = cache.empty_cache(self._model, params, num_rows, num_slots)
-    if ids.shape[1] > 1:  # the logits are not used, so the compiler leaves the head out
+    if ids.shape[1] > 1:  # the logits are unused, so the compiler drops the head
       before = jnp.broadcast_to(jnp.arange(ids.shape[1] - 1), (num_rows, ids.shape[1] - 1))
       _, variables = apply(variables, ids[:, :-1], before, before < lengths[:, None] - 1)
     last = jnp.take_along_axis(ids, lengths[:, None] - 1, axis=1)[:, 0]
@@ -163,7 +162,7 @@ class Generator:
 
 
 def check_context(context: int | None, prompt_length: int, max_tokens: int) -> None:
-  """Raises UserError where a prompt and its continuation go beyond the model's context."""
+  """Raises UserError if a prompt and its continuation exceed the model's context."""
   # The last token generated is not read again, so it needs no position.
   if context is None or prompt_length + max_tokens - 1 <= context:
     return
@@ -178,7 +177,7 @@ def check_context(context: int | None, prompt_length: int, max_tokens: int) -> N
 
 
 def _draws(prompts: Sequence[np.ndarray], seed: int) -> list[tuple[int, int, int]]:
-  """Which random numbers a row uses: by its ids, and how many rows before it had the same."""
+  """For each row (seed, hash of its ids, number of equal rows before it): its random stream."""
   seen: Counter[bytes] = Counter()
   numbers = []
   for prompt in prompts:

@@ -1,7 +1,7 @@
-"""The ids of prompts, and which ids end a text: by a run's data, or as an imported model's own.
+"""The ids of prompts and the ids that end a text, from a run's data or an imported tokenizer.
 
-What a Hugging Face model's ids mean its tokenizer says, which the import put into the run's
-folder; the data of such a run are those of the experiment that it was imported as.
+An imported Hugging Face model uses the tokenizer that the import copied into the run's folder;
+its config's data belong to the experiment that it was imported as.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from layers.errors import UserError
 from runners.interchange.hugging_face_config import CONFIG
 from runners.interchange.hugging_face_import import THEIR_FILES
 
-# In the order in which transformers prefers them.
+# In transformers' order of preference.
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 _GENERATION = "generation_config.json"
 _EOS = "eos_token_id"
@@ -27,13 +27,13 @@ _EOS = "eos_token_id"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PromptTokens:
-  """How a prompt becomes ids, and where what is generated ends.
+  """How a prompt becomes ids, and which ids end a generated text.
 
   Attributes:
     vocabulary: of the model's ids.
-    first_ids: in front of every prompt.
+    first_ids: ids put in front of every prompt.
     end_ids: each of them ends a text.
-    context: tokens that the model was made for where its config does not say; else None.
+    context: an imported model's context in tokens; None: as the run's config says.
   """
 
   vocabulary: Vocabulary
@@ -45,11 +45,11 @@ class PromptTokens:
     """The ids of a text that begins with `prompt`, int32 [tokens], at least one.
 
     Raises:
-      UserError: there are none, or the vocabulary lacks a character.
+      UserError: there is no id, or the vocabulary lacks a character.
     """
     try:
       prompt.encode()
-    except UnicodeEncodeError as error:  # bytes of the command line that are no text
+    except UnicodeEncodeError as error:  # the command line's bytes are not UTF-8
       byte = ord(prompt[error.start]) & 0xFF
       raise UserError(
         f"the prompt has the byte 0x{byte:02x} after {error.start} characters, which is no "
@@ -67,15 +67,15 @@ class PromptTokens:
 
 
 def prompt_tokens(data: Data, workdir: str | Path, num_ids: int | None) -> PromptTokens:
-  """Those of the run in `workdir`.
+  """The PromptTokens of the run in `workdir`.
 
   Args:
     data: its training data, built.
     workdir: the run's folder.
-    num_ids: of its model where the config says so, as an imported one's does.
+    num_ids: the model's vocabulary size if the config sets it (imported models do), else None.
 
   Raises:
-    UserError: an imported model without a tokenizer, or with that of another model.
+    UserError: an imported model has no tokenizer, or another model's.
   """
   theirs = Path(workdir) / THEIR_FILES
   if theirs.is_dir():
@@ -113,7 +113,7 @@ def _imported(theirs: Path, data: Data, num_ids: int | None) -> PromptTokens:
 
 
 def _load(file: Path, data: Data) -> Vocabulary:
-  """Their tokenizer, with what the run's data say of how tokenizers are read."""
+  """Their tokenizer, read with the tokenizer options of the run's data."""
   return load_tokenizer(
     str(file),
     parse_special_tokens=getattr(data, "parse_special_tokens", False),
@@ -122,7 +122,7 @@ def _load(file: Path, data: Data) -> Vocabulary:
 
 
 def _first_ids(file: Path, vocabulary: Vocabulary) -> tuple[int, ...]:
-  """What the tokenizer itself puts in front of a text: BOS for LLaMA, nothing for GPT-2."""
+  """The ids that the tokenizer puts in front of a text: BOS for LLaMA, none for GPT-2."""
   return ids_in_front(str(file)) if file.suffix == ".json" else _bos(vocabulary)
 
 
@@ -141,7 +141,7 @@ def _document(folder: Path, name: str) -> Document:
 
 
 def _ids(document: Document, name: str) -> tuple[int, ...] | None:
-  """One id or a list of them; None where the field is absent or null."""
+  """The ids in a field that holds one id or a list; None if it is absent or null."""
   value = document.values.get(name)
   if not isinstance(value, list):
     one = document.whole(name, None)

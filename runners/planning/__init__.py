@@ -1,1 +1,1 @@
-"""What a step would take on devices that need not be there."""
+"""Planning: the memory, time and exchanges of a step on devices that may be absent."""

@@ -1,7 +1,7 @@
-"""What a run would take on devices that need not be there: `runner plan`.
+"""`runner plan`: the memory, FLOPs, exchanges and time of a run on devices that may be absent.
 
-One step is compiled for them, in a process of its own (runners/planning/ahead_of_time.py);
-nothing is run, and no data are read.
+A separate process compiles one step for them (runners/planning/ahead_of_time.py). Nothing is
+run, and no data are read.
 """
 
 import dataclasses
@@ -28,14 +28,14 @@ from runners.devices.flops import peak_flops
 from runners.planning.topologies import Topology
 from runners.processes import signals
 
-# Which part of a GPU's memory jax takes at once; the later name wins.
+# The fraction of a GPU's memory that jax preallocates; the later name wins.
 _GPU_FRACTIONS = ("XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION")
-_LAST_LINES = 30  # of what the compiler said, where it fails
+_LAST_LINES = 30  # of the compiler's output, shown when it fails
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunCost:
-  """Time and cost at some utilisation; None where speed or length are not known."""
+  """Time and cost at a given utilisation (mfu); None where speed or length is unknown."""
 
   mfu: float
   seconds_per_step: float | None
@@ -51,18 +51,18 @@ class Plan:
   """The facts of one training step on some devices.
 
   Attributes:
-    devices: how many; mesh: axis -> devices along it, where more than one.
-    compiled_for: whose program it is that was looked at.
-    parameters: of the model.
-    flops_per_step: of the model; hardware_flops_per_step: that the program computes.
-    bytes_per_device: what for -> bytes; None: the compiler refused before it knew.
+    devices: their number; mesh: axis -> devices along it, if more than one.
+    compiled_for: text that names the devices the program was compiled for.
+    parameters: number of the model's parameters.
+    flops_per_step: model FLOPs; hardware_flops_per_step: FLOPs that the program computes.
+    bytes_per_device: purpose -> bytes; None: the compiler refused before it knew.
     collectives: of the program, the largest first; None without a program.
     num_steps: of the run; num_layers, num_microbatches: of a step.
-    compile_seconds: of tracing and compiling.
-    refusal: why the compiler refuses.
-    over_budget: collectives beyond what the experiment allows, a line each.
-    notes: what the parts of the run have to say.
-    peak_flops: a second, of one device; None: not known.
+    compile_seconds: for tracing and compiling.
+    refusal: why the compiler refuses the program; None if it accepts.
+    over_budget: a line for each kind of collective beyond the experiment's allowance.
+    notes: messages from the parts of the run, such as the attention core chosen.
+    peak_flops: FLOP/s of one device; None if unknown.
   """
 
   devices: int
@@ -85,24 +85,24 @@ class Plan:
 
   @property
   def usable(self) -> int | None:
-    """Bytes of a device that a program gets."""
+    """Bytes of a device that a program may use."""
     return self.bytes_per_device["available"]
 
   @property
   def fits(self) -> bool:
-    """Whether the compiler accepts it and its peak is within what a device has."""
+    """Whether the compiler accepts the program and its peak is within `usable`."""
     peak = self.bytes_per_device["peak"]
     if self.refusal or peak is None:
       return False
     return self.usable is None or peak <= self.usable
 
   def run(self, *, mfu: float, tokens: float | None = None, price: float = 0.0) -> "RunCost":
-    """The whole run.
+    """Time and cost of the whole run.
 
     Args:
-      mfu: model FLOP utilisation.
-      tokens: to train on; None: those of num_steps.
-      price: of a device for an hour.
+      mfu: model FLOP utilisation, a fraction.
+      tokens: how many to train on; None: num_steps decides.
+      price: of one device for an hour.
     """
     steps = tokens / self.tokens_per_step if tokens else self.num_steps
     seconds = self.seconds_per_step(mfu)
@@ -119,12 +119,12 @@ class Plan:
     )
 
   def seconds_per_step(self, mfu: float) -> float | None:
-    """At this fraction of the peak speed of all devices; None where that is not known."""
+    """Seconds at the fraction `mfu` of all devices' peak speed; None if that is unknown."""
     return self.peak_flops and self.flops_per_step / (self.devices * self.peak_flops * mfu)
 
 
 class CompileError(RuntimeError):
-  """The process that compiles ended without an answer; the message is what it said last."""
+  """The compiling process ended without a result; the message holds its last lines."""
 
 
 def plan(
@@ -136,10 +136,10 @@ def plan(
   """Compiles one step of `config`.
 
   Args:
-    config: resolved, of a Trainer.
+    config: a resolved config of a Trainer.
     exp: the experiment's name.
     topology: None: the devices of this machine.
-    stop: ends it early once set.
+    stop: once set, ends the compilation.
 
   Raises:
     UserError: the mesh, the rules, the batch and the model do not fit each other.
@@ -165,7 +165,7 @@ def plan(
 
 
 def usable_bytes(topology: Topology) -> int | None:
-  """What a program gets of a device: of a GPU jax takes a part, and leaves the rest."""
+  """Bytes of a device that a program may use: on a GPU, jax preallocates only a fraction."""
   accelerator = topology.accelerator
   if accelerator.memory is None or accelerator.platform != "cuda":
     return accelerator.memory
@@ -184,10 +184,11 @@ def _gpu_fraction() -> float:
 
 
 def as_json(plan: Plan, **asked: Any) -> dict[str, Any]:
-  """Everything, for programs; collectives as sums over the places of the program.
+  """The plan as JSON; collectives are summed over the places of the program.
 
   Args:
-    asked: of `Plan.run`.
+    plan: to convert.
+    asked: arguments for `Plan.run`.
   """
   found = plan.collectives
   sums = None if found is None else [
@@ -206,7 +207,7 @@ def as_json(plan: Plan, **asked: Any) -> dict[str, Any]:
 def _facts(
   config: fdl.Config, exp: str, topology: Topology | None, stop: threading.Event | None
 ) -> dict[str, Any]:
-  """What the process answers."""
+  """The result of the compiling process."""
   stored = config_files.to_json(config, exp)
   _check_readable(stored, exp)
   request = {
@@ -227,7 +228,7 @@ def _facts(
 
 
 def _check_readable(stored: str, exp: str) -> None:
-  """Raises UserError for what another process would not find by its name."""
+  """Raises UserError if another process could not find an object of the config by its name."""
   try:
     config_files.from_json(stored, f"the config of {exp}")
   except AttributeError as error:
@@ -240,13 +241,13 @@ def _check_readable(stored: str, exp: str) -> None:
 def _compile(
   asked: Path, answer: Path, env: Mapping[str, str], stop: threading.Event | None
 ) -> tuple[int, str] | None:
-  """Runs the process, which ends when this one does.
+  """Runs the compiling process, which ends when this one does.
 
   Returns:
-    Its exit code and what it said on stderr; None where `stop` ended it.
+    Its exit code and standard error; None if `stop` ended it.
   """
   command = [sys.executable, "-m", "runners.planning.ahead_of_time", str(asked), str(answer)]
-  ours, held = os.pipe()  # the process leaves when nobody holds the other end any more
+  ours, held = os.pipe()  # the child exits once this process, alive or killed, drops its end
   with subprocess.Popen(
     command, env=env, stdin=ours, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
   ) as process:
@@ -266,7 +267,7 @@ def _compile(
 
 
 def _failure(code: int, said: str) -> str:
-  """The last lines of a process that gave no answer; the very last says what it ended of."""
+  """The last lines of a process without a result; the final line names the cause."""
   lines = said.splitlines()[-_LAST_LINES:]
   if code < 0:
     cause = "the system had no memory left" if -code == signal.SIGKILL else "a fault of its own"
@@ -278,7 +279,7 @@ def _failure(code: int, said: str) -> str:
 
 
 def _environment(topology: Topology | None) -> dict[str, str]:
-  """Modules are found where this process finds them, whatever it was started with."""
+  """Environment for the child: it finds the modules that this process finds."""
   env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
   if topology is None:
     return env

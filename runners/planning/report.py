@@ -1,4 +1,4 @@
-"""`runner plan` for people to read."""
+"""The text that `runner plan` prints."""
 
 from collections.abc import Iterator, Sequence
 
@@ -24,7 +24,8 @@ def report(plan: Plan, exp: str, *, mfu: float, tokens: float | None, price: flo
   """The text, ending with a newline.
 
   Args:
-    mfu, tokens, price: see `Plan.run`; a price of 0 is not told.
+    plan, exp: the plan, and its experiment's name.
+    mfu, tokens, price: see `Plan.run`; a price of 0 is not printed.
   """
   peak = plan.bytes_per_device["peak"]
   unit = ("GiB", _GIB) if peak is None or peak >= _GIB else ("MiB", _MIB)
@@ -120,7 +121,7 @@ def _duration(seconds: float) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
-  """Rows of text with their columns aligned, numbers to the right but for the first."""
+  """Rows with aligned columns: the first to the left, the others to the right."""
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   return [
     "  ".join(

@@ -1,13 +1,13 @@
-"""Accelerators that need not be there: names, memory and speed, and devices to compile for.
+"""Accelerators that may be absent: names, memory, speed, and devices to compile for.
 
   v5p:4x4x4     TPU chips along the dimensions of a slice
   h100:8x8      hosts x GPUs of a host
   cpu:8         simulated devices of this machine
 
-Memory is what the compiler of a TPU grants a program, and what a GPU says of itself. Network:
-bytes a second that one device sends, over the links within a slice or host, and beyond a host.
-Sources: cloud.google.com/tpu/docs, NVIDIA's data sheets, and for what the compiler wants to
-know of a GPU openxla/xla, xla/backends/gpu/target_config/specs.
+Memory: for a TPU the bytes that its compiler grants a program, for a GPU the bytes that it
+reports. Speed: bytes a second that one device sends over the links within a slice or host, and
+over the network between hosts. Sources: cloud.google.com/tpu/docs, NVIDIA's data sheets, and
+for the compiler's description of a GPU openxla/xla, xla/backends/gpu/target_config/specs.
 """
 
 import dataclasses
@@ -31,13 +31,13 @@ class Accelerator:
   """One kind of device.
 
   Attributes:
-    platform: whose compiler it takes.
-    device_kind: what jax calls it.
+    platform: the compiler it needs.
+    device_kind: jax's name for it.
     memory: bytes that a program may use on a device.
     link: bytes a second between devices of a slice or host; network: between hosts.
-    num_dimensions: of a topology.
-    devices_per_chip: as jax counts devices.
-    settings: of the compiler's description of it.
+    num_dimensions: of a topology's shape.
+    devices_per_chip: jax may count a chip as two devices.
+    settings: values for the compiler's description of it.
   """
 
   platform: Platform
@@ -51,7 +51,7 @@ class Accelerator:
 
 
 def _tpu(kind: str, gib: float, gigabits: float, dimensions: int, **rest: Any) -> Accelerator:
-  """Interchip links are given in Gbit/s of a chip, all links together, both ways."""
+  """`gigabits`: Gbit/s between chips, all links of a chip and both directions together."""
   link = gigabits / 8 * 1e9 / 2 / rest.get("devices_per_chip", 1)
   return Accelerator("tpu", kind, int(gib * _GIB), link, None, dimensions, **rest)
 
@@ -138,14 +138,14 @@ ACCELERATORS = {
   "cpu": Accelerator("cpu", "cpu", None, num_dimensions=1),
 }
 
-# Modules that bring the compiler for a platform, any one of them.
+# Any one of these modules brings the compiler for a platform.
 _COMPILERS: dict[Platform, tuple[str, ...]] = {
   "tpu": ("libtpu",),
   "cuda": ("jax_cuda12_plugin", "jax_cuda13_plugin"),
   "cpu": (),
 }
 
-# What the CUDA compiler has to know of a device that is not there.
+# The CUDA compiler's description of a device that is absent.
 _TARGET = """
 gpu_device_info {{
   threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
@@ -167,12 +167,12 @@ device_description_str: "{kind}"
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-  """So many devices of one kind, and how they are connected.
+  """A number of devices of one kind, and how they are connected.
 
   Attributes:
-    name: as it was written.
-    accelerator: the kind.
-    shape: chips along each dimension; hosts and GPUs of a host; or devices.
+    name: as the user wrote it.
+    accelerator: the kind of device.
+    shape: (chips along each dimension) for TPUs, (hosts, GPUs of a host), or (CPU devices,).
   """
 
   name: str
@@ -185,29 +185,29 @@ class Topology:
 
   @property
   def devices_per_host(self) -> int:
-    """Those that fast links join: of a TPU slice all."""
+    """The number of devices joined by fast links: all of a TPU slice."""
     return self.shape[-1] if self.accelerator.platform == "cuda" else self.num_devices
 
   @property
   def extra(self) -> str | None:
-    """Which extra of Strata installs the compiler for it; None: there is one always."""
+    """The extra of Strata that installs its compiler; None: no extra is needed."""
     return {"tpu": "tpu", "cuda": "gpu-plan", "cpu": None}[self.accelerator.platform]
 
   def can_compile(self) -> bool:
     """Whether its compiler is installed."""
     modules = _COMPILERS[self.accelerator.platform]
-    # Not by sys.modules: there runners/devices/absent_accelerators.py says that none is there.
+    # Not by sys.modules, in which runners/devices/absent_accelerators.py hides the compilers.
     return not modules or any(map(importlib.machinery.PathFinder.find_spec, modules))
 
   def environment(self) -> dict[str, str]:
-    """Variables of a process that compiles for it; set before jax begins."""
+    """Environment variables of a process that compiles for it; set before jax starts."""
     if self.accelerator.platform == "tpu" and self.can_compile():
       return {
         "JAX_PLATFORMS": "cpu",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_WORKER_HOSTNAMES": "localhost",
-        "TPU_ACCELERATOR_TYPE": "v5litepod-8",  # any: it is asked for and not used
+        "TPU_ACCELERATOR_TYPE": "v5litepod-8",  # required but unused: any value does
         "TF_CPP_MIN_LOG_LEVEL": "3",
       }
     if self.accelerator.platform == "cuda" and self.can_compile():
@@ -218,7 +218,7 @@ class Topology:
     }
 
   def devices(self) -> Sequence[Any]:
-    """To make a mesh of, in a process with that environment."""
+    """The devices for a mesh, in a process with `environment()`."""
     import jax
     from jax.experimental import topologies
 
@@ -244,10 +244,10 @@ class Topology:
 
 
 def parse(text: str) -> Topology:
-  """The topology of a name.
+  """The topology with this name, such as "v5p:4x4x4".
 
   Raises:
-    UserError: no such device, or no such shape.
+    UserError: there is no such device or shape.
   """
   kind, _, shape = text.partition(":")
   if kind not in ACCELERATORS:
@@ -264,7 +264,7 @@ def parse(text: str) -> Topology:
 
 
 def _check_size(topology: Topology) -> None:
-  """Raises UserError for a slice that cannot be, and for more devices than are reasonable."""
+  """Raises UserError for an impossible slice, and for more than 8192 devices."""
   name, shape = topology.name, topology.shape
   if topology.num_devices > _MOST_DEVICES:
     raise UserError(
@@ -282,7 +282,7 @@ def _check_size(topology: Topology) -> None:
 def _connections(shape: tuple[int, ...]) -> dict[str, Any]:
   """Which dimensions of a TPU slice close to a ring, and the chips of its hosts.
 
-  In three dimensions those of whole cubes of four chips, in two those of a whole pod.
+  With three dimensions, a multiple of 4 chips closes; with two, the 16 chips of a whole pod.
   """
   closes = (lambda n: n % 4 == 0) if len(shape) == 3 else (lambda n: n == 16)
   wrap = [*map(closes, shape), *[False] * (3 - len(shape))]

@@ -1,1 +1,1 @@
-"""This process beside others: signals, locks, memory, and the files that it may open."""
+"""The process and its surroundings: signals, locks, memory, and files it may open."""

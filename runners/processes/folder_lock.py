@@ -1,4 +1,4 @@
-"""A folder held by one process alone, by a lock that the system lets go when that dies."""
+"""Gives one process sole use of a folder, by a lock that the system frees when it dies."""
 
 import fcntl
 import os
@@ -12,10 +12,10 @@ _NAME = ".lock"
 
 
 def hold(folder: str | Path) -> TextIO:
-  """Makes `folder` if it is not there and holds it until the file returned is closed.
+  """Creates `folder` if missing, and holds it until the returned file is closed.
 
   Raises:
-    UserError: it cannot be written or locked, another process holds it, or there is a link
+    UserError: it cannot be written or locked, another process holds it, or a link stands
       where a run would write.
   """
   folder = Path(folder)
@@ -50,7 +50,7 @@ def is_held(folder: str | Path) -> bool:
   try:
     with open(open_file(Path(folder) / _NAME, os.O_RDONLY)) as lock:
       fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-  except (FileNotFoundError, UserError):  # whoever wants to hold it is told
+  except (FileNotFoundError, UserError):  # `hold` reports a UserError
     return False
   except BlockingIOError:
     return True

@@ -1,12 +1,12 @@
 """Keeps freed host memory in the process, for runs on CPU.
 
-XLA asks for the temporaries of a step anew each time. glibc serves blocks of that size by mmap,
-or from an arena of the thread that asks, and returns them at once: every step pays again for
-zeroing all its pages, a quarter of a small model's step. Both calls leave other C libraries
-alone.
+XLA allocates the temporaries of a step anew each time. glibc serves such large blocks by mmap
+or from the thread's own arena, and returns them to the system at once. So every step pays again
+for zeroed pages, a quarter of a small model's step. With other C libraries both functions do
+nothing.
 
-The price is memory: a small block that settles in the place of a large one, for a moment, moves
-that to the end of the heap, which grows to several times the temporaries of a step.
+The price is memory: if a small block lands in the place of a freed large one, the large one's
+next copy goes to the end of the heap, which grows to several times a step's temporaries.
 """
 
 import ctypes
@@ -20,18 +20,18 @@ _M_ARENA_MAX = -8
 
 
 def share_one_arena() -> bool:
-  """Has threads that start from now on allocate from the main heap, the one that can be kept.
+  """Makes threads that start later allocate from the main heap, the only one that can be kept.
 
-  To be called before JAX starts its threads; returns whether glibc took it.
+  Call it before JAX starts its threads. Returns whether glibc accepted.
   """
   return _mallopt(_M_ARENA_MAX, 1)
 
 
 def keep_freed_memory() -> bool:
-  """Asks glibc not to return freed blocks; returns whether it took it."""
+  """Asks glibc to keep freed blocks; returns whether it accepted."""
   kept = _mallopt(_M_MMAP_MAX, 0) and _mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-  # A large block is cut to its alignment; a cutting that waits in a fast bin for somebody to
-  # want it is missing when the block is asked for again.
+  # Alignment leaves remainders; one kept in a fast bin cannot be merged back, so the next
+  # large request fails to reuse the block.
   return kept and _mallopt(_M_MXFAST, 0)
 
 

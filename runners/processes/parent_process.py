@@ -1,7 +1,7 @@
-"""A process that does not outlive its parent, whatever that dies of.
+"""Lets a child process notice that its parent has died, even by kill -9.
 
-Its standard input is a pipe whose other end the parent holds and writes nothing to: the system
-closes it however the parent ends, kill -9 included.
+The child's standard input is a pipe. The parent holds the other end and writes nothing; the
+system closes it when the parent ends.
 """
 
 import os
@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 
 def when_gone(act: Callable[[], object]) -> None:
-  """Calls `act` from a thread of its own once nobody holds the other end."""
+  """Calls `act`, from a new thread, once the parent is gone."""
 
   def wait() -> None:
     while os.read(sys.stdin.fileno(), 1024):
-      pass  # nothing is said on it
+      pass  # the parent writes nothing
     act()
 
   threading.Thread(target=wait, daemon=True).start()

@@ -1,9 +1,9 @@
-"""Signals as flags that the work reads, because what a handler raises can be lost.
+"""Signals as flags that the work reads, because an exception raised by a handler can be lost.
 
-Python raises a handler's error in whatever the main thread is doing. A callback from C or a
-destructor drops it, an import turns it into another error, and a compilation holds it up for
-minutes. So a handler only notes the signal, and the work asks for it where it can stop. A
-thread listens meanwhile: it answers at once, and ends a process that has nothing to save.
+Python raises it in whatever the main thread is doing: a callback from C or a destructor drops
+it, an import turns it into another error, and a compilation delays it for minutes. So a handler
+only sets a flag, and the work checks it where it can stop. Meanwhile a thread listens: it tells
+the user at once, and ends a process that has nothing to save.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ def exit_code(number: int) -> int:
 
 
 def leave(number: int) -> NoReturn:
-  """Ends the process as it is; whatever it writes is written so that it may be killed."""
+  """Ends the process at once. All its files are written so that a kill does no harm."""
   for terminal in (1, 2):
     with contextlib.suppress(OSError):  # closed, or gone
       if os.isatty(terminal):
@@ -33,7 +33,7 @@ def leave(number: int) -> NoReturn:
 
 
 def _forget_terminal() -> None:
-  """Sends what is still written to a terminal that is gone nowhere, where it is no error."""
+  """Redirects output for a vanished terminal to /dev/null, so that writing is no error."""
   for terminal in (1, 2):
     with contextlib.suppress(OSError):
       if stat.S_ISCHR(os.fstat(terminal).st_mode) and not os.isatty(terminal):
@@ -41,7 +41,7 @@ def _forget_terminal() -> None:
 
 
 class Interrupted(KeyboardInterrupt):
-  """Work has stopped because a signal asked it to."""
+  """Work has stopped because of a signal."""
 
   def __init__(self, number: int):
     super().__init__(f"signal {number}")
@@ -49,19 +49,19 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruption:
-  """Within, a signal does not end the process: it is noted for the work to read.
+  """Inside this context a signal does not end the process: it sets a flag for the work to read.
 
-  Outside of the main thread, where Python lets nobody handle signals, nothing is noted.
+  Outside the main thread Python cannot handle signals, so there it does nothing.
 
   Args:
-    at_once: the first signal ends the process all the same, as there is nothing to save.
-    tell: called with the number of the first signal, from a thread of its own.
-    insist: called so with the number of the second; None: the work reads `insisted`. Unless
-      told otherwise, it ends the process.
+    at_once: the first signal ends the process, because there is nothing to save.
+    tell: called with the number of the first signal, from the listening thread.
+    insist: called likewise with the number of the second signal; the default ends the process.
+      None: the work reads `insisted`.
 
   Attributes:
-    signal: the number of the first, or None.
-    insisted: whether a second has come.
+    signal: the number of the first signal, or None.
+    insisted: whether a second signal has come.
   """
 
   def __init__(
@@ -83,7 +83,7 @@ class Interruption:
     return 0 if self.signal is None else exit_code(self.signal)
 
   def check(self) -> None:
-    """Raises Interrupted if a signal has come: called where the work can stop."""
+    """Raises Interrupted if a signal has come. Call it where the work can stop."""
     if self.signal is not None:
       raise Interrupted(self.signal)
 
@@ -98,7 +98,7 @@ class Interruption:
       self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
       for number in SIGNALS:
         if signal.getsignal(number) in (signal.SIG_IGN, None):
-          continue  # a process in the background is not to hear Ctrl-C, nor one under nohup
+          continue  # ignored on purpose: background processes and nohup
         self._previous[number] = signal.signal(number, self._note)
     _active.append(self)
     return self
@@ -113,13 +113,13 @@ class Interruption:
       self._thread.join()
 
   def _note(self, number: int, frame: FrameType | None) -> None:
-    """The handler, in the main thread, when that comes to it."""
+    """The signal handler, which Python runs late if the main thread is in C code."""
     self.signal = self.signal or number
     if self._at_once:
       leave(number)
 
   def _listen(self, reader: int) -> None:
-    """The thread. The system writes the number of each signal into the pipe, at once."""
+    """The listening thread; the system writes each signal's number into the pipe at once."""
     count = 0
     with open(reader, "rb", buffering=0) as pipe:
       while numbers := pipe.read(64):
@@ -147,6 +147,6 @@ _active: list[Interruption] = []
 
 
 def check() -> None:
-  """Raises Interrupted if a signal has come, for work that may be under an Interruption."""
+  """Raises Interrupted if the innermost Interruption, where there is one, has seen a signal."""
   if _active:
     _active[-1].check()

@@ -1,7 +1,7 @@
-"""What a run writes in its workdir: files and folders that are its own, and never links.
+"""The files and folders that a run writes in its workdir, which must not be links.
 
-A workdir may come from somebody else. A link in it, say config.json or .lock, would let a run
-change a file anywhere, so links are refused, wherever they lead. The workdir itself may be one.
+A workdir may come from somebody else. Through a link in it, say at config.json or .lock, a run
+could change a file anywhere. So every link is refused; the workdir itself may be one.
 """
 
 import errno
@@ -16,7 +16,7 @@ FOLDERS = ("checkpoints", "tensorboard", "samples", "profile")
 
 
 def check_entries(workdir: Path) -> None:
-  """Raises UserError for a link, or a file in place of a folder, where a run would write."""
+  """Raises UserError if a link, or the wrong one of file and folder, is where a run writes."""
   for name in (*FILES, *FOLDERS):
     path = workdir / name
     try:
@@ -36,10 +36,10 @@ def check_entries(workdir: Path) -> None:
 
 
 def open_file(path: Path, flags: int) -> int:
-  """A descriptor of a file that is no link, made if `flags` say so.
+  """A descriptor of a regular file, created if `flags` contain O_CREAT.
 
   Raises:
-    UserError: it is a link, or no file.
+    UserError: the path is a link or no regular file.
     OSError: it cannot be opened.
   """
   try:
@@ -55,11 +55,11 @@ def open_file(path: Path, flags: int) -> int:
 
 
 def replace_file(path: Path, content: str | bytes) -> None:
-  """Puts `content` at `path`; a crash or a full disk leaves the file that was there, whole."""
+  """Replaces the file at `path`; after a crash or on a full disk the old file is intact."""
   new = path.with_name(f".{path.name}.{os.getpid()}")
   new.unlink(missing_ok=True)
   try:
-    # Made anew, so that it cannot be a link either.
+    # O_EXCL: a new file, so it cannot be a link.
     with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
       file.write(content.encode() if isinstance(content, str) else content)
       file.flush()

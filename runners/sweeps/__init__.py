@@ -1,1 +1,1 @@
-"""Many runs of one experiment, and the table of their results."""
+"""Sweeps: many runs of one experiment, and the table of their results."""

@@ -1,8 +1,8 @@
-"""Commands run as processes of their own, a few at a time: one that dies takes no other along.
+"""Runs commands as separate processes, a few at a time; if one dies, the others continue.
 
-A job leads its own process group, so that Ctrl-C reaches it once, through here. Its standard
-input is a pipe that nobody writes to: the system closes it however this process ends, and a job
-that waits for that moment (see runners/processes/parent_process.py) is left behind by no kill.
+A job leads its own process group, so that Ctrl-C reaches it once, through this process. Its
+standard input is a pipe that the system closes when this process ends, even by kill -9; a job
+that watches it (runners/processes/parent_process.py) then ends too.
 """
 
 import collections
@@ -37,14 +37,15 @@ class Job:
 
 
 class JobQueue:
-  """Runs jobs in their order, up to `parallel` at once, until all have ended or a signal came.
+  """Runs jobs in order, up to `parallel` at once, until all have ended or a signal comes.
 
-  The signal is passed on to those that run, and awaited; a second one kills them. A job whose
-  folder another process holds waits for it.
+  The signal is passed on to running jobs, which may then end by themselves; a second signal
+  kills them. A job waits while another process holds its folder.
 
   Args:
-    parallel: at least 1. The cores of this machine are parted among that many.
-    env: of the processes.
+    jobs: the commands.
+    parallel: at least 1; the machine's cores are divided among so many jobs.
+    env: environment of the processes.
     tell: called with (job, "started"), once with (job, "held") if it must wait, and with
       (job, "ended", exit code), which is negative after a signal.
   """
@@ -65,7 +66,7 @@ class JobQueue:
     self._passed_on = False
 
   def run(self, interruption: Interruption) -> None:
-    """Returns when no job runs any more; those not started after a signal stay unstarted."""
+    """Returns when no job is running; after a signal no further job is started."""
     try:
       while self._running or (self._waiting and not interruption.signal):
         if interruption.insisted:
@@ -77,7 +78,7 @@ class JobQueue:
         time.sleep(_POLL_S)
         self._collect()
     finally:
-      self._kill()  # after a second signal, or an error in here; otherwise none is left
+      self._kill()  # jobs are left only after a second signal or an error here
 
   def _start(self) -> None:
     free = [slot for slot in range(self._parallel) if slot not in self._running]
@@ -134,7 +135,7 @@ class JobQueue:
 
 
 def core_shares(parallel: int) -> list[set[int]] | None:
-  """The cores of each of `parallel` jobs; None where there are too few or nobody can say."""
+  """The cores for each of `parallel` jobs; None if there are too few or they are unknown."""
   if parallel == 1 or not hasattr(os, "sched_setaffinity"):
     return None
   cores = sorted(os.sched_getaffinity(0))

@@ -1,4 +1,4 @@
-"""The table of a sweep: a row a point, kept in sweep.csv, read from the records of the runs."""
+"""The table of a sweep: a row for each point, made from the runs' records, in sweep.csv."""
 
 import csv
 import dataclasses
@@ -23,14 +23,14 @@ _LOSS = "train/loss"
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """A point: its folder's name, what was swept, and how far it came.
+  """A point: its folder's name, its swept values, and its progress.
 
   Attributes:
-    values: swept path -> value as it was typed.
-    status: finished, failed, stopped (by a signal), running, waiting, or changed: its folder
-      was run with another config, so that nothing there is a result of these values.
-    steps: done; seconds: of all starts that were not killed.
-    scalars: the last value of each metric.
+    values: swept path -> value as typed.
+    status: finished, failed, stopped (by a signal), running, waiting, or changed (its folder
+      was run with another config, so its results do not belong to these values).
+    steps: steps done; seconds: of all starts that were not killed.
+    scalars: metric -> last value.
   """
 
   point: str
@@ -42,7 +42,10 @@ class Row:
 
 
 def measured(row: Row, folder: Path) -> Row:
-  """The row with what the run in `folder`/<point> says of itself, if that is its run."""
+  """The row with status, steps, seconds and scalars from the records of `folder`/<point>.
+
+  A row with status CHANGED is returned as it is.
+  """
   if row.status == CHANGED:
     return row
   workdir = folder / row.point
@@ -58,7 +61,7 @@ def measured(row: Row, folder: Path) -> Row:
 
 
 def is_finished(workdir: Path) -> bool:
-  """Whether the newest start of a run went to its end: its last step, or a callback's stop."""
+  """Whether the newest start of a run reached its last step or was stopped by a callback."""
   starts = read_starts(workdir)
   return bool(starts) and starts[-1].get("ended", {}).get("finished", False)
 
@@ -75,7 +78,7 @@ def _last_scalars(file: Path) -> dict[str, float]:
 
 
 def ranked(rows: Iterable[Row], metric: str, mode: str) -> list[Row]:
-  """Finished points with the best `metric` first, then the rest in their order."""
+  """Finished points, the best `metric` first, then the others in their given order."""
   sign = 1 if mode == "min" else -1
 
   def rank(row: Row) -> tuple[bool, bool, float]:
@@ -106,7 +109,7 @@ def read_table(folder: Path) -> list[Row]:
 
 
 def write_table(folder: Path, rows: Sequence[Row], metric: str) -> None:
-  """Replaces sweep.csv; a crash leaves the old one or the new one, and a full disk a note."""
+  """Replaces sweep.csv. A crash leaves the old or the new file; a full disk causes a note."""
   paths = list(dict.fromkeys(path for row in rows for path in row.values))
   found = dict.fromkeys(name for row in rows for name in row.scalars)
   shown = [name for name in found if name.startswith("eval/") and name != metric]
@@ -120,12 +123,12 @@ def write_table(folder: Path, rows: Sequence[Row], metric: str) -> None:
     writer.writerow([row.point, row.status, *values, row.steps, f"{row.seconds:.1f}", *scalars])
   try:
     replace_file(folder / TABLE_NAME, text.getvalue())
-  except OSError as error:  # the runs say the same of themselves when it is made again
+  except OSError as error:  # no loss: the table can be made again from the runs' records
     note(f"{folder / TABLE_NAME} cannot be written: {error.strerror}; it stays as it was")
 
 
 def print_table(rows: Sequence[Row], metric: str) -> None:
-  """To standard output: fitted to a terminal, in full and plain anywhere else."""
+  """Prints the table: fitted to a terminal, otherwise plain and in full width."""
   from rich import box, console, table, text
 
   paths = list(dict.fromkeys(path for row in rows for path in row.values))
@@ -151,7 +154,7 @@ def print_table(rows: Sequence[Row], metric: str) -> None:
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
-  """The ends of the paths, as long as it takes to tell them apart."""
+  """The shortest endings of the paths that are all different."""
   parts = [path.split(".") for path in paths]
   for length in range(1, max(map(len, parts), default=0) + 1):
     names = [".".join(part[-length:]) for part in parts]
