@@ -1,1 +1,1 @@
-"""A config as paths, text and files, what its names may mean, and what is derived."""
+"""Configs: paths, text and files, allowed names, types and ranges of fields, derived fields."""

@@ -1,15 +1,15 @@
-"""What a name in a config may mean: the one place where `module:Name` becomes an object.
+"""The names that a config may use: the one place where `module:Name` becomes an object.
 
-A file may come from a stranger, and what it names is called when the config is built. So a name
-leads to no more than
+A file may come from a stranger, and building the config calls the objects it names. So a name
+may only lead to
 
   - the table below, and the layers, which are pure maths;
   - optax, flax.linen and jax.nn;
   - packages that the user has allowed (input_pipelines/allowed_packages.py);
-  - what this process's own code has put into a config or registered.
+  - objects that this process's own code has put into a config or registered.
 
-Where something is defined decides, not where it can be reached: `os` as some module sees it
-leads nowhere. Modules outside of these are not imported.
+The place of definition decides, not the path to it: `os`, reached through an allowed module, is
+refused. Other modules are not imported.
 """
 
 import enum
@@ -68,10 +68,10 @@ _BY_MODULE = {
   "tasks.text_file": ("TextFile",),
 }
 
-# short name -> "module:attribute": what `@name` means on the command line.
+# `@name` on the command line -> "module:name".
 IN_TREE = {name: f"{module}:{name}" for module, names in _BY_MODULE.items() for name in names}
 
-# Beside those: the root of every config, and what jax.nn has from elsewhere.
+# Also allowed: the root of every config, and a function that jax.nn takes from jax.numpy.
 _OTHERS = ("runners.trainer:Trainer", "jax.numpy:tanh")
 _TABLE = frozenset((*IN_TREE.values(), *_OTHERS))
 
@@ -79,12 +79,12 @@ _admitted: set[str] = set()
 
 
 def admit(names: Iterable[str]) -> None:
-  """Lets a config say these `module:Name`s: code of this process has made use of them."""
+  """Allows these `module:Name`s in configs, because this process's own code uses them."""
   _admitted.update(names)
 
 
 def refused(names: Iterable[str]) -> list[str]:
-  """Those of `module:Name`s that a config may not name, told without importing anything."""
+  """The `module:Name`s that a config may not use, found without importing their modules."""
   return [name for name in names if not _is_open(*_offered_name(name).partition(":")[::2])]
 
 
@@ -118,9 +118,9 @@ def find_function(full_name: str) -> Callable[..., Any]:
 
 
 def _offered_name(full_name: str) -> str:
-  """The name of today, and the public one of what a library defines in a private module.
+  """The current and public form of a name.
 
-  Fiddle writes `optax._src.alias:adamw`, where optax offers `optax:adamw`.
+  Fiddle writes `optax._src.alias:adamw` for the object that optax offers as `optax:adamw`.
   """
   full_name = current_name(full_name)
   module, _, name = full_name.partition(":")
@@ -150,7 +150,7 @@ def _is_open(module: str, name: str) -> bool:
 
 
 def _walk(module: str, name: str) -> Any:
-  """Dots in `name` reach into classes, and never from one module into another."""
+  """Looks up `name` in a module; dots may reach into classes, never into another module."""
   value: Any = import_module(module)
   for part in name.split("."):
     if not isinstance(value, type) and value is not sys.modules.get(module):
@@ -163,7 +163,7 @@ def _walk(module: str, name: str) -> Any:
 
 
 def _is_defined_openly(value: Any, module: str) -> bool:
-  """Whether its own module may be named, or is a part of the library that offers it."""
+  """Whether the module that defines `value` may be named, or belongs to the same library."""
   origin = _origin(value)
   if _is_open(origin, str(getattr(value, "__qualname__", "name"))):
     return True
@@ -171,6 +171,6 @@ def _is_defined_openly(value: Any, module: str) -> bool:
 
 
 def _origin(value: Any) -> str:
-  """The module in which it is defined; that of its class for an enum member."""
+  """The module that defines a value; for an enum member, the module of its class."""
   holder = type(value) if isinstance(value, enum.Enum) else value
   return str(getattr(holder, "__module__", None) or type(value).__module__)

@@ -1,13 +1,13 @@
-"""Reads the JSON that Fiddle writes of a config, and calls nothing that it names.
+"""Reads Fiddle's JSON form of a config without calling any object that it names.
 
-Fiddle's own reader imports every name and rebuilds a NamedTuple by calling what stands in the
-place of its class. This one knows the few forms of which a config consists, takes names from
-runners/configs/allowed_names.py, and refuses the rest. Only building the config calls what it
-names.
+Fiddle's own reader imports every name, and rebuilds a NamedTuple by calling whatever its class
+is said to be. This reader knows the few forms in a config, takes names from
+runners/configs/allowed_names.py, and refuses everything else. Named objects are called only
+when the config is built.
 
   {"root": node, "objects": {key: node}}
   3, "text", {"type": "leaf", "value": 3}                    plain values
-  {"type": "ref", "key": "adamw_1"}                          one object for all who hold it
+  {"type": "ref", "key": "adamw_1"}                          an object that may be shared
   {"type": "pyref", "module": "optax", "name": "adam"}       a class, function, enum member
   {"type": PYREF, "items": [["", node]], "metadata": node}   a container or a config node
 """
@@ -31,11 +31,11 @@ _FORMS = (*_SEQUENCES, *_NODES, _TARGET, "builtins:dict", "builtins:bytes")
 
 
 class NotFiddles(ValueError):
-  """This is not what Fiddle writes of a config; the message says what is wrong."""
+  """The JSON is not Fiddle's form of a config; the message says why."""
 
 
 def names_in(stored: Any) -> list[str]:
-  """Every `module:Name` that is to be looked up, each once."""
+  """Every `module:Name` in the JSON, each once."""
   found: dict[str, None] = {}
   waiting = [stored]
   while waiting:
@@ -50,11 +50,11 @@ def names_in(stored: Any) -> list[str]:
 
 
 def read(stored: Any) -> Any:
-  """The config, or whatever else the file holds.
+  """The config, or other value, that the JSON holds.
 
   Raises:
     NotFiddles: it has another form.
-    UserError: a name may not be named or is not there, or a limit is exceeded.
+    UserError: a name is not allowed or not found, or a limit is exceeded.
   """
   document = _fields(stored, "root", "objects")
   config = _Reader(_typed(document["objects"], dict)).value(document["root"])
@@ -63,7 +63,7 @@ def read(stored: Any) -> Any:
 
 
 class _Reader:
-  """Turns nodes into values, those that are referred to once."""
+  """Turns nodes into values; a node that several refer to becomes one shared value."""
 
   def __init__(self, objects: Mapping[str, Any]):
     self._objects = objects
@@ -126,7 +126,7 @@ class _Reader:
   def _config(
     self, kind: type[fdl.Buildable], values: list[Any], metadata: Any
   ) -> fdl.Buildable:
-    """A node as Fiddle rebuilds it: its arguments put into it, and nothing called."""
+    """A config node with its arguments, as Fiddle rebuilds it; nothing is called."""
     if isinstance(metadata, dict) and metadata.get("type") == "ref":
       metadata = self._objects.get(_typed(_fields(metadata, "key")["key"], str))
     metadata = _typed(metadata, dict)
@@ -151,7 +151,7 @@ class _Reader:
 
 
 def _items(node: Mapping[str, Any]) -> Iterator[Any]:
-  """The values of an object; what stands before each is for people."""
+  """The values of a container or node; the label before each is only for readers."""
   for item in _typed(_fields(node, "items")["items"], list):
     if not isinstance(item, list) or len(item) != 2:
       raise NotFiddles("an item is no pair")
@@ -189,7 +189,7 @@ def _hashable(kind: type, values: Any) -> Any:
 
 
 def _bytes(items: list[Any]) -> bytes:
-  """A text in which each byte is a character; as a leaf, or as it is."""
+  """Bytes from a text with one character for each byte, given plain or as a leaf."""
   text = items[0] if len(items) == 1 else None
   text = text.get("value") if isinstance(text, dict) else text
   try:
@@ -199,7 +199,7 @@ def _bytes(items: list[Any]) -> bytes:
 
 
 def _tags(tags: Any) -> dict[str, frozenset]:
-  """Fiddle's tags of arguments; nothing here uses them, but a config may have some."""
+  """Fiddle's tags of arguments, which a config may have though Strata does not use them."""
   tags = {} if tags is None else _typed(tags, dict)
   for marks in tags.values():
     for mark in marks if isinstance(marks, set | frozenset) else [None]:

@@ -1,8 +1,8 @@
-"""Whether a value read from a file can be what a field's annotation says.
+"""Whether a value read from a file fits a field's annotation.
 
-A config.json may hold anything. What fits no type is refused where the file is read, so that
-nothing behind it meets a wrong type. Where it is not sure the answer is yes. Ranges of numbers
-are looked at later, by config_ranges.py.
+A config.json may hold anything. Values of a wrong type are refused when the file is read, so
+that later code never meets them. In doubt the answer is yes. Ranges of numbers are checked
+later, by runners/configs/ranges.py.
 """
 
 import collections.abc
@@ -22,7 +22,7 @@ _CALLABLES = (collections.abc.Callable, type)
 
 
 def can_be(value: Any, annotation: Any) -> bool:
-  """Whether a field that is annotated so can hold `value`."""
+  """Whether a field with this annotation can hold `value`."""
   origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
   if annotation in (Any, object) or isinstance(annotation, typing.TypeVar | typing.ForwardRef):
     return True
@@ -42,7 +42,7 @@ def can_be(value: Any, annotation: Any) -> bool:
 
 
 def _can_be_of(value: Any, kind: Any, items: tuple[Any, ...]) -> bool:
-  """A value that is no config node, for a class or the origin of a generic type."""
+  """`can_be` for a value that is no config node; `kind` is a class or a generic's origin."""
   if kind in _PLAIN:
     return type(value) is kind or (kind is float and type(value) is int)
   if kind in _CALLABLES:
@@ -58,7 +58,7 @@ def _can_be_of(value: Any, kind: Any, items: tuple[Any, ...]) -> bool:
     return isinstance(value, list | tuple) and _can_hold(value, items)
   if issubclass(kind, enum.Enum):
     return isinstance(value, kind)
-  if isinstance(value, type | types.FunctionType):  # which is no object of any class
+  if isinstance(value, type | types.FunctionType):  # fits only a class of callables
     return "__call__" in vars(kind)
   if getattr(kind, "_is_protocol", False):
     return not isinstance(value, _DATA)
@@ -66,15 +66,15 @@ def _can_be_of(value: Any, kind: Any, items: tuple[Any, ...]) -> bool:
 
 
 def _can_hold(values: Any, items: tuple[Any, ...]) -> bool:
-  """Whether a list or tuple can have these elements: `tuple[int, str]`, `Sequence[int]`."""
+  """Whether elements fit the item types `items`, as of `tuple[int, str]` or `Sequence[int]`."""
   if len(items) > 1 and items[1] is not Ellipsis:
     return len(values) == len(items) and all(map(can_be, values, items))
   return all(can_be(value, items[0] if items else Any) for value in values)
 
 
 def _can_give(node: fdl.Buildable, kind: Any) -> bool:
-  """Whether a config node is built into a `kind`."""
-  if not isinstance(node, fdl.Config):  # a function with some of its arguments
+  """Whether building a config node can give a `kind`."""
+  if not isinstance(node, fdl.Config):  # a Partial: builds into a function
     return kind in _CALLABLES or not isinstance(kind, type) or kind not in _DATA
   made = produced_type(fdl.get_callable(node))
   made = typing.get_origin(made) or made

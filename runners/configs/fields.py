@@ -1,4 +1,4 @@
-"""The fields of what a config configures: names, types and defaults, as people may set them."""
+"""The fields of the class or function behind a config node: names, types and defaults."""
 
 import dataclasses
 import functools
@@ -22,13 +22,13 @@ class _Required:
 
 REQUIRED = _Required()
 
-# linen gives every module these two; they are Flax's own and nobody configures them.
+# linen adds these two to every module for its own use; nobody configures them.
 _LINEN_FIELDS = ("parent", "name")
 
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-  """One argument of a callable; `annotation` is Any where there is none that can be read."""
+  """One argument of a callable; `annotation` is Any if it is missing or unreadable."""
 
   name: str
   annotation: Any = Any
@@ -74,7 +74,7 @@ def accepts_any_name(target: Callable) -> bool:
 
 
 def produced_type(target: Callable) -> Any:
-  """What calling `target` gives: the class itself, or what a function says it returns."""
+  """The type that `target` returns: the class itself, or a function's return annotation."""
   return target if isinstance(target, type) else _type_hints(target).get("return", Any)
 
 
@@ -84,7 +84,7 @@ def target_of(node: fdl.Buildable) -> Callable:
 
 
 def field_of(node: fdl.Buildable, name: str) -> Field | None:
-  """The field called `name`, also one that only **kwargs accepts; None where there is none."""
+  """The field called `name`, even if only **kwargs accepts it; None if there is none."""
   target = target_of(node)
   if name in (known := fields(target)):
     return known[name]
@@ -100,7 +100,7 @@ def value_of(node: fdl.Buildable, name: str) -> Any:
 
 
 def names_of(node: fdl.Buildable) -> list[str]:
-  """Every field of a node in signature order, then what was passed through **kwargs."""
+  """Every field of a node in signature order, then arguments set through **kwargs."""
   known = fields(target_of(node))
   hidden = _LINEN_FIELDS if _is_linen(target_of(node)) else ()
   extra = (name for name in node.__arguments__ if isinstance(name, str))
@@ -137,8 +137,8 @@ def _default_factories(target: Callable) -> dict[str, Callable[[], Any]]:
 
 
 def _type_hints(target: Callable) -> dict[str, Any]:
-  """Resolved annotations; one that cannot be resolved costs only itself, not the others."""
-  if target is object.__init__:  # of a class without fields: neither hints nor a module
+  """Name -> resolved annotation; one that cannot be resolved becomes Any."""
+  if target is object.__init__:  # a class without fields; it has neither hints nor a module
     return {}
   if isinstance(target, type) and not dataclasses.is_dataclass(target):
     return _type_hints(target.__init__)

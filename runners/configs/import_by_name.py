@@ -1,7 +1,7 @@
-"""Objects by the name `module:Qualified.name`, as configs on disk and command lines write them.
+"""Finds objects by the name `module:Qualified.name`, as configs and command lines write it.
 
-A name that leads nowhere is the user's error. A module that is found but fails while it is
-imported is its author's error, and surfaces as itself.
+A name that leads nowhere is a UserError. A module that fails while it is imported raises its
+own error, for its author.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from layers.errors import UserError
 
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
-  """For imports, a sixth faster: what they make stays, and is not looked through for cycles."""
+  """Speeds imports up by a sixth: the garbage collector never looks at their objects."""
   enabled = gc.isenabled()
   gc.disable()
   try:
@@ -30,7 +30,7 @@ def uncollected() -> Iterator[None]:
 
 
 def import_module(name: str) -> types.ModuleType:
-  """The module called `name`; UserError when there is no such module."""
+  """The module called `name`; UserError if there is no such module."""
   check_module_name(name)
   try:
     if name in sys.modules:
@@ -48,7 +48,7 @@ def import_module(name: str) -> types.ModuleType:
 
 
 def public_name(value: Any) -> str:
-  """`module:Qualified.name` of a class or function, by its public module where it has one.
+  """`module:Qualified.name` of a class or function, with its public module if it has one.
 
   `jax._src.nn.functions:gelu` is an implementation detail that moves between versions;
   `jax.nn:gelu` is the same object.

@@ -1,7 +1,7 @@
-"""Where objects went that older versions kept elsewhere: the one table of old names.
+"""The one table of old names: objects that have moved since older versions.
 
-A config.json, an override file and a checkpoint's record name objects by module. What moved is
-found here, so that they mean today what they meant then.
+A config.json, an override file and a checkpoint's record name objects by module. This table
+translates old names, so that old files keep their meaning.
 """
 
 import re
@@ -43,18 +43,18 @@ _NAME = re.compile(r"(?<![\w.:])([a-z_]\w*(?:\.\w+)*):(\w+)")
 
 
 def current_name(full_name: str) -> str:
-  """`module:Name` as it is today; any other name as it is."""
+  """The current name of an old `module:Name`; any other name is returned unchanged."""
   module, colon, name = full_name.partition(":")
   return _OBJECTS.get(full_name) or f"{_MODULES.get(module, module)}{colon}{name}"
 
 
 def with_current_names(text: str) -> str:
-  """A value as text, such as a config's field in a checkpoint, with today's names in it."""
+  """A value as text, such as a config field in a checkpoint, with current names in it."""
   return _NAME.sub(lambda found: current_name(found[0]), text)
 
 
 def with_first_names(text: str) -> str:
-  """The same text with the oldest name of each object: what a hash of it lasts with."""
+  """The text with the oldest name of each object, so that its hash survives a move."""
   return _NAME.sub(lambda found: _first_name(found[0]), text)
 
 

@@ -1,7 +1,7 @@
-"""Numbers that a config holds against the ranges that their fields' types give.
+"""Checks the numbers in a config against the ranges in their fields' types.
 
-Overrides are checked as they are typed. This is for what Python, a fiddler or a config.json
-put into a config.
+Overrides are checked when they are parsed. This check is for numbers that Python code, a
+fiddler or a config.json put into a config.
 """
 
 import collections.abc
@@ -33,7 +33,7 @@ def check_ranges(config: fdl.Config) -> None:
 
 
 def _check(path: Path, value: Any, annotation: Any) -> None:
-  """The value itself, or each element of a container of numbers."""
+  """Checks the value itself, or each element of a container of numbers."""
   if isinstance(value, numbers.Real) and not isinstance(value, bool):
     if (allowed := _allowed(value, annotation)) is not None:
       raise UserError(f"{path_text(path)}={value} must be {allowed}")
@@ -46,15 +46,15 @@ def _check(path: Path, value: Any, annotation: Any) -> None:
 
 
 def _allowed(value: Any, annotation: Any) -> str | None:
-  """What the annotation asks of a number that does not fit it; None for one that does.
+  """The annotation's demand, as text, on a number that does not fit; None if it fits.
 
-  An annotation without ranges takes any number.
+  An annotation without ranges accepts any number.
   """
   members = _members(annotation)
   if any(
     value in typing.get_args(m) for m in members if typing.get_origin(m) is typing.Literal
   ):
-    return None  # such as -1, beside a range of positive numbers
+    return None  # a literal such as -1 beside a range of positive numbers
   known = [(kind, ranges) for member in members for kind, ranges in _number_types(member)]
   if not any(ranges for _, ranges in known):
     return None
@@ -83,7 +83,7 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 
 
 def _of_elements(annotation: Any) -> Any:
-  """What the type of a mapping or sequence says of its elements; Any where it says nothing."""
+  """The element type of a mapping or sequence; Any if it is not given."""
   for member in _members(annotation):
     origin, arguments = typing.get_origin(member), typing.get_args(member)
     if isinstance(origin, type) and issubclass(origin, collections.abc.Iterable):

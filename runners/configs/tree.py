@@ -1,8 +1,8 @@
 """A config read as a flat list: every field with its path and its value as stable text.
 
-Values print in the syntax that the command line reads: a nested config is `@module:Name()`, a
-function or class that is itself the value is `@module:name`. No memory address is printed, so
-two prints of equal configs are equal.
+Values are printed in the syntax of the command line: a nested config is `@module:Name()`; a
+function or class as a value is `@module:name`. No memory address is printed, so equal configs
+print equally.
 """
 
 import copy
@@ -26,12 +26,12 @@ Path = tuple[Step, ...]
 
 
 def path_text(path: Path) -> str:
-  """`model.layers[0].size`: how people write a path."""
+  """A path as users write it, such as `model.layers[0].size`."""
   return daglish.path_str(path).removeprefix(".")
 
 
 def children(value: Any) -> list[tuple[Step, Any]]:
-  """What stands directly below a config node, a list, a tuple or a dict."""
+  """(step, child) for everything directly below a config node, a list, a tuple or a dict."""
   if isinstance(value, fdl.Buildable):
     return [(daglish.Attr(name), value_of(value, name)) for name in names_of(value)]
   if isinstance(value, list | tuple):
@@ -44,11 +44,10 @@ def children(value: Any) -> list[tuple[Step, Any]]:
 def walk(
   config: Any, *, expand_shared: bool = False
 ) -> Iterator[tuple[Path, Any, Path | None]]:
-  """Every (path, value, first path) below the root: config nodes before what they hold.
+  """Every (path, value, first path) below the root, a config node before its contents.
 
-  A container is opened only when it holds a config node. `first path` is where a node that
-  occurs more than once was met first (None elsewhere); such a node is opened again only with
-  `expand_shared`.
+  A container is opened only if it holds a config node. `first path` is the first place of a
+  node that occurs again here, else None; such a node is opened again only with `expand_shared`.
   """
   met: dict[int, tuple[Path, Any]] = {}  # holds the nodes, so that no id is used twice
 
@@ -77,7 +76,7 @@ def flatten(config: Any, *, expand_shared: bool = False) -> dict[str, str]:
 
 
 def format_value(value: Any) -> str:
-  """A value as stable text, in override syntax wherever that can express it."""
+  """A value as stable text, in override syntax if that can express it."""
   node = as_node(value)
   if isinstance(node, fdl.Buildable):
     call = f"@{public_name(target_of(node))}()"
@@ -104,10 +103,10 @@ def format_value(value: Any) -> str:
 
 
 def copy_config(config: fdl.Config) -> fdl.Config:
-  """A deep copy in which callables are the same objects.
+  """A deep copy that shares its callables with the original.
 
-  Plain deepcopy clones what jax wraps functions in (jax.nn.relu is an object), and nobody can
-  import a clone.
+  Plain deepcopy would clone jax's function objects, such as jax.nn.relu, and a clone cannot be
+  imported by name.
   """
   return copy.deepcopy(config, {id(value): value for value in callables_in(config)})
 
@@ -122,7 +121,7 @@ def callables_in(value: Any) -> Iterator[Any]:
 
 
 def nodes_at(config: Any) -> dict[int, list[str]]:
-  """For each config node (by id) every path at which it stands; more than one means shared."""
+  """id(config node) -> all its paths; more than one means that the node is shared."""
   paths: dict[int, list[str]] = {}
   for path, value, _ in walk(config, expand_shared=True):
     if isinstance(value, fdl.Buildable):

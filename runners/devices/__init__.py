@@ -1,1 +1,1 @@
-"""What a run is computed on: meshes, how arrays lie on them, memory, speed, exchanges."""
+"""Devices: meshes, how arrays are sharded on them, memory, FLOPs, exchanges, installation."""

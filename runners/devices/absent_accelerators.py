@@ -1,9 +1,9 @@
-"""Keeps jax from trying the accelerators that this machine does not have.
+"""Keeps jax from trying accelerators that this machine does not have.
 
-`runner plan` compiles for GPUs and TPUs that are not there, with what the extras gpu-plan and
-tpu install. In any other command those packages only complain of the missing device: in six
-lines when jax is imported, and with a traceback at the first array.
-Where the device is there, or JAX_PLATFORMS asks for it, nothing is changed and nothing hidden.
+The extras gpu-plan and tpu install compilers with which `runner plan` compiles for absent GPUs
+and TPUs. In every other command those packages only complain about the missing device: six
+lines when jax is imported, and a traceback at the first array.
+If the device is present, or JAX_PLATFORMS asks for it, nothing is changed.
 """
 
 import glob
@@ -13,20 +13,20 @@ import types
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
-# The modules of a plugin: with its code, and the one that jax calls to begin with it.
+# A plugin's modules: the one with its code -> the one that jax calls to initialise it.
 _CUDA_PLUGINS = {
   "jax_cuda12_plugin": "jax_plugins.xla_cuda12",
   "jax_cuda13_plugin": "jax_plugins.xla_cuda13",
 }
 
-_NVIDIA_DEVICES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")  # where jax looks for them
+_NVIDIA_DEVICES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")  # jax looks there too
 _PCI_VENDORS = "/sys/bus/pci/devices/*/vendor"
 _GOOGLE = "0x1ae0"
 _TPU_VARIABLES = ("TPU_LIBRARY_PATH", "TPU_NAME", "JAX_FORCE_TPU_INIT")
 
 
 def has_nvidia_gpu() -> bool:
-  """Whether the system shows a GPU of NVIDIA, whatever its driver says."""
+  """Whether the system has NVIDIA device files, even if the driver fails."""
   return any(map(os.path.exists, _NVIDIA_DEVICES))
 
 
@@ -39,17 +39,17 @@ def leave_out(
   environment: Mapping[str, str] = os.environ,
   modules: MutableMapping[str, Any] = sys.modules,
 ) -> None:
-  """Makes this process find no plugin for a device that is absent; call it before jax is there.
+  """Hides plugins of absent devices from this process. Call it before importing jax.
 
   Args:
-    environment: JAX_PLATFORMS, and the variables that TPUs are announced with.
-    modules: where None stands for a module that cannot be imported.
+    environment: variables, among them JAX_PLATFORMS and the ones that announce a TPU.
+    modules: sys.modules, or a stand-in; None in it blocks a module's import.
   """
   asked = environment.get("JAX_PLATFORMS", "").replace("gpu", "cuda").split(",")
   if not has_nvidia_gpu() and "cuda" not in asked:
     for code, beginning in _CUDA_PLUGINS.items():
       modules.setdefault(code, None)
-      idle: Any = types.ModuleType(beginning)  # without one, jax says that it is missing
+      idle: Any = types.ModuleType(beginning)  # jax reports a missing module
       idle.initialize = lambda: None
       modules.setdefault(beginning, idle)
   announced = any(variable in environment for variable in _TPU_VARIABLES)

@@ -1,4 +1,4 @@
-"""What an experiment allows its compiled program to exchange, and what goes beyond it."""
+"""The collectives that an experiment allows its compiled program, and checks against them."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,13 +22,13 @@ _WRAPPING = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Allowance:
-  """How often devices along some axes may exchange in one kind of way.
+  """The allowed number of one kind of collective along an axis.
 
   Attributes:
     kind: all-gather, all-reduce, reduce-scatter, all-to-all or collective-permute.
-    axis: of the mesh; exchanges along it, alone or with others, count. None: along any.
-    per_layer: times for each layer and microbatch, forward and backward together.
-    per_pass: times more for each microbatch, whatever the layers.
+    axis: a mesh axis; collectives along it, alone or with other axes, count. None: any axis.
+    per_layer: collectives for each layer and microbatch, forward and backward together.
+    per_pass: further collectives for each microbatch, independent of the layers.
   """
 
   kind: str
@@ -48,7 +48,7 @@ class Allowance:
     return collective.kind == self.kind and along
 
   def at_most(self, num_layers: int, num_microbatches: int) -> int:
-    """Times in a step."""
+    """Allowed collectives in a step."""
     return (self.per_layer * num_layers + self.per_pass) * num_microbatches
 
 
@@ -61,7 +61,7 @@ def violations(
 ) -> list[str]:
   """A line for each allowance that the program exceeds, with the places that exchange most.
 
-  What no allowance names may happen as often as it likes.
+  Collectives that no allowance names are unlimited.
   """
   lines = []
   for allowance in budget:
@@ -75,6 +75,6 @@ def violations(
 
 
 def _place(source: str) -> str:
-  """The layers of an op_name, without the names of what jax wraps them in."""
+  """The layers in an op_name, without the names of jax's wrappers."""
   parts = [part for part in source.split("/") if part not in _WRAPPING]
   return "/".join(part for part in parts if not part.startswith("jit(")) or "an unnamed place"

@@ -1,7 +1,7 @@
-"""What the devices of a compiled program send each other in one run, read off its HLO text.
+"""The exchanges (collectives) of a compiled program in one run, read from its HLO text.
 
-Every collective is counted as often as the loops round it run. Bytes are those of its larger
-side on one device: what is there after an all-gather, or before a reduce-scatter.
+A collective inside loops counts once for every iteration. Its bytes are the larger of input and
+output on one device: the output of an all-gather, the input of a reduce-scatter.
 """
 
 import collections
@@ -41,12 +41,12 @@ class Collective(NamedTuple):
   """One kind of exchange, at one place of the program.
 
   Attributes:
-    kind: of KINDS.
-    axes: of the mesh, along which devices exchange.
-    count: how often in a run; an exchange of several arrays counts as many, since compilers
-      differ in how many they put together.
-    bytes: on one device, all times together.
-    source: the layers and operations that it came from.
+    kind: one of KINDS.
+    axes: mesh axes along which devices exchange.
+    count: times in a run, counted for each array, since compilers differ in how many arrays
+      they combine.
+    bytes: on one device, over all times.
+    source: the layers and operations it came from.
   """
 
   kind: str
@@ -57,7 +57,7 @@ class Collective(NamedTuple):
 
 
 def collectives(hlo: str, mesh: Mapping[str, int]) -> list[Collective]:
-  """Those of a program for a mesh with these axes, the largest first.
+  """The collectives of a program for a mesh, the largest first.
 
   Args:
     hlo: `compiled.as_text()`, for devices in the order of the mesh.
@@ -102,10 +102,10 @@ def _computations(hlo: str) -> dict[str, list[str]]:
 
 
 def _repeated(program: Mapping[str, list[str]]) -> dict[str, list[str]]:
-  """Fused computation -> its collectives that another fusion beside it has too.
+  """Fused computation -> its collectives that an earlier fusion has already.
 
-  A TPU's compiler begins an exchange in one fusion, goes on with it in others and ends it in a
-  last one, each of which holds the same instruction with the same channel.
+  A TPU's compiler spreads one exchange over several fusions; each repeats the same instruction
+  with the same channel.
   """
   repeated: dict[str, list[str]] = collections.defaultdict(list)
   for instructions in program.values():
@@ -122,7 +122,7 @@ def _repeated(program: Mapping[str, list[str]]) -> dict[str, list[str]]:
 
 
 def _times(program: Mapping[str, list[str]], hlo: str) -> dict[str, int]:
-  """How often each computation runs. A loop whose count is not known counts once."""
+  """Computation -> how often it runs. A loop with an unknown count counts once."""
   entry = re.search(r"^ENTRY %?([\w.-]+)", hlo, re.MULTILINE)
   calls = {
     name: [call for instruction in lines for call in _calls(instruction, program)]
@@ -141,7 +141,7 @@ def _times(program: Mapping[str, list[str]], hlo: str) -> dict[str, int]:
 
 
 def _calls(instruction: str, program: Mapping[str, list[str]]) -> Iterator[tuple[str, int]]:
-  """(computation, times) of each that the instruction runs; of a choice all."""
+  """(computation, times) for each that the instruction runs; all branches of a choice."""
   opcode = _opcode(instruction)
   trips = _trips(instruction, program) if opcode == "while" else 1
   for one, several in _CALLED.findall(instruction):
@@ -153,7 +153,7 @@ def _calls(instruction: str, program: Mapping[str, list[str]]) -> Iterator[tuple
 
 
 def _trips(loop: str, program: Mapping[str, list[str]]) -> int:
-  """As the compiler says; else the bound that a loop from 0 is compared with."""
+  """Iterations of a loop: the compiler's count, or the bound in its condition; else 1."""
   if known := _TRIPS.search(loop):
     return int(known[1])
   condition = _CONDITION.search(loop)
@@ -170,7 +170,7 @@ def _opcode(instruction: str) -> str:
 def _collective(
   computation: str, instruction: str, times: int, mesh: Mapping[str, int]
 ) -> Collective | None:
-  """What the instruction is, if it is one and more than one device takes part."""
+  """The instruction as a Collective; None if it is none or involves a single device."""
   opcode = _opcode(instruction)
   kind = opcode.removesuffix("-start")
   if kind not in KINDS:
@@ -179,7 +179,7 @@ def _collective(
   if axes == ():
     return None
   arrays, size = _arrays_and_bytes(instruction, opcode)
-  if kind == "reduce-scatter" and opcode == kind:  # only what comes out is written there
+  if kind == "reduce-scatter" and opcode == kind:  # its HLO shape is the output only
     size *= math.prod(mesh.get(axis, 1) for axis in axes or ())
   if computation.startswith("all-reduce-scatter"):  # how a TPU fuses the two
     kind = "reduce-scatter"
@@ -189,7 +189,10 @@ def _collective(
 
 
 def _arrays_and_bytes(instruction: str, opcode: str) -> tuple[int, int]:
-  """Of the larger side; what starts an exchange holds both sides, but for an all-reduce."""
+  """Number and bytes of the arrays, for the larger of input and output.
+
+  The shape of a "-start" instruction holds both input and output, except for an all-reduce.
+  """
   shape = instruction[instruction.index(" = ") + 3 : instruction.index(f" {opcode}(")]
   if not opcode.endswith("-start") or opcode == "all-reduce-start":
     return len(_ARRAY.findall(shape)), _array_bytes(shape)
@@ -198,7 +201,7 @@ def _arrays_and_bytes(instruction: str, opcode: str) -> tuple[int, int]:
 
 
 def _elements(shape: str) -> list[str]:
-  """The outermost elements of a tuple."""
+  """The outermost elements of a tuple shape."""
   depth, start, elements = 0, 1, []
   for place, character in enumerate(shape):
     depth += (character in "([{") - (character in ")]}")
@@ -209,7 +212,7 @@ def _elements(shape: str) -> list[str]:
 
 
 def _array_bytes(shape: str) -> int:
-  """Of all arrays named in it."""
+  """Bytes of all arrays in a shape."""
   total = 0
   for dtype, sizes in _ARRAY.findall(shape):
     bits = re.search(r"\d+", dtype)
@@ -219,7 +222,7 @@ def _array_bytes(shape: str) -> int:
 
 
 def _axes(instruction: str, mesh: Mapping[str, int]) -> tuple[str, ...] | None:
-  """The mesh axes along which members of a group differ; None: not to be read."""
+  """The mesh axes along which members of a group differ; None if the text is not understood."""
   groups = _groups(instruction, math.prod(mesh.values()))
   if groups is None:
     return None
@@ -232,7 +235,7 @@ def _axes(instruction: str, mesh: Mapping[str, int]) -> tuple[str, ...] | None:
 
 
 def _groups(instruction: str, num_devices: int) -> list[list[int]] | None:
-  """The devices that exchange with each other, in any of the ways HLO writes them."""
+  """Groups of devices that exchange with each other, from any of HLO's notations."""
   if pairs := re.search(r"(?:replica_groups|source_target_pairs)=\{(\{.*?\})?\}", instruction):
     listed = re.findall(r"\{([\d,]*)\}", pairs[1] or "")
     return [[int(n) for n in group.split(",") if n] for group in listed] or [
@@ -252,7 +255,7 @@ def _groups(instruction: str, num_devices: int) -> list[list[int]] | None:
 
 
 def _named_groups(axes: str, chosen: str | None) -> list[list[int]] | None:
-  """Of a mesh of the compiler's own; without names the devices of all its axes."""
+  """Groups along the `chosen` axes of the compiler's own mesh; along all axes if None."""
   sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", axes)}
   names = re.findall(r"'([^']+)'", chosen) if chosen else [*sizes]
   if "device_ids" in axes or not set(names) <= sizes.keys() or re.search(r":\(", chosen or ""):

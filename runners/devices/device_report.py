@@ -1,9 +1,9 @@
-"""Which devices jax has, and which optional packages fail.
+"""Prints one line of JSON: the devices that jax has, and the optional packages that fail.
 
 Run as python -m runners.devices.device_report.
 
-A process of its own, because a broken driver or package may end it, and because a process that
-has looked at a GPU holds most of its memory. It prints one line of JSON.
+It is a separate process because a broken driver or package may kill it, and because a process
+that has queried a GPU keeps most of its memory.
 """
 
 import importlib
@@ -17,7 +17,7 @@ from runners.devices import absent_accelerators
 
 
 def devices() -> list[dict[str, Any]]:
-  """Platform, kind and memory (bytes; None: it does not say) of each."""
+  """Platform, kind and memory (bytes, or None if unknown) of each device."""
   os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
   import jax
 
@@ -32,7 +32,7 @@ def devices() -> list[dict[str, Any]]:
 
 
 def broken(modules: Sequence[str]) -> dict[str, str]:
-  """Module -> what goes wrong when it is imported; one that is not installed is not broken."""
+  """Module -> the error when it is imported. A module that is not installed is not broken."""
   found = {}
   for name in modules:
     try:
@@ -40,7 +40,7 @@ def broken(modules: Sequence[str]) -> dict[str, str]:
     except ModuleNotFoundError as error:
       if error.name != name:
         found[name] = f"{type(error).__name__}: {error}"
-    except BaseException as error:  # whatever a broken package does
+    except BaseException as error:  # a broken package may even exit
       found[name] = " ".join(f"{type(error).__name__}: {error}".split())
   return found
 

@@ -8,8 +8,8 @@ full, not halved.
     model FLOPs of a training step = 3 x the forward pass   (the backward pass costs two more)
     MFU = model FLOPs per second / (number of devices x peak FLOP/s of one device)
 
-What rematerialisation repeats is therefore no model FLOP. The compiler's own `cost_analysis` is
-of no use here: it counts the body of a scan once, whatever its length.
+So recomputation by rematerialisation adds no model FLOPs. The compiler's own `cost_analysis` is
+no help: it counts the body of a scan once, whatever its length.
 """
 
 import dataclasses
@@ -22,10 +22,10 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class Tally:
-  """FLOPs of one call, and what stood in the way of an exact count."""
+  """FLOPs of one call, and the loops that prevented an exact count."""
 
   flops: int
-  # Name stacks of loops whose trip count is known only when they run: their body counts once.
+  # Name stacks of loops whose trip count is known only at run time; their bodies count once.
   open_loops: tuple[str, ...] = ()
 
   def __add__(self, other: "Tally") -> "Tally":
@@ -46,7 +46,7 @@ def tally(function: Callable, *arguments: Any) -> Tally:
 
 
 def tally_traced(traced: jax.stages.Traced) -> Tally:
-  """Of a function that is jitted and traced."""
+  """The tally of a function that is already jitted and traced."""
   return _tally(traced.jaxpr.jaxpr)
 
 
@@ -60,10 +60,10 @@ def train_step_flops(forward: Callable, *arguments: Any) -> int:
 
 
 def programs_within(params: Mapping[str, Any]) -> Iterator[Any]:
-  """The programs inside an equation, whichever parameter holds them: jit, checkpoint, scan, ...
+  """The programs inside an equation (jit, checkpoint, scan, ...), in whichever parameter.
 
-  A custom derivative holds its primal as a program and its rules as functions, so what counts
-  of it is the primal. Programs are known by their `eqns`: their classes differ between releases
+  A custom derivative holds its primal as a program and its rules as functions, so only the
+  primal counts. Programs are recognised by `eqns`, since their classes differ between releases
   of jax.
   """
   for value in params.values():
@@ -80,11 +80,11 @@ def _tally(jaxpr: Any) -> Tally:
 def _equation(equation: Any) -> Tally:
   """One equation: a product, a construct that repeats or chooses, or a plain call."""
   name, params = equation.primitive.name, equation.params
-  if not equation.outvars:  # what is left of a recomputation that nothing asks for
+  if not equation.outvars:  # a leftover of a recomputation whose result is unused
     return Tally(0)
   if name in _PRODUCTS:
     return Tally(_PRODUCTS[name](equation))
-  if name == "cond":  # the dearest branch: a bound that holds whichever is taken
+  if name == "cond":  # the costliest branch: an upper bound
     return max(
       (_tally(branch) for branch in programs_within(params)), key=lambda branch: branch.flops
     )
@@ -107,7 +107,7 @@ def _repetitions(name: str, params: Mapping[str, Any]) -> int:
 
 
 def _shards(params: Mapping[str, Any]) -> int:
-  """Devices that do different work: along an axis that no spec names, all do the same."""
+  """Number of devices with different work; along an axis that no spec names all do the same."""
   named = {
     axis
     for spec in (*params["in_specs"], *params["out_specs"])
@@ -118,7 +118,7 @@ def _shards(params: Mapping[str, Any]) -> int:
 
 
 def _product(lhs: Sequence[int], rhs: Sequence[int], shared: Sequence[int]) -> int:
-  """Each element of lhs meets each of rhs that lies along no `shared` dimension of rhs."""
+  """FLOPs of a product: every element of lhs meets rhs along its dimensions not `shared`."""
   free = (size for dimension, size in enumerate(rhs) if dimension not in shared)
   return 2 * math.prod(lhs) * math.prod(free)
 
@@ -130,7 +130,7 @@ def _dot(equation: Any) -> int:
 
 
 def _ragged_dot(equation: Any) -> int:
-  """A grouped product: every row meets the weights of its own group alone."""
+  """A grouped product: every row meets only the weights of its own group."""
   lhs, rhs = (variable.aval.shape for variable in equation.invars[:2])
   numbers = equation.params["ragged_dot_dimension_numbers"]
   (_, contracting), (_, batch) = numbers.dot_dimension_numbers
@@ -138,7 +138,7 @@ def _ragged_dot(equation: Any) -> int:
 
 
 def _convolution(equation: Any) -> int:
-  """Every output element sums over the kernel of its channel; padding is not taken off."""
+  """Every output element sums over its channel's kernel; padding counts as work."""
   kernel = equation.invars[1].aval.shape
   output_channels = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
   return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // output_channels
@@ -164,7 +164,7 @@ _TPUS = {
   "TPU7x": 1153.5e12,  # a chip of 2307e12 shows as two devices
 }
 
-# CUDA names go on after the model ("NVIDIA H100 80GB HBM3"), so the longest prefix decides.
+# CUDA names continue after the model ("NVIDIA H100 80GB HBM3"), so the longest prefix decides.
 _GPUS = {
   "NVIDIA A100": 312e12,
   "NVIDIA H100": 989.4e12,
@@ -179,10 +179,10 @@ _GPUS = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-  """Peak dense bfloat16 FLOP/s of one device, or None where it is not known (a CPU, say)."""
+  """Peak dense bfloat16 FLOP/s of one device; None if unknown, as for a CPU."""
   if device_kind in _TPUS:
     return _TPUS[device_kind]
-  if " MIG " in device_kind:  # a slice of a GPU, of any size
+  if " MIG " in device_kind:  # a slice of a GPU, of unknown size
     return None
   models = [
     model for model in _GPUS if f"{device_kind} ".startswith((f"{model} ", f"{model}-"))

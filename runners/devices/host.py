@@ -1,4 +1,4 @@
-"""The machine that a run is on: cores, memory, disks, folders, GPUs that the system shows."""
+"""The machine that a run uses: cores, memory, disks, folders, GPUs."""
 
 import os
 import shutil
@@ -16,31 +16,31 @@ _PROGRAMS = "xla"  # beside the token stores (runners/processes/compilation_cach
 
 
 def cores() -> int:
-  """Those that this process may use."""
+  """The number of cores that this process may use."""
   if hasattr(os, "sched_getaffinity"):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
 
 
 def memory() -> int | None:
-  """Bytes of the machine, or of the container where that has fewer; None: not known."""
+  """Bytes of memory of the machine, or of its container if less; None if unknown."""
   if not hasattr(os, "sysconf"):
     return None
   there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
   try:
     limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-  except OSError:  # no container, or one of another kind
+  except OSError:  # no container, or one without cgroup v2
     return there
   return min(there, int(limit)) if limit.isdigit() else there
 
 
 def has_gpu() -> bool:
-  """Whether the system shows a GPU of NVIDIA."""
+  """Whether the system has an NVIDIA GPU."""
   return absent_accelerators.has_nvidia_gpu() or shutil.which("nvidia-smi") is not None
 
 
 def folders() -> tuple[dict[str, Any], list[Finding]]:
-  """The cache, home and working folder: sizes, what can be written, and what is wrong."""
+  """Facts about the cache, home and working folder (sizes in bytes), and problems found."""
   found: list[Finding] = []
   cache = known_cache_dir()
   facts: dict[str, Any] = {"cache": cache, "home": _home(), "here": None}
@@ -75,7 +75,7 @@ def _here() -> Path | None:
 
 
 def _is_writable(folder: Path) -> bool:
-  """Whether a file can be made there, or the folder itself where it is not there yet."""
+  """Whether a file can be created in the folder, or in its nearest existing parent."""
   try:
     with tempfile.TemporaryFile(dir=_existing(folder)):
       return True
@@ -91,7 +91,7 @@ def _free(folder: Path) -> int | None:
 
 
 def _existing(folder: Path) -> Path:
-  """The folder, or the nearest above it that is there."""
+  """The folder, or its nearest existing parent."""
   return next(path for path in (folder, *folder.parents) if os.path.lexists(path))
 
 

@@ -1,6 +1,6 @@
-"""What is installed: versions, requirements that are not met, optional parts; nothing imported.
+"""Installed versions, unmet requirements and optional parts, without importing anything.
 
-What the metadata of packages say is read, which also works where a package itself is broken.
+It reads package metadata, so it also works if a package itself is broken.
 """
 
 import importlib.metadata
@@ -12,19 +12,19 @@ SHOWN = (
   *(DISTRIBUTION, "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "fiddle"),
   *("grain", "tensorflow"),
 )
-# They have to have jaxlib's version.
+# These must have jaxlib's version.
 _PLUGINS = ("jax-cuda12-plugin", "jax-cuda12-pjrt", "jax-cuda13-plugin", "jax-cuda13-pjrt")
 
 
 class Finding(NamedTuple):
-  """Something that is not as it should be, and what to do about it."""
+  """A problem, and its cure."""
 
   what: str
   cure: str
 
 
 def version(name: str) -> str | None:
-  """Of an installed distribution; None: it is not installed, or its metadata are damaged."""
+  """The version of a distribution; None if it is not installed or its metadata are damaged."""
   try:
     return importlib.metadata.version(name)
   except (importlib.metadata.PackageNotFoundError, KeyError, ValueError, OSError):
@@ -32,20 +32,20 @@ def version(name: str) -> str | None:
 
 
 def versions() -> dict[str, str | None]:
-  """Of what runs have most to do with, and of the plugins that are there."""
+  """Name -> version of the main dependencies and of installed plugins; None: not installed."""
   plugins = (name for name in (*_PLUGINS, "libtpu") if version(name))
   return {name: version(name) for name in (*SHOWN, *plugins)}
 
 
 def extras() -> dict[str, list[str]]:
-  """Optional part -> its requirements that are not met; {} where strata is not installed."""
+  """Optional part -> its unmet requirements; empty if strata is not installed."""
   return {extra: [*unmet(extra)] for extra in sorted(_declared_extras())}
 
 
 def unmet(extra: str = "", distribution: str = DISTRIBUTION) -> Iterator[str]:
-  """The requirements of a distribution, or of an optional part of it, that are not met.
+  """The unmet requirements of a distribution, or of one of its optional parts.
 
-  Each as `name>=1,<2`; with `(0.9 is there)` behind it where the version is another.
+  Each is `name>=1,<2`, followed by `(0.9 is there)` if another version is installed.
   """
   from packaging import requirements
 
@@ -66,7 +66,7 @@ def unmet(extra: str = "", distribution: str = DISTRIBUTION) -> Iterator[str]:
 
 
 def findings() -> list[Finding]:
-  """What is missing, too old, too new, or does not match."""
+  """Packages that are missing, too old, too new, or do not match jaxlib."""
   try:
     found = [*_unmet_findings()]
   except ImportError:
@@ -78,7 +78,7 @@ def findings() -> list[Finding]:
 
 
 def mismatches(installed: Mapping[str, str | None]) -> list[Finding]:
-  """Plugins of another version than jaxlib, which does not use them."""
+  """Plugins whose version differs from jaxlib's, which therefore ignores them."""
   there = installed.get("jaxlib")
   others = [name for name in _PLUGINS if installed.get(name) not in (None, there)]
   return [

@@ -1,8 +1,8 @@
-"""Where each array of a model lies: its logical axes, the rules that decide, what must divide.
+"""How a mesh splits each array of a model: logical axes, the deciding rules, divisibility.
 
-A dimension with a logical name goes to the mesh axes of the first rule for that name whose axes
-no other dimension of the array has taken (flax.linen.logical_to_mesh_axes). Without such a rule
-it is left whole: every device along an axis that the array does not use holds all of it.
+A dimension with a logical name is split over the mesh axes of the first rule for that name
+whose axes no other dimension of the array uses (flax.linen.logical_to_mesh_axes). Without such
+a rule it stays whole. Along a mesh axis that an array does not use, every device holds a copy.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from layers.suggestions import did_you_mean
 from runners.configs.tree import path_text, walk
 from runners.devices.meshes import AXES, BATCH_AXES
 
-# Logical axis -> the fields of layers that give its size, for what is said of one.
+# Logical axis -> the fields of layers that give its size; error messages name them.
 _FIELDS = {
   "vocab": ("padded_vocab_size", "vocab_size"),
   "embed": ("model_dim",),
@@ -42,7 +42,7 @@ class Dimension(NamedTuple):
 
   size: int
   name: str | None  # logical
-  rule: int | None  # which of the rules decided; None: none did
+  rule: int | None  # index of the deciding rule; None: no rule
   axes: tuple[str, ...]  # of the mesh
   parts: int  # devices along those axes
 
@@ -52,9 +52,9 @@ class Layout:
   """One parameter or activation on a mesh.
 
   Attributes:
-    name: of the parameter; of an activation, "activation".
+    name: the parameter's name, or "activation".
     dtype: of the parameter; None for an activation.
-    dimensions: in order.
+    dimensions: in the array's order.
   """
 
   name: str
@@ -67,7 +67,7 @@ class Layout:
 
   @property
   def shard_shape(self) -> tuple[int, ...]:
-    """What one device holds."""
+    """The shape of one device's part."""
     return tuple(dimension.size // dimension.parts for dimension in self.dimensions)
 
   @property
@@ -76,7 +76,7 @@ class Layout:
 
 
 def check_rules(rules: Rules) -> None:
-  """Raises UserError for a rule that is none, or that names a mesh axis there is not."""
+  """Raises UserError for a malformed rule, or one that names an unknown mesh axis."""
   for index, rule in enumerate(rules):
     where = f"sharding[{index}]={rule!r}"
     if not _is_rule(rule):
@@ -111,10 +111,10 @@ def lay_out(
   mesh: Mapping[str, int],
   dtype: Any = None,
 ) -> Layout:
-  """One array under the rules, on a mesh of these sizes.
+  """The layout of one array under the rules, on a mesh of these sizes.
 
   Raises:
-    UserError: the array has a logical axis twice, or another number of axes than dimensions.
+    UserError: the array has a logical axis twice, or not one axis for each dimension.
   """
   known = [axis for axis in names if axis]
   if len(names) != len(shape) or len(set(known)) < len(known):
@@ -133,7 +133,7 @@ def lay_out(
 
 
 def _winner(name: str | None, axes: tuple[str, ...], rules: Rules) -> int | None:
-  """The first rule for `name` that gives what it got."""
+  """The index of the first rule that maps `name` to `axes`; None if there is none."""
   matching = (
     n for n, rule in enumerate(rules) if rule[0] == name and mesh_axes(rule[1]) == axes
   )
@@ -141,7 +141,7 @@ def _winner(name: str | None, axes: tuple[str, ...], rules: Rules) -> int | None
 
 
 def parameter_layouts(boxed: Any, rules: Rules, mesh: Mapping[str, int]) -> list[Layout]:
-  """Of every parameter in a tree of shapes that are boxed with their logical axes."""
+  """The layouts of all parameters in a tree of shapes boxed with their logical axes."""
   is_boxed = lambda x: isinstance(x, nn.meta.AxisMetadata)
   layouts = []
   for path, leaf in jax.tree_util.tree_leaves_with_path(boxed, is_leaf=is_boxed):
@@ -155,9 +155,9 @@ def parameter_layouts(boxed: Any, rules: Rules, mesh: Mapping[str, int]) -> list
 def activation_layouts(
   constraints: Sequence[Constraint], rules: Rules, mesh: Mapping[str, int], num_rows: int
 ) -> list[Layout]:
-  """Of the activations that layers constrain, each kind once, for a batch of `num_rows`.
+  """The layouts of constrained activations, each kind once, for a batch of `num_rows`.
 
-  What has no rows is a parameter, gathered where it is used.
+  A constraint without a batch axis is skipped: it is a parameter, gathered for use.
   """
   kinds = dict.fromkeys(kind for kind in constraints if "batch" in kind.names)
   layouts = []
@@ -170,9 +170,9 @@ def activation_layouts(
 
 
 def check_divides(layouts: Sequence[Layout], config: fdl.Config) -> None:
-  """Raises UserError where mesh axes do not divide the dimension that a rule splits over them.
+  """Raises UserError if a rule splits a dimension over mesh axes that do not divide it.
 
-  Nothing is left whole quietly: who splits parameters wants their memory back.
+  Leaving it whole silently would lose the memory that splitting was meant to save.
   """
   wrong = [
     (dimension, layout)
@@ -203,12 +203,12 @@ def check_divides(layouts: Sequence[Layout], config: fdl.Config) -> None:
 
 
 def axes_text(axes: Sequence[str]) -> str:
-  """mesh.data*mesh.fsdp"""
+  """Mesh axes as text, such as `mesh.data*mesh.fsdp`."""
   return "*".join(f"mesh.{axis}" for axis in axes)
 
 
 def _field(config: fdl.Config, dimension: Dimension) -> str:
-  """The field of the config that gives the dimension its size, or what the model calls it."""
+  """The config field that sets the dimension's size, as `path=value`, or its logical name."""
   name = (dimension.name or "").removeprefix("activation_")
   for field in _FIELDS.get(name, ()):
     for path, value, _ in walk(config):
@@ -218,7 +218,7 @@ def _field(config: fdl.Config, dimension: Dimension) -> str:
 
 
 def warn_of_idle_axes(layouts: Sequence[Layout], mesh: Mapping[str, int]) -> None:
-  """Says which mesh axes split nothing: their devices repeat what others do."""
+  """Notes mesh axes that split nothing, so that their devices repeat the same work."""
   used = {
     axis for layout in layouts for dimension in layout.dimensions for axis in dimension.axes
   }
@@ -232,7 +232,7 @@ def warn_of_idle_axes(layouts: Sequence[Layout], mesh: Mapping[str, int]) -> Non
 
 
 def vocabulary_split(rules: Rules, mesh: Mapping[str, int]) -> tuple[int, str]:
-  """What the rows of the vocabulary have to be a multiple of, and the mesh axes behind it."""
+  """The number that must divide the rows of the vocabulary, and the mesh axes that cause it."""
   table = lay_out("vocabulary", (0, 0), ("vocab", "embed"), rules, mesh).dimensions[0]
   names = ("batch", "length", "activation_vocab")
   logits = lay_out("logits", (0, 0, 0), names, rules, mesh).dimensions[2]

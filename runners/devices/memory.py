@@ -1,7 +1,7 @@
-"""Whether a run fits its devices, told before anything is allocated.
+"""Checks whether a run fits its devices before anything is allocated.
 
-Counted are the parameters, the optimizer's moments, and one gradient beside them: what a step
-cannot do without. Activations come on top, so a run that is let through may still not fit.
+It counts parameters, optimizer moments and one gradient, which every step needs. Activations
+come on top, so a run that passes may still not fit.
 """
 
 import math
@@ -19,17 +19,18 @@ _GIB = 2**30
 
 
 def check_memory(state: Any, mesh: Mesh) -> None:
-  """Raises UserError where a device of the mesh cannot hold its part of the state.
+  """Raises UserError if a device of the mesh cannot hold its part of the state.
 
   Args:
     state: a TrainState of shapes and shardings.
+    mesh: of the run.
   """
   there = device_bytes(mesh)
   needed = bytes_per_device(state) + bytes_per_device(state.params)
   if there is None or needed <= there:
     return
   kind = mesh.devices.flat[0].device_kind
-  # What is split over all devices counts once, however many copies this mesh has.
+  # Split over all devices, every array counts once, however many copies this mesh makes.
   whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((state, state.params)))
   devices = math.ceil(whole / (0.9 * there))
   params = sum(x.size for x in jax.tree.leaves(state.params))
@@ -42,16 +43,16 @@ def check_memory(state: Any, mesh: Mesh) -> None:
 
 
 def bytes_per_device(tree: object) -> int:
-  """What one device holds of arrays, or of shapes with their shardings."""
+  """Bytes that one device holds of a tree of arrays, or of shapes with shardings."""
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
   )
 
 
 def device_bytes(mesh: Mesh) -> int | None:
-  """Memory that programs may use on each device of the mesh; None where it does not say.
+  """Bytes that programs may use on each device of the mesh; None if unknown.
 
-  CPU devices part the memory of the machine, or of the container.
+  CPU devices share the memory of the machine, or of the container.
   """
   device = mesh.devices.flat[0]
   if device.platform != "cpu":
@@ -61,7 +62,7 @@ def device_bytes(mesh: Mesh) -> int | None:
 
 
 def host_bytes() -> int | None:
-  """Memory of the machine, or of the container; None where it does not say."""
+  """Bytes of memory of the machine, or of the container; None if unknown."""
   if not hasattr(os, "sysconf"):
     return None
   there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,4 +1,4 @@
-"""The device mesh: named axes, what lies along each, and how batches meet them."""
+"""The device mesh: its axes, the default sharding rules, and how batches are placed on it."""
 
 import collections
 import dataclasses
@@ -16,8 +16,8 @@ from layers.ranges import AxisSize, PositiveInt
 AXES = ("data", "fsdp", "sequence", "expert", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
-# Logical axis -> mesh axis, first match wins and a mesh axis serves an array once
-# (Xu et al., 2021, https://arxiv.org/abs/2105.04663). Weights over fsdp and tensor,
+# Logical axis -> mesh axis. The first match wins, and an array uses a mesh axis only once
+# (Xu et al., 2021, https://arxiv.org/abs/2105.04663). Weights are split over fsdp and tensor,
 # activations over data and fsdp, sequence, tensor.
 DEFAULT_RULES = (
   ("batch", ("data", "fsdp")),
@@ -37,28 +37,28 @@ DEFAULT_RULES = (
   ("layers", None),
 )
 
-# To add to rules: between the products of a layer the stream, its norms and its dropout are
-# split by length over the tensor axis too (Korthikanti et al., 2022,
-# https://arxiv.org/abs/2205.05198, section 4.2.2).
+# Add these to the rules to split the residual stream, its norms and its dropout by length over
+# the tensor axis too (Korthikanti et al., 2022, https://arxiv.org/abs/2205.05198, section
+# 4.2.2).
 RESIDUAL_OVER_TENSOR = (("residual_length", ("sequence", "tensor")),)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshShape:
-  """Devices along each axis; one of the first five may be -1: all that the others leave.
+  """Devices along each axis; one of the first five may be -1, meaning all remaining devices.
 
-  A machine of several slices or nodes has a fast network within each and a slow one between
-  them. `dcn_<axis>` of them lie along an axis, so that it has dcn_<axis> * <axis> devices in
-  all. An axis of tensor parallelism communicates in every layer and stays within a slice.
+  A machine of several slices or nodes has a fast network within a slice and a slow one between
+  slices. With `dcn_<axis>` slices along it, an axis has dcn_<axis> * <axis> devices in all.
+  Tensor parallelism communicates in every layer, so it stays within a slice.
 
   Attributes:
-    data: copies of the model, each with its own rows.
-    fsdp: rows too, with the parameters split instead of copied.
-    sequence: tokens of a row.
-    expert: experts of a mixture.
-    tensor: heads, hidden features and vocabulary.
-    dcn_data, dcn_fsdp, dcn_sequence, dcn_expert: slices along the axis. All 1 on a machine
-      of several slices: the outermost axes cross them.
+    data: splits rows; each device has a copy of the model.
+    fsdp: splits rows, and the parameters too.
+    sequence: splits the tokens of a row.
+    expert: splits the experts of a mixture.
+    tensor: splits heads, hidden features and vocabulary.
+    dcn_data, dcn_fsdp, dcn_sequence, dcn_expert: slices along the axis. If all are 1 on a
+      machine of several slices, the outermost axes cross them.
   """
 
   data: AxisSize = -1
@@ -100,18 +100,18 @@ class MeshShape:
     return {axis: getattr(self, f"dcn_{axis}", 1) for axis in AXES}
 
   def num_devices(self, at_hand: int) -> int:
-    """How many the sizes ask for; -1 takes those at hand, or one if they do not fit."""
+    """The devices that the sizes need; for an axis of -1 `at_hand`, if the others divide it."""
     inner = self._inner()
     known = math.prod(size for size in (*inner.values(), *self.slices().values()) if size > 0)
     return at_hand if -1 in inner.values() and at_hand % known == 0 else known
 
   def build(self, devices: Sequence[Any] | None = None) -> Mesh:
-    """The mesh over `devices`, or all there are, neighbours placed by their topology."""
+    """The mesh over `devices` (None: all), with neighbours placed by their topology."""
     devices = jax.devices() if devices is None else devices
     return Mesh(arrange(self.sizes(len(devices)), self.slices(), devices), AXES)
 
   def describe(self, num_devices: int) -> AbstractMesh:
-    """The mesh over so many devices, whether they are there or not."""
+    """The mesh over `num_devices` devices, which may be absent."""
     sizes = tuple(self.sizes(num_devices).values())
     return AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
@@ -128,19 +128,19 @@ def arrange(
 ) -> np.ndarray:
   """The devices in an array with the dimensions `sizes`.
 
-  Along an axis the devices of one slice come first, then those of the next. Slices are what
-  the devices say of themselves (slice_index), or the processes, or on CPU, where slices are
-  only simulated, equal parts of the list.
+  Along an axis, the devices of one slice come before the devices of the next. A slice is a
+  value of the devices' slice_index, or a process; on CPU, where slices are simulated, it is an
+  equal part of the list.
 
   Args:
     sizes: axis -> devices along it, over all slices.
-    slices: axis -> slices along it; all 1: those that there are lie along the outermost axes.
-    devices: as many as the sizes multiply to.
+    slices: axis -> slices along it; if all are 1, existing slices go to the outermost axes.
+    devices: as many as the product of the sizes.
 
   Raises:
     UserError: there are not as many slices, or they differ in size.
   """
-  from jax.experimental import mesh_utils  # not for those who only look at a config
+  from jax.experimental import mesh_utils  # slow to import; not needed to inspect a config
 
   found = _groups(devices, "slice_index")
   if math.prod(slices.values()) == 1 and len(found) > 1:
@@ -165,7 +165,7 @@ def arrange(
 
 
 def _groups(devices: Sequence[Any], attribute: str) -> dict[Any, int]:
-  """How many devices there are of each value; all are one group where they have none."""
+  """Value of the attribute -> number of devices; without the attribute all are one group."""
   return collections.Counter(getattr(device, attribute, None) for device in devices)
 
 
@@ -185,7 +185,7 @@ def _outermost(sizes: dict[str, int], num_slices: int) -> dict[str, int]:
 
 
 def _interleaved(blocks: np.ndarray) -> np.ndarray:
-  """[slices of each axis..., devices of each axis...] as one dimension an axis."""
+  """Merges [slices of each axis..., devices of each axis...] to one dimension for each axis."""
   rank = blocks.ndim // 2
   order = [n for axis in range(rank) for n in (axis, rank + axis)]
   outer, inner = blocks.shape[:rank], blocks.shape[rank:]
@@ -193,7 +193,7 @@ def _interleaved(blocks: np.ndarray) -> np.ndarray:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Rows over the batch axes; sequences whole until the model splits them."""
+  """Splits rows over the batch axes; sequences stay whole until the model splits them."""
   return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
@@ -212,7 +212,7 @@ def check_batch(name: str, size: int, mesh: Mesh | AbstractMesh) -> None:
 
 
 def place(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, Any]:
-  """This process's rows of each array as its part of one global array."""
+  """Makes global arrays of which this process supplies its own rows."""
   if jax.process_count() == 1:
     return jax.device_put(batch, sharding)
   return {

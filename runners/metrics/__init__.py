@@ -1,1 +1,1 @@
-"""What a run tells: rows of metrics on the terminal, in files, in TensorBoard."""
+"""Metrics: numbers for the terminal, metrics.jsonl and TensorBoard, and the speed of a run."""

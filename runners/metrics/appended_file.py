@@ -1,8 +1,8 @@
 """A file that grows by whole records, and loses none to a full disk.
 
-Each record goes to the operating system in one write before the call returns: a killed process
-loses nothing it reported and leaves no half record. What finds no room waits in memory and is
-written as soon as there is some.
+Each record reaches the operating system in one write before the call returns, so a killed
+process loses no record and leaves no half record. On a full disk records wait in memory until
+there is room.
 """
 
 import collections
@@ -14,15 +14,15 @@ from pathlib import Path
 
 from runners.processes.workdir_entries import open_file
 
-_QUIET_S = 60.0  # a disk that is full for less than this costs nothing, and is not worth a word
+_QUIET_S = 60.0  # seconds; a disk that is full for less is not reported
 
 
 class RecordsWait(OSError):
-  """The file has not been written for a while; its records are kept, as the text says."""
+  """The file could not be written for a minute; its records wait in memory."""
 
 
 class AppendedFile:
-  """Appends to the file at `path`, which the first record makes, its folder too."""
+  """Appends to the file at `path`; the first record creates it and its folder."""
 
   def __init__(self, path: str, clock: Callable[[], float] = time.monotonic):
     self.path = path
@@ -32,18 +32,18 @@ class AppendedFile:
     self._full_since: float | None = None
 
   def append(self, record: bytes) -> None:
-    """Takes the record, and writes it if there is room; RecordsWait if not for a minute."""
+    """Accepts the record, and writes it if there is room; RecordsWait if not for a minute."""
     self._waiting.append(record)
     self._write_what_fits()
 
   def flush(self) -> None:
-    """Returns when what is written would survive the machine."""
+    """Returns when all written records would survive a crash of the machine."""
     self._write_what_fits()
     if self._file is not None:
       os.fsync(self._file)
 
   def settle(self) -> None:
-    """Writes all that waits; OSError where something keeps it from being written."""
+    """Writes all waiting records; OSError if that fails."""
     while self._waiting:
       record = self._waiting[0]
       file = self._open()
@@ -55,7 +55,7 @@ class AppendedFile:
     self._full_since = None
 
   def close(self) -> None:
-    """Flushes and lets go; OSError where records are lost with it."""
+    """Flushes and closes the file; OSError if records are lost."""
     try:
       self.settle()
       if self._file is not None:

@@ -1,4 +1,4 @@
-"""Progress for whoever is watching: a live bar on a terminal, plain lines anywhere else."""
+"""Progress of a run: a live bar on a terminal, plain lines elsewhere."""
 
 import contextlib
 import dataclasses
@@ -10,7 +10,7 @@ import jax
 
 from input_pipelines import progress
 
-# How scalars are called and printed; whatever else an objective reports follows under its name.
+# Metric -> printed name and format. Other metrics are printed under their own names.
 _FORMATS = {
   "learning_rate": ("lr", "{:.2e}"),
   "bits_per_byte": ("bits/byte", "{:.4f}"),
@@ -23,7 +23,7 @@ class Console:
   """Writes to standard output."""
 
   def open(self, workdir: str, num_steps: int | None) -> "PlainWriter | LiveWriter":
-    del workdir  # the console is nowhere in it
+    del workdir  # the console writes no file
     if sys.stdout.isatty():
       return LiveWriter(num_steps, sys.stdout)
     return PlainWriter(num_steps, sys.stdout)
@@ -51,9 +51,9 @@ class PlainWriter:
 
 
 class LiveWriter:
-  """A rich progress bar that the numbers of the last log stand beside; evaluations scroll by.
+  """A rich progress bar with the last logged numbers beside it; evaluations scroll by above.
 
-  It appears with the first metrics, so that what goes wrong before leaves the terminal alone.
+  It appears with the first metrics, so that earlier errors print on a plain terminal.
   """
 
   def __init__(self, num_steps: int | None, file: TextIO):
@@ -88,7 +88,7 @@ class LiveWriter:
 
 
 def _progress(file: TextIO) -> Any:
-  # A tenth of a second: only where there is a terminal.
+  # rich takes a tenth of a second to import: only for a terminal.
   from rich import console, table
   from rich import progress as bars
 
@@ -101,7 +101,7 @@ def _progress(file: TextIO) -> Any:
 
 
 def lines(step: int, num_steps: int | None, scalars: Mapping[str, float]) -> Iterator[str]:
-  """What the scalars of one step say, a line for training and one for each evaluation."""
+  """The scalars of one step as text: a line for training and one for each evaluation."""
   figures = "  ".join(_figures(step, num_steps, scalars))
   if figures:
     yield f"step {step}{f'/{num_steps}' if num_steps else ''}  {figures}"
@@ -121,7 +121,7 @@ def evaluation_lines(step: int, scalars: Mapping[str, float]) -> Iterator[str]:
 
 
 def _figures(step: int, num_steps: int | None, scalars: Mapping[str, float]) -> Iterator[str]:
-  """What training says of itself; nothing in a step that was only evaluated."""
+  """The training scalars as texts; none for a step that was only evaluated."""
   for key, value in scalars.items():
     kind, _, metric = key.partition("/")
     if kind == "train":
@@ -136,7 +136,7 @@ def _figures(step: int, num_steps: int | None, scalars: Mapping[str, float]) -> 
 def _live_figures(
   step: int, num_steps: int | None, scalars: Mapping[str, float]
 ) -> Iterator[str]:
-  """As much of it as stands beside a bar in 80 columns."""
+  """The training scalars that fit beside the bar in 80 columns."""
   if "train/loss" in scalars:
     yield _figure("loss", scalars["train/loss"])
   if "perf/step_ms" in scalars:
@@ -149,13 +149,13 @@ def _speed(scalars: Mapping[str, float]) -> Iterator[str]:
   yield f"{_short(scalars['perf/tokens_per_s'])} tokens/s"
   if "perf/mfu" in scalars:
     yield f"mfu {scalars['perf/mfu']:.1%}"
-  elif jax.default_backend() != "cpu":  # a share of a CPU's peak tells nobody anything
+  elif jax.default_backend() != "cpu":  # MFU means nothing on a CPU
     yield "mfu n/a"
   yield f"data wait {scalars['perf/data_wait']:.1%}"
 
 
 def _time_left(steps: int, scalars: Mapping[str, float]) -> str:
-  """At the speed of the last interval, evaluations not counted."""
+  """Time for `steps` steps at the speed of the last interval, without evaluations."""
   return progress.duration(steps * scalars["perf/step_ms"] / 1e3)
 
 
@@ -165,7 +165,7 @@ def _figure(metric: str, value: float) -> str:
 
 
 def _short(count: float) -> str:
-  """12345.0 -> 12.3k"""
+  """A short text for a count, such as 12.3k for 12345.0."""
   for unit in ("", "k", "M"):
     if abs(count) < 999.5:
       return f"{count:.3g}{unit}"

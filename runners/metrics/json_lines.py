@@ -1,9 +1,9 @@
-"""metrics.jsonl: one JSON object a line and a step, `{"step": 100, "train/loss": 2.31, ...}`.
+"""metrics.jsonl: a line of JSON for each step, `{"step": 100, "train/loss": 2.31, ...}`.
 
-Numbers are printed so that they read back bit for bit. JSON has no word for what is not finite:
-those are the strings "NaN", "Infinity" and "-Infinity", which `float()` reads. `perf/time` is
-when the row was written, in seconds since 1970: like all of `perf/` it differs between two
-runs that are otherwise equal.
+Printed numbers read back bit for bit. JSON cannot express numbers that are not finite; they are
+the strings "NaN", "Infinity" and "-Infinity", which `float()` reads. `perf/time` is the time of
+writing in seconds since 1970. Like everything in `perf/`, it differs between otherwise equal
+runs.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from runners.processes.workdir_entries import replace_file
 FILE_NAME = "metrics.jsonl"
 TIME = "perf/time"
 _START = b'{"step": '
-# Zeros, perhaps between the beginning of one row and the end of another.
+# Zero bytes, perhaps between the beginning of one row and the end of another.
 _HOLE = re.compile(rb'(\{"step": [^\0]*|\{[^\0]{0,8})?\0+([^\0]*\}\n)?')
 
 
@@ -52,9 +52,9 @@ class JsonLinesWriter:
     self.num_rows = 0
 
   def resume(self, step: int) -> None:
-    """Cuts away the rows after `step` (0: all of them) and a torn last line, atomically.
+    """Removes rows after `step` (0: all rows) and a torn last line, atomically.
 
-    Of a step that is there twice, as somebody may have put a file together, the first stays.
+    If a step occurs twice, say in a file merged by hand, the first row stays.
     """
     if os.path.exists(self._path):
       rows: dict[int, bytes] = {}
@@ -75,10 +75,10 @@ class JsonLinesWriter:
     self._file.flush()
 
   def settle(self) -> None:
-    """Before a checkpoint: a run restored from it would not make these rows again.
+    """Writes waiting rows before a checkpoint; a run restored from it would not repeat them.
 
     Raises:
-      UserError: rows wait that cannot be written.
+      UserError: they cannot be written.
     """
     try:
       self._file.settle()
@@ -93,7 +93,7 @@ class JsonLinesWriter:
 
 
 def read(path: str) -> Iterator[dict[str, Any]]:
-  """The rows of a metrics.jsonl, all values numbers again; a torn last line is left out."""
+  """The rows of a metrics.jsonl with numbers as values, without a torn last line."""
   for row, _ in _rows(path):
     yield {
       name: float(value) if isinstance(value, str) else value for name, value in row.items()
@@ -101,9 +101,9 @@ def read(path: str) -> Iterator[dict[str, Any]]:
 
 
 def _rows(path: str) -> Iterator[tuple[dict[str, Any], bytes]]:
-  """Each row with its line, newline included. Anything but rows of metrics is refused.
+  """Each row with its line, newline included. A line that is no row of metrics is refused.
 
-  What a power cut leaves of lines that never reached the disk are zeros, which are passed over.
+  Zero bytes are skipped: a power cut leaves them in place of lines that never reached the disk.
   """
   try:
     with open(path, "rb") as file:
@@ -132,7 +132,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 
 def _is_torn(line: bytes) -> bool:
-  """Whether a crash of the machine may have left this, the beginning of a row, at the end."""
+  """Whether a line is the beginning of a row, as a crash may leave at the end of the file."""
   return not line.endswith(b"\n") and (line.startswith(_START) or _START.startswith(line))
 
 

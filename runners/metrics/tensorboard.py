@@ -1,8 +1,8 @@
 """TensorBoard's event files, by TensorBoard's own package and without TensorFlow.
 
-An event holds all scalars of a step as plain numbers, which TensorBoard shows and
-`EventAccumulator.Scalars()` finds, and the time at which the step was logged. CLU's writer
-makes tensors instead, which few tools look for, stamped when its queue comes to them.
+An event holds the time of logging and all scalars of a step as plain numbers, which TensorBoard
+shows and `EventAccumulator.Scalars()` finds. CLU's writer makes tensors instead, which few
+tools read, and stamps them with the time at which its queue reaches them.
 """
 
 import dataclasses
@@ -21,18 +21,18 @@ DIRECTORY = "tensorboard"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TensorBoard:
-  """Writes event files to `tensorboard/` in the workdir; without tensorboard, one note."""
+  """Writes event files to `tensorboard/` in the workdir; a note if the package is missing."""
 
   def open(self, workdir: str, num_steps: int | None) -> "TensorBoardWriter":
-    del num_steps  # TensorBoard shows what there is
+    del num_steps  # TensorBoard needs no end
     return TensorBoardWriter(os.path.join(workdir, DIRECTORY))
 
 
 class TensorBoardWriter:
-  """A file of events in `directory`, made by the first row.
+  """A file of events in `directory`, created by the first row.
 
-  Event files cannot be cut. TensorBoard forgets the events from a START event's step on, at
-  every START but the first it reads: so each file begins with one, that of a fresh run too.
+  Event files cannot be shortened. At every START event except the first it reads, TensorBoard
+  drops earlier events from that step on. So each file, even a fresh run's, begins with a START.
   """
 
   def __init__(self, directory: str, clock: Callable[[], float] = time.time):
@@ -71,7 +71,7 @@ class TensorBoardWriter:
 
   def _begin(self) -> AppendedFile:
     now = self._clock()
-    # The name that every writer of event files gives, and nobody else's.
+    # The usual name of event files, made unique by time, host and process.
     name = f"events.out.tfevents.{now:.6f}.{socket.gethostname()}.{os.getpid()}"
     self._file = AppendedFile(os.path.join(self._directory, name))
     self._append(file_version="brain.Event:2")

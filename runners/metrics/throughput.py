@@ -1,7 +1,7 @@
-"""How fast training goes, and how much of the time it waits for data, between two logs.
+"""The speed of training between two logs, and the share of time spent waiting for data.
 
-Only logging waits for the device, so the clock is read only there: an interval starts when the
-metrics of the log before have arrived and ends when those of this log have.
+Only logging waits for the device, so the clock is read only there: an interval lasts from the
+arrival of one log's metrics to the arrival of the next log's.
 """
 
 import dataclasses
@@ -13,8 +13,9 @@ from collections.abc import Callable
 class Throughput:
   """Measures the interval between logs.
 
-  Per step the loop calls `step(data_wait_s)`; per log it calls `scalars()`, after the metrics
-  have arrived. `pause()` and `resume()` go around what is no training: evaluation, a profile.
+  The loop calls `step(data_wait_s)` for each step and `scalars()` for each log, once its
+  metrics have arrived. `pause()` and `resume()` enclose work that is not training, such as
+  evaluation.
   """
 
   tokens_per_step: int  # of the global batch, padding included
@@ -32,21 +33,21 @@ class Throughput:
     self._data_wait_s += data_wait_s
 
   def pause(self) -> None:
-    """What follows is not training; its time is not counted."""
+    """Stops the clock: the work that follows is not training."""
     if self._paused_at is None:
       self._paused_at = self.clock()
 
   def resume(self) -> None:
-    """Training goes on."""
+    """Restarts the clock: training continues."""
     if self._paused_at is not None:
       self._start += self.clock() - self._paused_at
       self._paused_at = None
 
   def scalars(self) -> dict[str, float]:
-    """The interval since the last call, as `perf/...` scalars, and starts the next one.
+    """The `perf/...` scalars of the interval since the last call; starts the next interval.
 
-    What is not known is left out: `perf/mfu` on a device without a peak, all of it when no step
-    was taken. `perf/data_wait` is a fraction of the interval.
+    Unknown values are left out: `perf/mfu` if the device's peak is unknown, all of them if no
+    step was taken. `perf/data_wait` is a fraction of the interval.
     """
     self.resume()
     now, steps, data_wait_s = self.clock(), self._steps, self._data_wait_s

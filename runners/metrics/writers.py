@@ -1,7 +1,7 @@
-"""Where metrics go: to the console, to metrics.jsonl and to TensorBoard, at the same time.
+"""Writes metrics to several places at once: the console, metrics.jsonl, TensorBoard.
 
-An experiment lists configs (`Console()`, `JsonLines()`, `TensorBoard()`, or anybody's dataclass
-with the same `open`); a run opens them into writers. Scalars are named `train/<metric>`,
+An experiment lists configs (`Console()`, `JsonLines()`, `TensorBoard()`, or any dataclass with
+such an `open`); a run opens them as writers. Scalars are named `train/<metric>`,
 `eval/<name>/<metric>` and `perf/<measure>`.
 """
 
@@ -21,14 +21,14 @@ __all__ = ["Console", "JsonLines", "MultiWriter", "TensorBoard", "Writer", "open
 class Writer(Protocol):
   """An open destination. The runner calls `resume` once, before anything else.
 
-  One whose rows a restored run would not make again may have a method `settle` as well, called
-  before each checkpoint, which raises UserError while it has rows that it cannot write.
+  A writer whose rows a restored run would not repeat may also have a method `settle`. It is
+  called before each checkpoint, and raises UserError while the writer has unwritten rows.
   """
 
   def resume(self, step: int) -> None:
-    """Drops what was written after `step`, the step restored from; 0, a fresh start: all of it.
+    """Drops rows after `step`, the restored step (0, a fresh start: all rows).
 
-    Rows of step n must have been written before the checkpoint of step n is saved: they stay.
+    Rows of step n are written before the checkpoint of step n is saved, so they stay.
     """
     ...
 
@@ -37,16 +37,16 @@ class Writer(Protocol):
     ...
 
   def flush(self) -> None:
-    """Returns when everything written so far would survive the machine."""
+    """Returns when everything written so far would survive a crash of the machine."""
     ...
 
   def close(self) -> None:
-    """Flushes and lets go. Called once, also after an error."""
+    """Flushes and closes. Called once, even after an error."""
     ...
 
 
 class WriterConfig(Protocol):
-  """What `Trainer.writers` lists."""
+  """An element of `Trainer.writers`."""
 
   def open(self, workdir: str, num_steps: int | None) -> Writer: ...
 
@@ -58,9 +58,9 @@ def open_writers(
   *,
   process_index: int = 0,
 ) -> "MultiWriter":
-  """Opens `configs` on process 0; on every other one, a writer to nowhere.
+  """Opens `configs` on process 0; on other processes, a writer to nowhere.
 
-  `num_steps` is where the run will end, None when nobody knows.
+  `num_steps` is the run's last step, or None if unknown.
   """
   if process_index != 0:
     return MultiWriter([])
@@ -68,14 +68,13 @@ def open_writers(
 
 
 class MultiWriter:
-  """Writes to several at once. One that fails is reported and keeps no other from its data.
+  """Writes to several writers; if one fails, it is reported and the others continue.
 
-  A full disk ends no training. A failing writer is tried again each time; it is reported when
-  it fails and when it recovers, not at every step in between. `resume` and `settle` alone let
-  errors through: there they mean that the workdir is not what the user thinks it is, or that
-  rows would be lost.
+  A full disk does not end training. A failing writer is tried again each time, and reported
+  only when it fails and when it recovers. Only `resume` and `settle` let errors through: they
+  mean that the workdir is not the one the user expects, or that rows would be lost.
 
-  Leaving it by an error closes all in silence: the error has been the cause.
+  When an error leaves the `with` block, closing reports nothing more.
   """
 
   def __init__(self, writers: Sequence[Writer]):
@@ -88,13 +87,13 @@ class MultiWriter:
       writer.resume(step)
 
   def settle(self) -> None:
-    """Before a checkpoint: UserError where a writer that has such a method needs its rows."""
+    """Calls the writers' `settle` before a checkpoint; UserError if rows would be lost."""
     for writer in self._writers:
       if settle := getattr(writer, "settle", None):
         settle()
 
   def num_rows(self) -> int | None:
-    """How many rows metrics.jsonl had after `resume`; None without such a writer."""
+    """The number of rows in metrics.jsonl after `resume`; None without that writer."""
     return next((x.num_rows for x in self._writers if isinstance(x, JsonLinesWriter)), None)
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
