@@ -1,4 +1,4 @@
-"""What data made of examples with fields have in common: recipe, tokenizer, tolerance."""
+"""The common part of data made of examples with fields: recipe, tokenizer, tolerance."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from input_pipelines.vocabularies import ByteVocabulary, Vocabulary
 from layers.errors import UserError
 from layers.ranges import Fraction, Seed
 
-# Counts the ways in which examples have been turned into tokens: part of a store's identity.
+# Part of a store's identity: raise it with any change that gives other tokens.
 PREPROCESSING = 1
 _BYTES = ByteVocabulary()
 
@@ -21,17 +21,18 @@ class ExampleText(TextData):
   Attributes:
     fields: the recipe, such as '[question],answer'.
     fields_from_example: the field in which each example brings its own recipe, or several.
-    prepend_text: goes before the text of the first field.
-    subfield_separator: what `a+b` puts between two texts.
-    add_bos: BOS in front of each example, where the vocabulary has one.
-    add_eos: EOS at its end, learned, where the vocabulary has one.
+    prepend_text: text put before the text of the first field.
+    subfield_separator: text that `a+b` puts between two fields.
+    add_bos: BOS in front of each example, if the vocabulary has one.
+    add_eos: EOS at its end, with loss weight 1, if the vocabulary has one.
     tokenizer: a SentencePiece .model, a tokenizer.json or BPE ranks (.tiktoken); None: bytes.
-    tokenizer_pattern: how BPE ranks split text into words, where their number does not say it:
+    tokenizer_pattern: how BPE ranks split text into words, if their number does not tell:
       'gpt2', 'cl100k_base', 'llama3', 'o200k_base' or a regular expression.
-    parse_special_tokens: text that is written like a special token, such as '</s>', becomes
-      that token. False: it is text, as all the rest of a document.
-    max_bad_fraction: of the examples may be unreadable and are left out; 0: the first stops.
-    seed: picks among the recipes that an example brings.
+    parse_special_tokens: text written like a special token, such as '</s>', becomes that
+      token. False: it stays text, like the rest of a document.
+    max_bad_fraction: the fraction (0 to 1) of examples that may be unreadable and are left out;
+      0: the first unreadable one is an error.
+    seed: picks one of the recipes that an example brings.
   """
 
   fields: str = "text"
@@ -59,11 +60,12 @@ class ExampleText(TextData):
     return self.vocabulary().bos_id if self.add_bos else None
 
   def recipes(self) -> Recipes:
+    """The fields above that say how an example becomes tokens."""
     names = [field.name for field in dataclasses.fields(Recipes)]
     return Recipes(**{name: getattr(self, name) for name in names})
 
   def check_recipes(self) -> None:
-    """UserError where recipe or tokenizer are none, contradict each other or have no effect."""
+    """Raises UserError if recipe or tokenizer are invalid, contradictory or without effect."""
     for name in ("tokenizer_pattern", "parse_special_tokens"):
       if self.tokenizer is None and (value := getattr(self, name)):
         raise UserError(
@@ -72,7 +74,7 @@ class ExampleText(TextData):
     self.recipes().check(self.vocabulary())
 
   def check_fractions(self, **fractions: float) -> None:
-    """UserError where one of these, or max_bad_fraction, is not from 0 to 1."""
+    """Raises UserError unless each of these, and max_bad_fraction, is from 0 to 1."""
     for name, value in {**fractions, "max_bad_fraction": self.max_bad_fraction}.items():
       if not 0 <= value <= 1:
         raise UserError(f"{name}={value} is not a fraction; give 0 to 1")

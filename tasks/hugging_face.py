@@ -19,18 +19,18 @@ from tasks.example_text import PREPROCESSING, ExampleText
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HuggingFace(ExampleText):
-  """One example a row. The tokens are stored, so that streamed data resume as any other.
+  """Each row is an example. The tokens are stored, so that streamed data resume like any other.
 
   Attributes:
     path: a name on the hub, a folder that `save_to_disk` wrote, or a kind of file ('json').
-    subset: of the data set, where it has several.
+    subset: the data set's subset, if it has several.
     data_files: paths, globs or URLs, for a kind of file.
     revision: of the data set on the hub.
-    streaming: read over the network, without a copy of the data set on this machine: once for
-      each split, and once before to count bad rows where they are tolerated.
-    num_examples: the first so many rows of the split; None: all.
-    validation_fraction: of the rows of 'train' are the validation split, by a hash of each.
-      None: the data set has its own splits.
+    streaming: read over the network without a local copy: once for each split, and once before
+      to count bad rows if max_bad_fraction tolerates some.
+    num_examples: take only so many rows, from the start of the split; None: all.
+    validation_fraction: the fraction (0 to 1) of the rows of 'train' that form the validation
+      split, chosen by a hash of each row. None: the data set has its own splits.
     The others are those of ExampleText.
   """
 
@@ -64,7 +64,7 @@ class HuggingFace(ExampleText):
     corpus = Corpus(
       (rows,), self.recipes(), self.vocabulary(), float(self.validation_fraction or 0)
     )
-    split = TRAIN if own_splits else self.split  # all of the split's rows
+    split = TRAIN if own_splits else self.split  # nothing held out: every row counts as train
     return TokenisedExamples(corpus, split, self.max_bad_fraction, read_once=self.streaming)
 
   def check(self) -> None:

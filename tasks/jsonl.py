@@ -3,7 +3,7 @@
     --set=train_data=@Jsonl(files='my/*.jsonl')
     --set=train_data.fields='[question],answer'
 
-input_pipelines/field_grammar.py says which fields become tokens, and which of them are learned.
+input_pipelines/field_grammar.py defines which fields become tokens, and which are learned.
 """
 
 import dataclasses
@@ -30,13 +30,14 @@ from tasks.python_stdlib import PythonStdlib
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Jsonl(ExampleText):
-  """One example a line, in one or many files; without files, the embedded sources as bytes.
+  """Each line is an example, in one or many files; without files, the Python sources as bytes.
 
   Attributes:
     files: paths, globs and URLs; plain, .gz, .zst or .parquet.
-    validation_fraction: of the lines, by a hash of each. With 1 all of them are validation.
-    max_line_bytes: a longer line is a bad one; it is not read into memory, where a line takes
-      some twenty times its size while it is tokenised.
+    validation_fraction: the fraction (0 to 1) of lines in the validation split, chosen by a
+      hash of each line.
+    max_line_bytes: a longer line counts as bad and is not read into memory; tokenising a line
+      takes about twenty times its size.
     The others are those of ExampleText.
   """
 
@@ -60,13 +61,13 @@ class Jsonl(ExampleText):
       **facts_of(self._scanned()),
       "recipes": dataclasses.asdict(self.recipes()),
       "validation_fraction": self.validation_fraction,
-      # Of lines that are tolerated by one and not by another, the other is to hear.
+      # A stricter run must not reuse a store built by a more tolerant one.
       "max_bad_fraction": self.max_bad_fraction,
       **self._unusual_limit(),
     }
 
   def _unusual_limit(self) -> dict[str, int]:
-    """For the identity; the usual one is left out, as it was before there was a limit."""
+    """The limit for the identity. The default is left out, so that older stores stay valid."""
     is_usual = self.max_line_bytes == MAX_LINE_BYTES
     return {} if is_usual else {"max_line_bytes": self.max_line_bytes}
 
@@ -90,7 +91,7 @@ class Jsonl(ExampleText):
       find_files(self.files)
 
   def _check_without_files(self) -> None:
-    """What is set for files that nobody named would have no effect."""
+    """Raises UserError for fields that have no effect without files."""
     others = {field.name for field in dataclasses.fields(TextData)} | {"files"}
     for field in dataclasses.fields(self):
       if field.name not in others and getattr(self, field.name) != field.default:

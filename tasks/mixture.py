@@ -1,4 +1,4 @@
-"""Several corpora as one: what share each has, and what came of each.
+"""Several corpora as one: the share of each, and the tokens read of each.
 
 --set=train_data=@Mixture(sources={'web': @Jsonl(files='web/*.gz'), 'code': @PythonStdlib})
 --set=train_data.rates={'web': 3, 'code': 1}
@@ -18,18 +18,18 @@ from layers.ranges import PositiveFloat, PositiveInt
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mixture(Data):
-  """Rows of several sources; how many tokens of each were read is logged as data/<name>/tokens.
+  """Rows of several sources; data/<name>/tokens logs how many tokens of each were read.
 
-  Evaluation reads all of each, one after another, whatever the rates.
+  Evaluation ignores the rates and reads every source whole, one after another.
 
   Attributes:
-    sources: name -> text, all in one vocabulary. Evaluation data take them from the training
-      data where they name none.
-    rates: name -> how many rows of it in proportion to the others, to 1 in 10,000. A source
-      that comes to its end begins its next epoch. None: all rows of all sources are one corpus,
-      each once an epoch.
-    split: of every source; None: the one that each says.
-    num_batches: evaluation reads this many batches; None: all.
+    sources: name -> text, all with one vocabulary. Evaluation data without sources take the
+      training data's.
+    rates: name -> number of its rows in proportion to the others, exact to 1 in 10,000. A
+      source that ends begins its next epoch. None: all sources form one corpus, of which each
+      row comes once in an epoch.
+    split: split of every source; None: each source's own.
+    num_batches: number of batches that evaluation reads; None: all.
   """
 
   sources: Mapping[str, TextData] | None = None
@@ -51,7 +51,7 @@ class Mixture(Data):
     return vocabulary
 
   def document_start(self) -> int | None:
-    """That of its sources where all have the same."""
+    """The start id of the sources, if all have the same; else None."""
     starts = {data.document_start() for data in self._sources().values()}
     return starts.pop() if len(starts) == 1 else None
 
@@ -95,13 +95,13 @@ class Mixture(Data):
     )
 
   def _sources(self) -> dict[str, TextData]:
-    """In order of names: in whichever they are given, it is the same mixture."""
+    """The sources sorted by name, so that the order in which they are given has no effect."""
     given = self.sources or {}
     split = {} if self.split is None else {"split": self.split}
     return {name: dataclasses.replace(data, **split) for name, data in sorted(given.items())}
 
   def _shares(self) -> dict[str, int] | None:
-    """Rows of each source in a block; None without rates."""
+    """Name -> rows of the source in a block of 10,000; None without rates."""
     if self.rates is None:
       return None
     rates = {name: self.rates[name] for name in sorted(self.rates)}
@@ -137,7 +137,7 @@ class Mixture(Data):
 def _description(
   opened: Mapping[str, OpenedRows], parts: Mapping[str, int] | None
 ) -> dict[str, str]:
-  """Of each source; `parts` are the rows of each in a block, where there are rates."""
+  """Name -> text about the source. `parts`: name -> rows in a block, or None without rates."""
   described = {}
   for name, source in opened.items():
     facts = source.description
@@ -147,7 +147,7 @@ def _description(
 
 
 def _content(opened: Mapping[str, OpenedRows]) -> str:
-  """Names the tokens of all sources, `<address>:<checksum>`: see same_content."""
+  """The name of the content of all sources, `<address>:<checksum>`: see same_content."""
   addresses, checksums = (
     hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
     for parts in zip(*(source.content.split(":") for source in opened.values()), strict=True)

@@ -1,10 +1,10 @@
 """The sources of the running Python's standard library: real text that is always there.
 
-About 10 MB in some 600 files, a document each, as bytes (the exact amount depends on the
-Python version). A file belongs to `validation` by a hash of its name, about one in twenty, so
-the split does not move when other files come or go. Tests, installed packages and generated
-tables (encodings, pydoc topics, build configuration) are left out: they would make the loss
-look better than the text is. Files that are not UTF-8 are left out too, and named.
+About 10 MB in some 600 files (depending on the Python version), each one document, as bytes. A
+hash of its name puts about one file in twenty into `validation`, so the split does not move
+when other files come or go. Tests, installed packages and generated tables (encodings, pydoc
+topics, build configuration) are left out, because their repetitions would flatter the loss.
+Files that are not UTF-8 are left out too, and named.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ _LEFT_OUT_FOLDERS = frozenset(
     "pydoc_data",
   }
 )
-_LEFT_OUT_PREFIXES = ("config-", "_sysconfigdata")  # made for this machine by the build
+_LEFT_OUT_PREFIXES = ("config-", "_sysconfigdata")  # generated for this machine
 _VALIDATION_FRACTION = 0.05
 _FILES_PER_SHARD = 64
 
@@ -125,7 +125,7 @@ class _Sources:
     first = shard * _FILES_PER_SHARD
     for file in self._of(split)[first : first + _FILES_PER_SHARD]:
       content = (self._folder / file.name).read_bytes()
-      if hashlib.sha256(content).hexdigest() != file.sha256:  # which is part of the identity
+      if hashlib.sha256(content).hexdigest() != file.sha256:  # the identity has this hash
         raise UserError(
           f"{self._folder / file.name} changed while it was being read; start again"
         )
@@ -145,7 +145,7 @@ def _folder() -> Path:
 
 
 def _names(folder: Path) -> Iterator[str]:
-  # Folders left out are not entered: site-packages alone may hold ten thousands of files.
+  # Excluded folders are not entered: site-packages alone may hold tens of thousands of files.
   for parent, folders, files in os.walk(folder):
     folders[:] = filter(_is_text, folders)
     for file in filter(_is_text, files):

@@ -1,9 +1,9 @@
-"""Any seqio Task as language-modelling data: one that a colleague's module registers.
+"""Any seqio Task that a module registers, as language-modelling data.
 
     --load=my_lab --set=train_data=@RegisteredTask(task='wikitext', module='my_lab.tasks')
 
-The Task's `targets` are stored as they come out of its preprocessors: a Task that wants BOS
-or EOS adds them itself. Nothing is trimmed to a sequence length.
+The Task's `targets` are stored as its preprocessors give them, so a Task that wants BOS or EOS
+adds them itself. Nothing is trimmed to a sequence length.
 """
 
 import contextlib
@@ -31,16 +31,16 @@ from layers.errors import UserError
 class RegisteredTask(TextData):
   """The Task `task`, which importing `module` registers.
 
-  The token store is made anew when the module's source, the Task's name, seqio's version or
-  `revision` change. What else the tokens come from (data files, other modules, a tokenizer
-  model) cannot be seen from here: when that changes, set another `revision`.
+  The token store is rebuilt when the module's source, the Task's name, seqio's version or
+  `revision` changes. Other inputs (data files, other modules, a tokenizer model) cannot be
+  checked here: when one changes, set another `revision`.
 
   Attributes:
-    task, module: see above. The module's package has to be one that the user has allowed.
-    revision: any text; another one, another store.
-    gin: statements for preprocessors that are gin-configurable, in place of all that the
-      modules bind themselves; --gin_file and --gin_bindings add to them. With others the token
-      store is another. What was in force, defaults included, is saved with the run.
+    task, module: see above. The user must have allowed the module's package.
+    revision: any text; a new text makes a new store.
+    gin: statements for gin-configurable preprocessors, which replace all bindings made by
+      modules; --gin_file and --gin_bindings add to them. Other statements make another store.
+      The values in force, defaults included, are saved with the run.
   """
 
   task: str | None = None
@@ -49,7 +49,7 @@ class RegisteredTask(TextData):
   gin: Sequence[str] = ()
 
   def vocabulary(self) -> Vocabulary:
-    """From the notes of an earlier run; the first one has to import seqio."""
+    """The Task's vocabulary: from an earlier run's notes, else by importing seqio."""
     self.check()
     cache_dir = known_cache_dir()
     if cache_dir is None:
@@ -68,7 +68,7 @@ class RegisteredTask(TextData):
     return vocabulary_of(self._seqio_vocabulary())
 
   def document_start(self) -> None:
-    """Unknown: a Task that wants BOS adds it itself, and its vocabulary may have one unused."""
+    """None, for unknown: a Task adds BOS itself, and may not use the vocabulary's BOS."""
 
   def name(self) -> str:
     return re.sub(r"[^\w.]+", "_", f"task_{self.task}")
@@ -82,7 +82,7 @@ class RegisteredTask(TextData):
     return TokenisedTask(self.seqio_task(), self.split, self.gin)
 
   def seqio_task(self) -> Any:
-    """The Task, with `targets` that can be stored. Imports seqio and the module."""
+    """The Task; its `targets` are rank-1 integer ids. Imports seqio and the module."""
     from input_pipelines.seqio_tasks import find_task
 
     self.check()
@@ -108,12 +108,12 @@ class RegisteredTask(TextData):
 
 
 def _source(module: str) -> str:
-  """The module's source, found without running it."""
+  """The module's source text, found without running the module."""
   if "." in module:
-    check_allowed(module)  # finding it imports the package that it is in
+    check_allowed(module)  # finding it imports its package
   try:
     spec = importlib.util.find_spec(module)
-  except ModuleNotFoundError:  # a package on the way to it
+  except ModuleNotFoundError:  # a parent package is missing
     spec = None
   if spec is None or not spec.origin:
     raise UserError(

@@ -1,8 +1,8 @@
-"""Any local text file, as characters or as bytes, its last tenth held out.
+"""Any local text file, as characters or as bytes, with its last tenth held out.
 
-The file is one document, split at the character where nanoGPT's shakespeare_char splits its
-own (https://github.com/karpathy/nanoGPT, data/shakespeare_char), with the same vocabulary:
-the sorted characters of the whole file. So losses compare directly.
+The file is one document. It is split at the same character as nanoGPT's shakespeare_char
+(https://github.com/karpathy/nanoGPT, data/shakespeare_char) and has the same vocabulary, the
+sorted characters of the whole file. So losses compare directly.
 
     runner --exp=gpt2.ShakespeareChar --set=train_data.path=tinyshakespeare.txt
 """
@@ -32,11 +32,18 @@ _PARTS_PER_SHARD = 32
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextFile(TextData):
-  """A UTF-8 text file as one document."""
+  """A UTF-8 text file as one document.
+
+  Attributes:
+    path: of the file.
+    tokens: whether a token is a character or a byte.
+    validation_fraction: the fraction (0 up to, but not including, 1) of characters, at the end
+      of the file, that form the validation split.
+  """
 
   path: str | None = None
   tokens: Literal["characters", "bytes"] = "characters"
-  validation_fraction: FractionBelowOne = 0.1  # of the characters, the last ones
+  validation_fraction: FractionBelowOne = 0.1
 
   def vocabulary(self) -> Vocabulary:
     scan = self._scan()
@@ -62,14 +69,14 @@ class TextFile(TextData):
     return TokenisedTask(self.seqio_task(), self.split)
 
   def seqio_task(self) -> Any:
-    """The seqio Task, with both splits, registered under a name of its content."""
+    """The seqio Task with both splits, registered under a name with the content's hash."""
     from input_pipelines.seqio_tasks import register_documents
 
     name = f"{self.name()}_{self.validation_fraction}_{self._scan().sha256[:16]}"
     return register_documents(re.sub(r"\W", "_", name), self.source(), self.vocabulary())
 
   def source(self) -> DocumentSource:
-    """Both splits, a document each."""
+    """The file as a DocumentSource: each split is one document."""
     scan = self._scan()
     return _TextSplits(scan, self._cut(scan))
 
@@ -114,7 +121,7 @@ class TextFile(TextData):
 
 
 class _TextSplits:
-  """The file before and after a character, each one document in parts (DocumentSource)."""
+  """The file before and after a character: two documents, each in parts (DocumentSource)."""
 
   splits = (TRAIN, VALIDATION)
 
@@ -122,7 +129,7 @@ class _TextSplits:
     self._scan = scan
     cut_byte = scan.byte_of(cut)
     bounds = scan.part_bytes
-    self._bounds = {  # the byte at which each part starts, and where the last one ends
+    self._bounds = {  # first byte of each part, then the end of the last one
       TRAIN: np.append(bounds[bounds < cut_byte], cut_byte),
       VALIDATION: np.append(cut_byte, bounds[bounds > cut_byte]),
     }
