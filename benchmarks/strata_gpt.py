@@ -78,7 +78,7 @@ def _export(path: Path, assembly: Any, batches: list[Any]) -> None:
   for name in ("decoder_input_tokens", "decoder_target_tokens"):
     arrays[name] = np.stack([batch[name] for batch in batches])
   arrays["learning_rates"] = np.array(
-    [assembly.learning_rate(i) for i in range(assembly.num_steps)]
+    [assembly.learning_rates["learning_rate"](i) for i in range(assembly.num_steps)]
   )
   np.savez(path, **arrays)
 

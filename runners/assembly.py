@@ -32,6 +32,7 @@ from runners.devices.memory import check_memory
 from runners.devices.meshes import batch_sharding, check_batch
 from runners.evaluation import Evaluator
 from runners.logged_rows import LoggedRows
+from runners.optimizer_labels import learning_rates
 from runners.source_tokens import SourceTokens
 from runners.step_flops import model_flops
 from runners.train_state import Initializer, ModelInit
@@ -49,7 +50,7 @@ class Assembly:
     mesh: of devices.
     batches: of the training data; eval_batches: name -> batches.
     initializer: shapes, shardings and first values of the state.
-    learning_rate: step -> rate, or None for an optimizer without that argument.
+    learning_rates: name as logged -> rate, or step -> rate; see there.
     blueprint: what all of these are made from.
   """
 
@@ -60,7 +61,7 @@ class Assembly:
   batches: Batches
   eval_batches: Mapping[str, Batches]
   initializer: Initializer
-  learning_rate: Any
+  learning_rates: Mapping[str, Any]
   blueprint: "Blueprint"
 
   def continued_from(self, step: int, position: int) -> "Assembly":
@@ -130,7 +131,7 @@ def jitted_train_step(
   step = make_train_step(
     trainer.model,
     trainer.objective,
-    trainer.optimizer,
+    trainer.transformation,
     num_microbatches=trainer.num_microbatches,
     mesh=mesh,
     rules=trainer.sharding,
@@ -164,7 +165,11 @@ class Blueprint:
     self, trainer: Trainer, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh
   ) -> Initializer:
     return Initializer(
-      self.model, trainer.optimizer, seed=trainer.seed, mesh=mesh, rules=trainer.sharding
+      self.model,
+      trainer.transformation,
+      seed=trainer.seed,
+      mesh=mesh,
+      rules=trainer.sharding,
     )
 
 
@@ -243,13 +248,8 @@ def _of_length(
     "num_steps": num_steps,
     "trainer": trainer,
     "initializer": blueprint.initializer(trainer, mesh),
-    "learning_rate": _built(getattr(config.optimizer, "learning_rate", None)),
+    "learning_rates": learning_rates(config.optimizer),
   }
-
-
-def _built(value: Any) -> Any:
-  """A config's object; any other value as it is, for which fdl.build has a warning."""
-  return fdl.build(value) if isinstance(value, fdl.Buildable) else value
 
 
 def _check_vocabulary(name: str, data: Any, train_data: Any) -> None:

@@ -21,6 +21,7 @@ from runners.devices.collective_budget import Allowance
 from runners.devices.meshes import DEFAULT_RULES, MeshShape
 from runners.interchange.init_from import InitFrom
 from runners.metrics.writers import WriterConfig
+from runners.optimizer_labels import one_transformation
 from tasks.objective import Objective
 
 
@@ -51,7 +52,7 @@ class Trainer:
     train_data: what is learned from.
     eval_data: name -> what is evaluated on; one of train_data's class takes from it what it
       leaves unset.
-    optimizer: an optax transformation.
+    optimizer: an optax transformation, or several by label: see runners/optimizer_labels.py.
     mesh: devices along each axis.
     sharding: ordered (logical axis, mesh axis) rules.
     num_steps: optimizer updates; or num_epochs, passes over train_data.
@@ -73,7 +74,7 @@ class Trainer:
   model: nn.Module
   objective: Objective
   train_data: Data
-  optimizer: optax.GradientTransformation
+  optimizer: optax.GradientTransformation | Mapping[str, optax.GradientTransformation]
   batch_size: PositiveInt
   sequence_length: PositiveInt
   eval_data: Mapping[str, Data] | None = None
@@ -91,6 +92,11 @@ class Trainer:
   writers: Sequence[WriterConfig] = ()
   init_from: str | InitFrom | None = None
   collective_budget: Sequence[Allowance] = ()
+
+  @property
+  def transformation(self) -> optax.GradientTransformation:
+    """The optimizer as one, also where there are several."""
+    return one_transformation(self.optimizer)
 
   @property
   def num_microbatches(self) -> int:

@@ -277,9 +277,8 @@ def _fetcher(assembly: Assembly):
     sums, step = jax.device_get((state.metrics, state.step))
     summary, _ = measured(objective, sums.objective)
     summary["grad_norm"] = float(sums.grad_norm.compute())
-    if assembly.learning_rate is not None:
-      rate = assembly.learning_rate
-      summary["learning_rate"] = float(np.asarray(rate(step - 1) if callable(rate) else rate))
+    for name, rate in assembly.learning_rates.items():
+      summary[name] = float(np.asarray(rate(step - 1) if callable(rate) else rate))
     scalars = {f"train/{name}": value for name, value in summary.items()}
     return scalars, state.replace(metrics=empty())
 

@@ -49,6 +49,7 @@ _BY_MODULE = {
   "runners.metrics.console": ("Console",),
   "runners.metrics.json_lines": ("JsonLines",),
   "runners.metrics.tensorboard": ("TensorBoard",),
+  "runners.optimizer_labels": ("by_label",),
   "runners.optimizers": ("adamw", "decay_kernels", "lion", "sgdm"),
   "runners.schedules": (
     "constant",

@@ -160,8 +160,10 @@ def _time_left(steps: int, scalars: Mapping[str, float]) -> str:
 
 
 def _figure(metric: str, value: float) -> str:
+  """`learning_rate/generator` reads as `lr/generator`."""
+  metric, slash, label = metric.partition("/")
   name, form = _FORMATS.get(metric, (metric, "{:.4g}"))
-  return f"{name} {form.format(value)}"
+  return f"{name}{slash}{label} {form.format(value)}"
 
 
 def _short(count: float) -> str:

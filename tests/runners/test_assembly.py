@@ -48,13 +48,14 @@ def test_epochs_give_the_number_of_steps_and_the_schedule_follows():
   )
   rows = assembly.batches.rows_per_epoch
   assert assembly.num_steps == -(-2 * rows // 8)
-  assert float(assembly.learning_rate(assembly.num_steps)) == 0.0
-  assert float(assembly.learning_rate(assembly.num_steps - 1)) > 0.0
+  rate = assembly.learning_rates["learning_rate"]
+  assert float(rate(assembly.num_steps)) == 0.0
+  assert float(rate(assembly.num_steps - 1)) > 0.0
 
 
 def test_a_number_is_a_learning_rate_and_an_optimizer_may_have_none(caplog):
-  assert _assemble().learning_rate == 1.0
-  assert _assemble(optimizer=fdl.Config(_constant_step)).learning_rate is None
+  assert _assemble().learning_rates == {"learning_rate": 1.0}
+  assert _assemble(optimizer=fdl.Config(_constant_step)).learning_rates == {}
   assert not caplog.records
 
 

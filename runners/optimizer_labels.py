@@ -1,0 +1,128 @@
+"""Several optimizers in one run: each has the parameters of one label.
+
+    optimizer = {"generator": @adamw(...), "discriminator": @adamw(...)}
+
+Here a label is a part of the parameter's name: `generator/layer_0/kernel` has the label
+`generator`. Where the names are not so kind, `by_label` has regular expressions for each label.
+
+Labels are tried in their order, and the first found gives a parameter its only one. Each
+optimizer clips, decays and counts steps among its own parameters, as if there were no others.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import fiddle as fdl
+import jax
+import optax
+
+from layers.errors import UserError
+from layers.suggestions import did_you_mean, nearest
+from runners.array_names import array_name
+
+
+def by_label(
+  optimizers: Mapping[str, optax.GradientTransformation],
+  patterns: Mapping[str, Sequence[str]] | None = None,
+) -> optax.GradientTransformation:
+  """One transformation of several.
+
+  Args:
+    optimizers: label -> optimizer.
+    patterns: label -> regular expressions, one of which is found in the names of its
+      parameters. None, or a label left out: the label itself is a part of the name between
+      slashes.
+
+  Raises:
+    UserError: here for labels and patterns that do not fit each other; when a state is made,
+      for a parameter without a label and a label without a parameter.
+  """
+  rules = _rules(optimizers, patterns or {})
+
+  def labels(params: Any) -> Any:
+    names: dict[str, str] = {}
+
+    def of(path: Any, _: Any) -> str:
+      name = array_name(path)
+      names[name] = _label(name, rules)
+      return names[name]
+
+    tree = jax.tree_util.tree_map_with_path(of, params)
+    for label in rules.keys() - set(names.values()) if names else ():  # none in optax's blank
+      raise UserError(
+        f"optimizer: no parameter has the label {label!r} ({_shown(rules[label])}): "
+        f"{did_you_mean(label, names, 3)}"
+      )
+    return tree
+
+  return optax.partition({**optimizers}, labels)
+
+
+def one_transformation(
+  optimizer: optax.GradientTransformation | Mapping[str, optax.GradientTransformation],
+) -> optax.GradientTransformation:
+  """`Trainer.optimizer` as the step uses it."""
+  return by_label(optimizer) if isinstance(optimizer, Mapping) else optimizer
+
+
+def learning_rates(optimizer: Any) -> dict[str, Any]:
+  """Name of the scalar -> rate or schedule, built, of `Trainer.optimizer` as a config.
+
+  `learning_rate`, or `learning_rate/<label>` for each of several; an optimizer without such an
+  argument has none.
+  """
+  if isinstance(optimizer, fdl.Buildable) and fdl.get_callable(optimizer) is by_label:
+    optimizer = optimizer.optimizers
+  labelled = optimizer.items() if isinstance(optimizer, Mapping) else [("", optimizer)]
+  rates = {label: getattr(one, "learning_rate", None) for label, one in labelled}
+  return {
+    f"learning_rate/{label}" if label else "learning_rate": _built(rate)
+    for label, rate in rates.items()
+    if rate is not None
+  }
+
+
+def _built(value: Any) -> Any:
+  """A config's object; any other value as it is, for which fdl.build has a warning."""
+  return fdl.build(value) if isinstance(value, fdl.Buildable) else value
+
+
+def _rules(
+  optimizers: Mapping[str, Any], patterns: Mapping[str, Sequence[str]]
+) -> dict[str, list[str]]:
+  """Label -> its patterns, checked."""
+  if not optimizers:
+    raise UserError("optimizer: there is none; give at least one, {'all': @adamw(...)}")
+  for label, given in patterns.items():
+    if label not in optimizers:
+      raise UserError(
+        f"optimizer.patterns: {label!r} is no label: {did_you_mean(label, optimizers)}"
+      )
+    if isinstance(given, str):  # its characters are in every name
+      raise UserError(f"optimizer.patterns[{label!r}]={given!r}: write a list, [{given!r}]")
+    for pattern in given:
+      try:
+        re.compile(pattern)
+      except re.error as error:
+        message = f"optimizer.patterns: {pattern!r} is no regular expression: {error}"
+        raise UserError(message) from error
+  return {
+    label: list(patterns.get(label, [f"(^|/){re.escape(label)}(/|$)"])) for label in optimizers
+  }
+
+
+def _label(name: str, rules: Mapping[str, Sequence[str]]) -> str:
+  for label, patterns in rules.items():
+    if any(re.search(pattern, name) for pattern in patterns):
+      return label
+  of_pattern = {p: label for label, patterns in rules.items() for p in patterns}
+  (close,) = nearest(name, of_pattern, 1, likeness=0.0) or list(of_pattern)[:1] or [""]
+  raise UserError(
+    f"optimizer: the parameter {name!r} has no label; nearest is {of_pattern.get(close)!r} "
+    f"({_shown([close])}); give it one with @by_label(optimizers=..., patterns=...)"
+  )
+
+
+def _shown(patterns: Sequence[str]) -> str:
+  return " or ".join(map(repr, patterns)) or "without a pattern"
