@@ -1,13 +1,14 @@
-"""What an experiment may hang on the loop: three hooks, in an order that is law.
+"""What an experiment may hang on the loop: hooks, in an order that is law.
 
 The loop (runners/train_loop.py) calls `on_step` after each step, callbacks in list order, when
 the scalars of the step are known and before they are written and the state is saved. So what
 a callback adds is written, and a run restored at that step does not see the step again.
 """
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import jax
@@ -15,11 +16,17 @@ import jax
 from layers.errors import GENTLER, Diverged, UserError
 from layers.ranges import NonNegativeFloat, PositiveInt
 from layers.suggestions import did_you_mean
+from runners.lent_state import COPY, LentState
+from runners.metrics.media import Medium, as_medium
+
+# A signal may cut a step off before its row, and its on_step_start is not called again then.
+_WITHOUT_ROW = ("on_step_start", "on_end")
+_GONE = ("Array has been deleted", "Buffer has been deleted")  # what jax says
 
 
 @dataclasses.dataclass
 class Run:
-  """What callbacks see of the run.
+  """What callbacks see of the run, and what they may ask of it.
 
   Attributes:
     workdir: where the run lives.
@@ -43,6 +50,58 @@ class Run:
   metrics: frozenset[str] = frozenset()
   owed: dict[str, float] | None = None
 
+  def __post_init__(self) -> None:
+    self._lent: LentState | None = None
+    self._media: dict[str, Medium] = {}
+    self._hook = ""  # that is being called
+
+  @property
+  def state(self) -> LentState:
+    """The state after `step` steps, to be read within a hook alone: see LentState."""
+    if self._lent is None:
+      raise UserError("run.state can be read within a callback's hook, and nowhere else")
+    return self._lent
+
+  def write_media(self, name: str, value: str | Medium) -> None:
+    """Has every writer that can write a text, Image or Histogram (runners/metrics/media.py).
+
+    It belongs to the row of the step at hand, in `on_start` of the first one, and is written
+    after that row and before the checkpoint: a run that goes on writes none twice.
+
+    Raises:
+      UserError: another value, a name that the row has already, or a hook that has no row.
+    """
+    if self._hook in _WITHOUT_ROW:
+      raise UserError(f"write_media({name!r}) in {self._hook}, which has no row: use on_step")
+    if name in self._media:
+      raise UserError(f"write_media({name!r}): two media of this name for one step")
+    self._media[name] = as_medium(name, value)
+
+  def take_media(self) -> dict[str, Medium]:
+    """For the loop: what waits to be written with the row of this step."""
+    media, self._media = self._media, {}
+    return media
+
+  @contextlib.contextmanager
+  def lend(self, state: Any, callback: "Callback", hook: str) -> Iterator[None]:
+    """For the loop: `state` can be read within, by this hook of the callback."""
+    who = f"{type(callback).__name__}.{hook}"
+    lent = self._lent = LentState(state, f"{who} at step {self.step}")
+    self._hook = hook
+    try:
+      yield
+      lent.check()
+    except (RuntimeError, ValueError) as error:  # jax has both for a buffer that is gone
+      if not any(words in str(error) for words in _GONE):
+        raise
+      raise UserError(
+        f"{who} reads an array that it kept of an earlier run.state, whose buffers a later "
+        f"step has: {COPY}"
+      ) from error
+    finally:
+      self._lent, self._hook = None, ""
+      lent.take_back()
+
   @property
   def is_over(self) -> bool:
     """Whether nothing is left to do."""
@@ -54,10 +113,20 @@ class Run:
 
 
 class Callback:
-  """Override what you need. `state` and `restore` make a callback survive a restart."""
+  """Override what you need. `state` and `restore` make a callback survive a restart.
+
+  Of a step come `on_step_start`, `on_eval` where it is evaluated, `on_step`: each hook of all
+  callbacks before the next hook of any, in list order.
+  """
 
   def on_start(self, run: Run) -> None:
     """Before the first step, after a restore."""
+
+  def on_step_start(self, run: Run) -> None:
+    """Before step `run.step + 1`, whose batch is not drawn yet."""
+
+  def on_eval(self, run: Run, scalars: dict[str, float]) -> None:
+    """After an evaluation of step `run.step`; `scalars` are its own, `eval/<name>/<metric>`."""
 
   def on_step(self, run: Run, scalars: dict[str, float]) -> None:
     """After step `run.step`; `scalars` is empty unless something was logged or evaluated."""

@@ -16,7 +16,7 @@ from runners.callbacks import Callback, Run, save_callbacks
 from runners.checkpoints.writing import CheckpointWriter
 from runners.evaluation import Evaluator
 from runners.metrics.throughput import Throughput
-from runners.metrics.writers import Writer
+from runners.metrics.writers import MultiWriter
 from runners.processes.signals import Interruption
 from runners.train_state import TrainState
 
@@ -28,13 +28,14 @@ class TrainLoop:
 
   Order within a step (tests/runners/test_train_loop.py pins it down):
 
-    1. the next batch is drawn, and the update dispatched
-    2. every log_every steps the sums of the interval are fetched: the only wait for the device
-    3. every eval_every steps, and after the last, the evaluation sets
-    4. callbacks, in list order
-    5. writers: one row with all scalars of the step
-    6. the checkpoint: state, data position, callbacks' state
-    7. the stop: last step, a callback's wish, or a signal; what is not saved yet is saved
+    1. callbacks' on_step_start; every hook in list order
+    2. the next batch is drawn, and the update dispatched
+    3. every log_every steps the sums of the interval are fetched: the only wait for the device
+    4. every eval_every steps, and after the last, the evaluation sets, and callbacks' on_eval
+    5. callbacks' on_step
+    6. writers: one row with all scalars of the step, then its media
+    7. the checkpoint: state, data position, callbacks' state
+    8. the stop: last step, a callback's wish, or a signal; what is not saved yet is saved
 
   A signal that comes while a batch is waited for ends the run before that step. One that comes
   in an evaluation cuts it off: the state is saved, and the run goes on with that evaluation.
@@ -57,7 +58,7 @@ class TrainLoop:
     fetch: Callable[[TrainState], tuple[dict[str, float], TrainState]],
     evaluator: Evaluator | Callable[[Any], dict[str, float]],
     callbacks: Sequence[Callback],
-    writer: Writer,
+    writer: MultiWriter,
     checkpoints: CheckpointWriter,
     throughput: Throughput,
     log_every: int,
@@ -70,20 +71,22 @@ class TrainLoop:
     self._compiled = False
     self._saved_step = run.step
     self._in_flight: collections.deque[jax.Array] = collections.deque()
+    self._held: TrainState | None = None  # None while a step has it
 
   def __call__(self, state: TrainState, interruption: Interruption) -> TrainState:
     run = self._run
     self._throughput.pause()  # until the first step is compiled
+    self._held = state
     try:
-      for callback in self._callbacks:
-        callback.on_start(run)
+      self._call("on_start", state)
       with contextlib.suppress(GivenUp):  # all that can be saved is
         if run.owed is not None:
-          self._tell(self._evaluated(state, run.owed))
+          self._tell(state, self._evaluated(state, run.owed))
         while run.step < run.num_steps and not run.stop_reason:
           state = self._update(state)
           state, scalars = self._observe(state)
-          self._tell(scalars)
+          self._held = state
+          self._tell(state, scalars)
           ending = run.step == run.num_steps or run.stop_reason or interruption.signal
           if ending or self._checkpoints.due(run.step):
             self._save(state, scalars)
@@ -94,15 +97,25 @@ class TrainLoop:
       with contextlib.ExitStack() as stack:  # each is called, whatever another raises
         stack.callback(self._writer.flush)
         for callback in reversed(self._callbacks):
-          stack.callback(callback.on_end, run)
+          stack.callback(self._call_one, callback, "on_end", self._held)
     return state
 
+  def _call(self, hook: str, state: TrainState, *arguments: Any) -> None:
+    for callback in self._callbacks:
+      self._call_one(callback, hook, state, *arguments)
+
+  def _call_one(self, callback: Callback, hook: str, state: Any, *arguments: Any) -> None:
+    with self._run.lend(state, callback, hook):
+      getattr(callback, hook)(self._run, *arguments)
+
   def _update(self, state: TrainState) -> TrainState:
+    self._call("on_step_start", state)
     try:
       _, batch = next(self._batches)
     except GivenUp:
       self._save(state, {})
       raise
+    self._held = None
     if self._compiled:
       state, loss = self._train_step(state, batch)
       self._throughput.step(self._batches.last_wait_s)
@@ -138,15 +151,17 @@ class TrainLoop:
       self._run.owed = scalars
       self._save(state, scalars)
       raise
-    self._throughput.resume()
     self._run.owed = None
+    self._call("on_eval", state, found)
+    self._throughput.resume()
     return scalars | found
 
-  def _tell(self, scalars: dict[str, float]) -> None:
-    for callback in self._callbacks:
-      callback.on_step(self._run, scalars)
+  def _tell(self, state: TrainState, scalars: dict[str, float]) -> None:
+    self._call("on_step", state, scalars)
     if scalars:
       self._writer.write(self._run.step, scalars)
+    if media := self._run.take_media():
+      self._writer.write_media(self._run.step, media)
 
   def _save(self, state: TrainState, scalars: dict[str, float]) -> None:
     step = self._run.step

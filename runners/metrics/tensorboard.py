@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from layers.notices import note
 from runners.metrics.appended_file import AppendedFile
 
@@ -41,11 +43,14 @@ class TensorBoardWriter:
     self._file: AppendedFile | None = None
     try:
       from tensorboard.compat.proto import event_pb2, summary_pb2
+      from tensorboard.plugins.histogram.summary_v2 import histogram_pb
+      from tensorboard.plugins.text.summary_v2 import text_pb
     except ImportError as error:
       note(f"tensorboard/ is not written, as TensorBoard is not there: {error}")
       self._events: Any = None
     else:
       self._events, self._summaries = event_pb2, summary_pb2
+      self._text, self._histogram = text_pb, histogram_pb
 
   def resume(self, step: int) -> None:
     self._restored = step
@@ -53,13 +58,29 @@ class TensorBoardWriter:
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
     if self._events is None:
       return
-    if self._file is None:
-      self._file = self._begin()
     values = [
       self._summaries.Summary.Value(tag=name, simple_value=float(value))
       for name, value in scalars.items()
     ]
-    self._append(step=step, summary=self._summaries.Summary(value=values))
+    self._add(step, self._summaries.Summary(value=values))
+
+  def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+    if self._events is not None:
+      for name, text in texts.items():
+        self._add(step, self._text(name, text))
+
+  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+    """Each [N, H, W, C] uint8, C 1, 3 or 4: all N beside each other under one name."""
+    if self._events is not None:
+      for name, pixels in images.items():
+        self._add(step, self._image(name, pixels))
+
+  def write_histograms(
+    self, step: int, arrays: Mapping[str, np.ndarray], num_buckets: Mapping[str, int]
+  ) -> None:
+    if self._events is not None:
+      for name, values in arrays.items():
+        self._add(step, self._histogram(name, values, num_buckets[name]))
 
   def flush(self) -> None:
     if self._file is not None:
@@ -68,6 +89,30 @@ class TensorBoardWriter:
   def close(self) -> None:
     if self._file is not None:
       self._file.close()
+
+  def _add(self, step: int, summary: Any) -> None:
+    if self._file is None:
+      self._file = self._begin()
+    self._append(step=step, summary=summary)
+
+  def _image(self, name: str, pixels: np.ndarray) -> Any:
+    """What `tf.summary.image` writes, without TensorFlow: width, height and each as PNG."""
+    from PIL import Image
+    from tensorboard.plugins.image import metadata
+    from tensorboard.util import tensor_util
+
+    _, height, width, _ = pixels.shape
+    strings = [str(width).encode(), str(height).encode()]
+    for one in pixels:
+      png = io.BytesIO()
+      Image.fromarray(one[..., 0] if one.shape[-1] == 1 else one).save(png, "PNG")
+      strings.append(png.getvalue())
+    value = self._summaries.Summary.Value(
+      tag=name,
+      metadata=metadata.create_summary_metadata(display_name=None, description=None),
+      tensor=tensor_util.make_tensor_proto(strings, dtype=np.object_),
+    )
+    return self._summaries.Summary(value=[value])
 
   def _begin(self) -> AppendedFile:
     now = self._clock()

@@ -13,6 +13,7 @@ from layers.notices import heard, note
 from runners.metrics.appended_file import RecordsWait
 from runners.metrics.console import Console
 from runners.metrics.json_lines import JsonLines, JsonLinesWriter
+from runners.metrics.media import Histogram, Image, Medium, Text
 from runners.metrics.tensorboard import TensorBoard
 
 __all__ = ["Console", "JsonLines", "MultiWriter", "TensorBoard", "Writer", "open_writers"]
@@ -23,6 +24,10 @@ class Writer(Protocol):
 
   A writer whose rows a restored run would not repeat may also have a method `settle`. It is
   called before each checkpoint, and raises UserError while the writer has unwritten rows.
+
+  A writer with a place for media has the methods of CLU's MetricWriter for them: `write_texts`
+  (step, name -> str), `write_images` (step, name -> [N, H, W, C] uint8) and `write_histograms`
+  (step, name -> [count] numbers, name -> number of buckets), called after `write` of the step.
   """
 
   def resume(self, step: int) -> None:
@@ -81,6 +86,7 @@ class MultiWriter:
     self._writers = tuple(writers)
     self._failing: set[int] = set()
     self._waiting: set[int] = set()
+    self._without_media: set[str] = set()
 
   def resume(self, step: int) -> None:
     for writer in self._writers:
@@ -100,6 +106,21 @@ class MultiWriter:
     for writer in self._writers:
       with self._reported(writer, f"metrics of step {step}"):
         writer.write(step, scalars)
+
+  def write_media(self, step: int, media: Mapping[str, Medium]) -> None:
+    """To each writer what it has a place for; once, a note names those that leave some out."""
+    left_out: dict[str, str] = {}  # name of a writer -> of a medium
+    for writer in self._writers:
+      with self._reported(writer, f"media of step {step}"):
+        for name in _write_media(writer, step, media):
+          left_out.setdefault(type(writer).__name__.removesuffix("Writer"), name)
+    news = {
+      writer: name for writer, name in left_out.items() if writer not in self._without_media
+    }
+    if news:
+      self._without_media |= news.keys()
+      who, name = " and ".join(news), next(iter(news.values()))
+      note(f"media such as {name!r} are not written to {who}, where there is no place for them")
 
   def flush(self) -> None:
     for writer in self._writers:
@@ -138,3 +159,23 @@ class MultiWriter:
       if id(writer) in self._failing:
         note(f"{name} writes again, from {what} on")
       self._failing.discard(id(writer))
+
+
+def _write_media(writer: Writer, step: int, media: Mapping[str, Medium]) -> list[str]:
+  """Writes what the writer can, by CLU's methods; the names of the others."""
+  texts = {name: x.text for name, x in media.items() if isinstance(x, Text)}
+  images = {name: x.pixels for name, x in media.items() if isinstance(x, Image)}
+  histograms = {name: x for name, x in media.items() if isinstance(x, Histogram)}
+  arrays = {name: x.values for name, x in histograms.items()}
+  num_buckets = {name: x.num_buckets for name, x in histograms.items()}
+  left_out = []
+  for method, named in (
+    ("write_texts", (texts,)),
+    ("write_images", (images,)),
+    ("write_histograms", (arrays, num_buckets)),
+  ):
+    if named[0] and (write := getattr(writer, method, None)):
+      write(step, *named)
+    else:
+      left_out += named[0]
+  return left_out
