@@ -308,6 +308,12 @@ def test_an_unknown_peak_prints_as_not_available_and_on_a_cpu_not_at_all(monkeyp
   assert "tokens/s  mfu n/a  data wait" in line
 
 
+def test_the_rate_of_each_label_is_printed_as_a_rate():
+  scalars = {"train/learning_rate/generator": 3e-4, "train/learning_rate/critic": 0.1}
+  (line,) = console.lines(3, 9, scalars)
+  assert line == "step 3/9  lr/generator 3.00e-04  lr/critic 1.00e-01"
+
+
 def test_what_is_not_a_number_is_printed_as_such():
   assert list(console.lines(3, 9, {"train/loss": math.nan})) == ["step 3/9  loss nan"]
 
