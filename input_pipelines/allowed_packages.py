@@ -1,9 +1,9 @@
 """The packages that a config, an override file or a value on the command line may name.
 
-What a config names is imported and later called, and importing a module runs it. A file may
-come from a stranger, so a name leads only into the libraries below, into packages that the user
-has allowed, and to what Strata itself offers (runners/configs/allowed_names.py). Nothing else
-is imported. The user allows a package
+Objects that a config names are imported and later called, and importing a module runs it. A
+file may come from a stranger, so a name may only lead into the libraries below, into packages
+that the user has allowed, and to objects that Strata offers (runners/configs/allowed_names.py).
+Nothing else is imported. The user allows a package
 
   - with `--load=PACKAGE`, or `--load=PACKAGE.MODULE`, which allows the whole package;
   - by installing it with an entry point of the group `strata.experiments`;
@@ -23,15 +23,15 @@ ENTRY_POINT_GROUP = "strata.experiments"
 FLOORS = ("layers", "input_pipelines", "tasks", "runners", "experiments")
 LIBRARIES = ("flax.linen", "jax.nn", "optax")
 
-_MODULE = r"[^\W\d]\w*(\.[^\W\d]\w*)*"  # of a name, as Python has it
+_MODULE = r"[^\W\d]\w*(\.[^\W\d]\w*)*"  # a module's name in Python
 
 _allowed: set[str] = set()
 
 
 def allow(module: str) -> None:
-  """Lets names lead into the top-level package of `module`, whatever is in it.
+  """Allows all names in the top-level package of `module`.
 
-  The floors of Strata are not allowed as a whole: most functions there are no part of a config.
+  Strata's own floors are not allowed whole: most functions there do not belong in a config.
   """
   if (package := _package(module)) not in (*FLOORS, "__main__"):
     _allowed.add(package)
@@ -43,7 +43,7 @@ def allowed() -> tuple[str, ...]:
 
 
 def is_allowed(module: str) -> bool:
-  """Whether the user has allowed the package of `module`, by an entry point included."""
+  """Whether the user has allowed the package of `module`, directly or by an entry point."""
   package = _package(module)
   return package not in FLOORS and (package in _allowed or package in _installed())
 
@@ -54,13 +54,13 @@ def is_library(module: str) -> bool:
 
 
 def check_module_name(name: str) -> None:
-  """Raises UserError where `name` is not written as the name of a module is."""
+  """Raises UserError unless `name` has the form of a module's name."""
   if not re.fullmatch(_MODULE, name) or "__main__" in name.split(".")[1:]:
     raise UserError(f"{name!r} is no name of a module: write it like my_lab.experiments")
 
 
 def check_loadable(name: str) -> None:
-  """Raises UserError where `--load=name` would allow what no config needs."""
+  """Raises UserError if `--load=name` would allow a part of Python, which no config needs."""
   check_module_name(name)
   if _package(name) in sys.stdlib_module_names:
     raise UserError(
@@ -70,14 +70,14 @@ def check_loadable(name: str) -> None:
 
 
 def check_allowed(module: str) -> None:
-  """Raises UserError where importing `module`, which a config names, would run other code."""
+  """Raises UserError if importing `module`, named by a config, would run code not allowed."""
   check_module_name(module)
   if module not in sys.modules and not is_allowed(module):
     raise UserError(refusal([module]))
 
 
 def refusal(names: Iterable[str]) -> str:
-  """Why these `module:name`s, or modules, are not looked up, and the line that allows them."""
+  """Why these `module:name`s, or modules, are refused, and the flags that would allow them."""
   names = list(dict.fromkeys(names))
   for name in names:
     if not re.fullmatch(_MODULE, name.partition(":")[0]):
@@ -114,10 +114,10 @@ def _installed() -> set[str]:
 
 
 def _is_missing(package: str) -> bool:
-  """Whether it is neither installed nor in this folder; looking runs nothing of it."""
+  """Whether a package is neither installed nor in this folder; none of its code is run."""
   if package in sys.modules or os.path.isdir(package) or os.path.isfile(f"{package}.py"):
     return False
   try:
     return importlib.util.find_spec(package) is None
-  except (ImportError, ValueError, OSError):  # no name, or too long for one
+  except (ImportError, ValueError, OSError):  # not a name, or too long
     return True

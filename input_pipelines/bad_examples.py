@@ -1,4 +1,4 @@
-"""Examples that cannot be read: counted by cause, told by file and line, tolerated or not."""
+"""Counts unreadable examples by cause, names their files and lines, and enforces the limit."""
 
 import collections
 import sys
@@ -12,14 +12,14 @@ class BadExamples:
   """The tally of one reading of a corpus."""
 
   def __init__(self, max_fraction: float):
-    """`max_fraction` of all lines may be bad; with 0 the first one is an error at once."""
+    """`max_fraction` (0 to 1) of all lines may be bad; with 0 the first is an error."""
     self._max_fraction = max_fraction
     self._kinds: collections.Counter[str] = collections.Counter()
     self._places: list[str] = []
     self._first = ""
 
   def add(self, path: str, number: int, kind: str, message: str, count: int = 1) -> None:
-    """Notes `count` lines of `path`, from number `number` on."""
+    """Counts `count` bad lines of `path`, starting at line `number`."""
     place = f"{path}:{number}"
     self._first = self._first or f"{place}: {kind}: {message}"
     if self._max_fraction <= 0:
@@ -32,7 +32,7 @@ class BadExamples:
       self._places.append(place)
 
   def report(self, num_lines: int) -> None:
-    """Says what was left out of `num_lines`, or raises where it is more than is tolerated."""
+    """Prints the number of bad lines among `num_lines`, or raises UserError for too many."""
     num_bad = self._kinds.total()
     if num_bad:
       self.check(num_lines)
@@ -43,7 +43,7 @@ class BadExamples:
       )
 
   def check(self, num_lines: int) -> None:
-    """UserError where more of `num_lines` are bad than is tolerated."""
+    """Raises UserError if more of `num_lines` are bad than is tolerated."""
     num_bad = self._kinds.total()
     if num_bad > self._max_fraction * num_lines:
       raise UserError(

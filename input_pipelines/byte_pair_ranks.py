@@ -1,9 +1,9 @@
-r"""Tokenizers that are files of byte-pair ranks: a line for each token, base64 and its rank.
+r"""Tokenizers given as files of byte-pair ranks: a line has a token as base64, and its rank.
 
-The file leaves out how text is split into words before bytes are merged, which ids are special
-and how many there are. All of it is known for the files of OpenAI and of LLaMA 3 and 4, by the
-number of their ranks. Of another file the user has to say the pattern, since with the wrong one
-most texts still give the right ids, and a few do not.
+The file does not say how text is split into words before bytes are merged, which ids are
+special, or how many ids there are. For the files of OpenAI and of LLaMA 3 and 4 all this is
+known from the number of ranks. For another file the user must give the pattern: with a wrong
+one most texts still get the right ids, but a few do not.
 
 The patterns are those of https://github.com/openai/tiktoken (tiktoken_ext/openai_public.py) and
 https://github.com/meta-llama/llama-models (models/llama3, models/llama4: tokenizer.py).
@@ -46,14 +46,14 @@ PATTERNS: Mapping[str, str] = MappingProxyType(
 
 
 class _Kind(NamedTuple):
-  """What a file of ranks leaves out."""
+  """The facts about a tokenizer that its file of ranks leaves out."""
 
   pattern: str  # a key of PATTERNS
-  specials: Mapping[str, int]  # those that a text may name
+  specials: Mapping[str, int]  # special tokens that a text may name
   bos: str | None
   eos: str
   vocab_size: int
-  gap: int | None = None  # a rank that the file leaves out, between others
+  gap: int | None = None  # a rank missing between others
 
 
 _END = {"<|endoftext|>": 50_256}
@@ -95,13 +95,13 @@ _KINDS = {
   200_000: _Kind("o200k_base", _LLAMA4, _START, _STOP, 202_048),
 }
 _WITHOUT_SPECIALS = _Kind("llama3", {}, None, "", 0)
-# tiktoken's regular expressions give up after a million steps back, in a panic.
+# tiktoken's regular expressions panic after a million steps of backtracking.
 _MAX_WHITE_SPACE = 900_000
 _LONG_WHITE_SPACE = re.compile(rf"\s{{{_MAX_WHITE_SPACE}}}")
 
 
 def is_ranks(content: bytes) -> bool:
-  """Whether the first line of a file is one of ranks."""
+  """Whether the first line of a file is a token and its rank."""
   token, _, rank = content.partition(b"\n")[0].strip().partition(b" ")
   return bool(token) and rank.isdigit()
 
@@ -109,7 +109,7 @@ def is_ranks(content: bytes) -> bool:
 def read(
   path: str, content: bytes, sha256: str, parse_special_tokens: bool, pattern: str | None
 ) -> Vocabulary:
-  """The vocabulary of a file of ranks; UserError where it is none, or of unknown pattern."""
+  """The vocabulary of a file of ranks; UserError if it is damaged or its pattern is unknown."""
   tiktoken = import_for("tiktoken", path)
   ranks = _ranks(path, content)
   kind = _KINDS.get(len(ranks), _WITHOUT_SPECIALS)
@@ -151,7 +151,7 @@ def _ranks(path: str, content: bytes) -> dict[bytes, int]:
 
 
 def _check_complete(path: str, ranks: Mapping[bytes, int], gap: int | None) -> None:
-  """All bytes are there, and all ranks from 0 on, but for one that is known to be left out."""
+  """Raises UserError unless all 256 bytes and all ranks from 0 on, except `gap`, are there."""
   expected = [rank for rank in range(len(ranks) + (gap is not None)) if rank != gap]
   missing = any(bytes([byte]) not in ranks for byte in range(256))
   if missing or sorted(ranks.values()) != expected:
@@ -159,7 +159,7 @@ def _check_complete(path: str, ranks: Mapping[bytes, int], gap: int | None) -> N
 
 
 def _words(path: str, num_ranks: int, pattern: str | None) -> str:
-  """The regular expression of the words that bytes are merged in."""
+  """The regular expression that splits text into words, within which bytes are merged."""
   if pattern is not None:
     if pattern not in PATTERNS and "\\" not in pattern:
       raise UserError(
@@ -169,7 +169,7 @@ def _words(path: str, num_ranks: int, pattern: str | None) -> str:
     return PATTERNS.get(pattern, pattern)
   if num_ranks in _KINDS:
     return PATTERNS[_KINDS[num_ranks].pattern]
-  if num_ranks == 256:  # bytes alone: nothing is merged, in whatever words
+  if num_ranks == 256:  # bytes alone: nothing is merged, so any pattern does
     return _LLAMA3_WORDS
   raise UserError(
     f"the tokenizer {path} has {num_ranks:,} BPE ranks, which is the number of none that is "

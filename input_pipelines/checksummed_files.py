@@ -1,12 +1,12 @@
-"""Files that tell when they have changed: JSON as a whole, large arrays block by block.
+"""Files with checksums: JSON is checked as a whole, large arrays block by block.
 
-Reading a large file against one checksum takes seconds a gigabyte, at every start; a check in
-the background would let batches be made of what it has not reached yet. So each block is
-checked once, when it is first read: nothing unchecked is ever used, and a start costs nothing.
+Checking a whole large file at every start would take seconds a gigabyte, and a check in the
+background would let batches use unchecked data. So each block is checked once, when it is first
+read: nothing unchecked is used, and a start costs nothing.
 
-CRC-32 finds every change of up to 32 neighbouring bits and misses one of 4 billion others. It
-goes on from where it stopped, as a build does that was interrupted, and at 2 GB/s it costs an
-epoch a thousandth. It guards against accidents, not against people.
+CRC-32 finds every change within 32 neighbouring bits, and misses one in 4 billion others. It
+can be continued where it stopped, as an interrupted build needs. At 2 GB/s it costs a
+thousandth of an epoch. It guards against accidents, not against people.
 """
 
 import json
@@ -20,17 +20,17 @@ import numpy as np
 
 from layers.errors import UserError
 
-BLOCK_BYTES = 1 << 16  # what is read from a disk at once anyway; a row checks one or two
+BLOCK_BYTES = 1 << 16  # a disk reads as much at once anyway; a row checks one or two blocks
 
 _CHECKSUM = "checksum"
 
 
 class DamagedFile(UserError):
-  """A file is not what it was when it was written: says which, and where."""
+  """A file has changed since it was written; the message says which, and where."""
 
 
 def write_json(path: Path, entries: dict[str, Any]) -> None:
-  """Replaces `path` as a whole: a reader finds the old content or the new, never a part."""
+  """Replaces `path` atomically: a reader finds the old content or the new, never a part."""
   new = path.with_name(f"{path.name}.{os.getpid()}.new")
   with new.open("w") as file:
     json.dump({**entries, _CHECKSUM: _entries_checksum(entries)}, file, indent=1)
@@ -41,7 +41,7 @@ def write_json(path: Path, entries: dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-  """What `write_json` wrote; DamagedFile where the file is missing or holds anything else."""
+  """The entries that `write_json` wrote; DamagedFile if the file is missing or altered."""
   try:
     entries = json.loads(path.read_bytes())
   except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -55,7 +55,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def map_array(path: Path, dtype: np.dtype, length: int) -> np.ndarray:
-  """The file as an array [length], mapped; DamagedFile where it has another size."""
+  """The file as a memory-mapped array [length]; DamagedFile if its size differs."""
   size = length * dtype.itemsize
   try:
     found = path.stat().st_size
@@ -70,17 +70,17 @@ def map_array(path: Path, dtype: np.dtype, length: int) -> np.ndarray:
 
 
 def checksum(array: np.ndarray, before: int = 0) -> int:
-  """CRC-32 of the array's bytes; `before` is that of the bytes in front of them."""
+  """CRC-32 of the array's bytes; `before` is the CRC-32 of the bytes in front of them."""
   return zlib.crc32(array.data, before)
 
 
 def block_checksums(
   array: np.ndarray, start: int = 0, unfinished: int = 0
 ) -> tuple[np.ndarray, int]:
-  """Of the blocks that `array` completes, uint32 [blocks], and of the one it leaves unfinished.
+  """Checksums of the blocks that `array` completes, uint32 [blocks], and of the last one.
 
-  `array` goes on at byte `start` of its file, in a block whose checksum so far is
-  `unfinished`. A block that is not begun has the checksum 0.
+  `array` continues its file at byte `start`, in a block whose checksum so far is `unfinished`.
+  An empty block has the checksum 0.
   """
   checksums = []
   rest = array.view(np.uint8)
@@ -95,10 +95,10 @@ def block_checksums(
 
 
 class CheckedBlocks:
-  """Checks parts of an array before they are read, each block once; threads may share it."""
+  """Checks blocks of an array before they are first read; threads may share it."""
 
   def __init__(self, name: str, array: np.ndarray, checksums: np.ndarray):
-    """`name` of the file, for messages; `checksums` uint32, of every block, the last short."""
+    """`name` of the file, for messages; `checksums`: uint32 [blocks], the last block short."""
     self._name = name
     self._array = array
     self._checksums = checksums
@@ -108,7 +108,7 @@ class CheckedBlocks:
     self._lock = threading.Lock()
 
   def check(self, starts: np.ndarray, ends: np.ndarray) -> None:
-    """Of items starts[i] up to ends[i], clipped to the array; DamagedFile where one changed."""
+    """Checks items starts[i] up to ends[i], clipped to the array; DamagedFile for a change."""
     if not self._num_unchecked:
       return
     first, last = starts // self._items, (ends - 1) // self._items

@@ -1,16 +1,16 @@
-"""Where the text of a corpus comes from, without TensorFlow: documents, in shards and parts.
+"""Sources of text, without TensorFlow: documents, in shards and parts.
 
-A source lists its documents in a fixed order. Shards are contiguous stretches of that order,
-so that an interrupted tokenisation goes on at a shard instead of reading everything again. A
-document too long for one string comes in parts, one after another within its split.
+A source lists its documents in a fixed order. Shards are contiguous stretches of that order, so
+that an interrupted tokenisation continues at a shard instead of reading everything again. A
+document too long for one string comes in consecutive parts.
 """
 
 import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-# Counts the ways in which seqio_tasks.py has turned texts into tokens. It is part of a store's
-# identity: raise it with any change there that gives other tokens.
+# Part of a store's identity: raise it with any change of seqio_tasks.py that gives other
+# tokens.
 PREPROCESSING = 1
 
 

@@ -1,9 +1,9 @@
-"""Files of examples, one a line: found, hashed, and read in parts from where one begins.
+"""Files with an example on each line: found, hashed, and read in parts.
 
-Plain JSON lines, compressed by gzip (.gz) or zstandard (.zst), and rows of Parquet (.parquet);
-on this machine or at any URL that fsspec knows. Plain local files are read in parts of 16 MiB
-that end with a line, so that an interrupted tokenisation goes on at a part; any other file is
-one part. Lines count from 1, and blank ones at a file's end are none.
+They are JSON lines, plain or compressed by gzip (.gz) or zstandard (.zst), or rows of Parquet
+(.parquet), on this machine or at any URL that fsspec knows. A plain local file is read in parts
+of 16 MiB that end at a line's end, so that an interrupted tokenisation continues at a part; any
+other file is one part. Lines count from 1; blank lines at a file's end do not count.
 """
 
 import contextlib
@@ -28,9 +28,9 @@ from input_pipelines.line_splitting import BadLines, split_lines, too_long
 from layers.errors import UserError
 
 PART_BYTES = 16 << 20
-MAX_LINE_BYTES = 64 << 20  # a line takes some twenty times its size while it is tokenised
+MAX_LINE_BYTES = 64 << 20  # tokenising a line takes some twenty times its size
 _CHUNK_BYTES = 1 << 20
-_ZSTD_BYTES = 1 << 12  # which may become 30,000 times as many
+_ZSTD_BYTES = 1 << 12  # may decompress to 30,000 times as many
 _PARQUET_ROWS = 1024  # in memory at a time
 _COMPRESSED = (".gz", ".zst")
 _PARQUET = ".parquet"
@@ -38,9 +38,9 @@ _PARQUET = ".parquet"
 
 @dataclasses.dataclass(frozen=True)
 class ExampleFile:
-  """A file as it was when it was hashed. Part i starts at parts[i]: a byte, and lines before.
+  """A file as it was when hashed. Part i starts at parts[i] = (byte, number of lines before).
 
-  `stamp` changes with the file's content: its size and times, or what a remote system says.
+  `stamp` changes when the file does: local times and inode, or a remote system's facts.
   """
 
   path: str
@@ -51,11 +51,11 @@ class ExampleFile:
   max_line_bytes: int = MAX_LINE_BYTES
 
   def read(self, part: int) -> Iterator[tuple[int, bytes | dict[str, Any] | BadLines]]:
-    """(number, line) of each line of a part; of Parquet, the rows as dicts.
+    """(number, line) for each line of a part; a row of Parquet is a dict.
 
-    Blank lines in a row are one BadLines with the number of the first, and so is a line that
-    is too long, of which no more than `max_line_bytes` are ever in memory. UserError where the
-    file cannot be read, or is not the one that was hashed any more.
+    A run of blank lines is one BadLines with the number of the first. A line that is too long
+    is a BadLines too; no more than `max_line_bytes` of it are ever in memory. Raises UserError
+    if the file cannot be read or has changed since it was hashed.
     """
     with _reading(self.path):
       self._check_unchanged()
@@ -85,30 +85,30 @@ class ExampleFile:
         yield number + 1, BadLines("empty", "a blank line among others", blank)
       number, blank = number + blank + 1, 0
       yield number, line
-    if blank and not is_last:  # at a file's end they are none
+    if blank and not is_last:  # at a file's end they do not count
       yield number + 1, BadLines("empty", "a blank line among others", blank)
 
 
 def content_of(line: bytes | dict[str, Any]) -> bytes:
-  """The bytes that stand for an example: equal for equal lines."""
+  """The bytes that represent an example, equal for equal lines."""
   if isinstance(line, bytes):
     return line.strip()
   return json.dumps(line, sort_keys=True, default=_as_json).encode()
 
 
 def _as_json(value: Any) -> str:
-  """What stands for a value that JSON has not, always the same.
+  """A stable text for a value that JSON cannot express.
 
-  The text of an object such as a decoded image may have its address in memory.
+  For an object such as a decoded image it is the class name, since str() may hold an address.
   """
   is_plain = isinstance(value, bytes | datetime.date | datetime.time | datetime.timedelta)
   return str(value) if is_plain or isinstance(value, decimal.Decimal) else type(value).__name__
 
 
 def find_files(patterns: str | Sequence[str]) -> list[str]:
-  """The files that paths, globs (`**` too) and URLs name, each pattern's in order of names.
+  """The files that paths, globs (`**` too) and URLs name; each pattern's files sorted by name.
 
-  UserError where a pattern matches nothing, or a file is named twice, also by a link to it.
+  Raises UserError if a pattern matches nothing or a file is named twice, even through a link.
   """
   patterns = [patterns] if isinstance(patterns, str) else list(patterns)
   named = [(path, pattern) for pattern in patterns for path in _matches(pattern)]
@@ -119,8 +119,8 @@ def find_files(patterns: str | Sequence[str]) -> list[str]:
 
 
 def refuse_twice(named: Iterable[tuple[str, str]]) -> None:
-  """UserError where two of (path, pattern that names it) are one file, also by a link."""
-  found: dict[Any, tuple[str, str]] = {}  # by the file: its first path, and who named it
+  """Raises UserError if two of the (path, pattern) pairs lead to one file, even by a link."""
+  found: dict[Any, tuple[str, str]] = {}  # file -> (its first path, the pattern that named it)
   for path, pattern in named:
     file = _file_behind(path)
     if file not in found:
@@ -138,7 +138,7 @@ def refuse_twice(named: Iterable[tuple[str, str]]) -> None:
 def scan_files(
   paths: Sequence[str], max_line_bytes: int = MAX_LINE_BYTES
 ) -> tuple[ExampleFile, ...]:
-  """Reads every file to hash it, once in a process as long as it does not change."""
+  """Hashes every file; in one process a file is read again only if it has changed."""
   scanned = []
   for path in paths:
     with _reading(path):
@@ -149,7 +149,7 @@ def scan_files(
 
 @functools.lru_cache(maxsize=1 << 16)
 def _scan(path: str, size: int, stamp: str) -> ExampleFile:
-  """One pass over the bytes as they are stored, compressed or not."""
+  """One pass over the stored bytes, which are not decompressed."""
   is_divisible = not _is_remote(path) and not path.endswith((*_COMPRESSED, _PARQUET))
   checksum = hashlib.sha256()
   place, lines, content_end = 0, 0, 0
@@ -179,7 +179,7 @@ def _matches(pattern: str) -> list[str]:
       names = [system.unstrip_protocol(name) for name in names]
   else:
     pattern = os.path.expanduser(pattern)
-    # A file may well have brackets in its name.
+    # A file's own name may have brackets.
     literal = os.path.exists(pattern) or not glob.has_magic(pattern)
     names = [pattern] if literal else glob.glob(pattern, recursive=True)
     names = [name for name in names if literal or not os.path.isdir(name)]
@@ -194,7 +194,7 @@ def _is_remote(path: str) -> bool:
 
 
 def _file_behind(path: str) -> Any:
-  """Equal for equal files, whichever spelling or link names them."""
+  """A key of the file itself: equal for all paths and links that lead to it."""
   if _is_remote(path):
     system, name = _import("fsspec", f"to read {path}").core.url_to_fs(path)
     if "file" not in (
@@ -205,14 +205,14 @@ def _file_behind(path: str) -> Any:
   real = os.path.realpath(path)
   try:
     status = os.stat(real)
-  except OSError:  # reading it says what is wrong
+  except OSError:  # reading it will report the error
     return real
-  # Not all file systems number their files, so numbers are compared where hard links exist.
+  # Not all file systems have stable inode numbers, so they count only if hard links exist.
   return (status.st_dev, status.st_ino) if status.st_nlink > 1 else real
 
 
 def _stamp(path: str) -> tuple[int, str]:
-  """The size, and what else tells that a file was written to."""
+  """The size, and a text that changes when the file is written to."""
   if _is_remote(path):
     system, name = _import("fsspec", f"to read {path}").core.url_to_fs(path)
     facts = {**system.info(name), "ukey": None}
@@ -247,15 +247,15 @@ def _open(path: str) -> Iterator[BinaryIO]:
 
 
 class _ZstdReader(io.RawIOBase):
-  """The frames of a stream, one after another. EOFError where the last one is not whole.
+  """Decompresses the frames of a stream in turn; EOFError if the last one is incomplete.
 
-  zstandard's own stream_reader takes a file that was cut off for one that ends there.
+  zstandard's own stream_reader does not notice that a file was cut off.
   """
 
   def __init__(self, stored: BinaryIO, zstandard: Any):
     self._stored = stored
     self._decompressor = zstandard.ZstdDecompressor()
-    self._frame: Any = None  # the one that has begun
+    self._frame: Any = None  # the current frame
     self._compressed = b""
     self._content = memoryview(b"")
 
@@ -282,7 +282,7 @@ class _ZstdReader(io.RawIOBase):
 
 
 def _chunks(file: BinaryIO, num_bytes: int | None) -> Iterator[bytes]:
-  """The next `num_bytes` of a file, or all that are left, in pieces that fit in memory."""
+  """The next `num_bytes` of a file (None: the rest), in chunks of 1 MiB."""
   left = num_bytes if num_bytes is not None else 1 << 62
   while left and (chunk := file.read(min(left, _CHUNK_BYTES))):
     left -= len(chunk)
@@ -312,7 +312,7 @@ def _import(module: str, purpose: str) -> Any:
 
 @contextlib.contextmanager
 def _reading(path: str) -> Iterator[None]:
-  """UserError, in one line, for whatever keeps the file from being read."""
+  """Turns any error in reading the file into a UserError of one line."""
   try:
     yield
   except UserError:
@@ -331,13 +331,13 @@ def _reading(path: str) -> Iterator[None]:
 
 
 def _is_of_a_reader(error: Exception) -> bool:
-  """Of the system, a decompressor or pyarrow; what reads URLs has errors of many kinds."""
+  """Whether an error comes from the system, a decompressor or pyarrow, not from our code."""
   origin = type(error).__module__.partition(".")[0]
   is_of_package = origin in ("zstandard", "zstd", "pyarrow")
   return is_of_package or isinstance(error, OSError | EOFError | zlib.error)
 
 
 def facts_of(files: Sequence[ExampleFile]) -> Mapping[str, Any]:
-  """What identifies the files' contents, as JSON values: names, sizes and hashes."""
+  """JSON values that identify the files' contents, made from names, sizes and hashes."""
   described = "".join(f"{Path(file.path).name} {file.size} {file.sha256}\n" for file in files)
   return {"files": len(files), "sha256": hashlib.sha256(described.encode()).hexdigest()}

@@ -1,11 +1,11 @@
-"""Which fields of an example become tokens, in which order, and which of them are learned.
+"""The grammar of recipes: which fields of an example become tokens, and which are learned.
 
 A recipe is a list of fields separated by commas, as Large World Model writes them
 (https://github.com/LargeWorldModel/LWM, lwm/data.py), with EasyLM's raw forms:
 
     text             the tokens of example["text"]
-    a+b              the tokens of one text, example["a"] and example["b"] with the separator
-    [question]       the same, but no loss on it: weight 0
+    a+b              the tokens of one text: example["a"], the separator, example["b"]
+    [question]       tokens of example["question"] with weight 0: no loss on them
     <|bos|> <|eos|>  the vocabulary's id
     <|123|>          the id 123
     {tokens}         ids as base64 of little-endian int32
@@ -15,8 +15,8 @@ A recipe is a list of fields separated by commas, as Large World Model writes th
     tokens   <bos> Q _ C A <eos>
     weights    0   0 0 0 1   1
 
-Brackets go round any form. Names are taken as they stand, spaces included; `,`, `+`, brackets
-and braces cannot be in them. A recipe is parsed once and then applied to example after example.
+Brackets may enclose any form. Names are taken literally, spaces included; they cannot contain
+`,`, `+`, brackets or braces. A recipe is parsed once and then applied to every example.
 """
 
 import base64
@@ -38,17 +38,17 @@ _FORM = re.compile(
 )
 _FORMS = "name, a+b, [x], <|bos|>, <|eos|>, <|ID|>, {name}"
 _SHOWN_KEYS = 12  # keys that a message lists
-_MAX_DIGITS = 9  # of an id; Python refuses to read numbers of more than 4,300 digits
+_MAX_DIGITS = 9  # of an id; Python refuses numbers of more than 4,300 digits
 
 Example = Mapping[str, Any]
 Tokens = tuple[np.ndarray, np.ndarray]  # int32 [tokens], uint8 [tokens] of 0 and 1
 
 
-NOT_ENCODABLE = "not encodable"  # the kind of cause that only the tokenizer can tell
+NOT_ENCODABLE = "not encodable"  # the only kind of cause that needs the tokenizer to detect
 
 
 class BadExample(ValueError):
-  """An example that a recipe cannot read: the kind of cause, and the cause with its field."""
+  """A recipe cannot read an example. `kind` classifies the cause; the message has the field."""
 
   def __init__(self, kind: str, message: str):
     super().__init__(message)
@@ -57,16 +57,16 @@ class BadExample(ValueError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipes:
-  """What to make of each example of a corpus.
+  """How the examples of a corpus become tokens.
 
   Attributes:
     fields: the recipe of every example.
-    fields_from_example: the key under which each example brings its own, instead: a string,
-      or a list of them, one of which a hash of `seed` and the example's number picks.
-    prepend_text: goes before the text of the first field.
-    subfield_separator: what `+` puts between two texts.
-    add_bos: BOS with weight 0 in front, where the vocabulary has one.
-    add_eos: EOS with weight 1 at the end, where the vocabulary has one.
+    fields_from_example: the key of each example's own recipe, used instead of `fields`: a
+      string, or a list from which a hash of `seed` and the example's number picks one.
+    prepend_text: text put before the text of the first field.
+    subfield_separator: text that `+` puts between two fields.
+    add_bos: BOS with weight 0 in front, if the vocabulary has one.
+    add_eos: EOS with weight 1 at the end, if the vocabulary has one.
   """
 
   fields: str = "text"
@@ -78,7 +78,7 @@ class Recipes:
   seed: int = 0
 
   def check(self, vocabulary: Vocabulary) -> None:
-    """UserError where `fields` is no recipe, has no effect or names ids that are not there."""
+    """Raises UserError if `fields` is no recipe, has no effect or names unknown ids."""
     if self.fields_from_example is not None:
       if self.fields != Recipes.fields:
         raise UserError(
@@ -104,15 +104,15 @@ class Recipes:
       )
 
   def encode(self, example: Any, number: int, vocabulary: Vocabulary) -> Tokens:
-    """The ids of an example, framed, and the loss weight of each, 0 or 1.
+    """The ids of an example with BOS and EOS, int32 [tokens], and their loss weights, 0 or 1.
 
-    `number` is its place in its file, from 1. BadExample where it does not fit its recipe,
-    or has no text or ids at all.
+    `number` is the example's place in its file, from 1. Raises BadExample if it does not fit
+    its recipe, or has no text or ids at all.
     """
     return self._encode(example, number, vocabulary, vocabulary.encode)
 
   def check_example(self, example: Any, number: int, vocabulary: Vocabulary) -> None:
-    """BadExample where `encode` raises it, without the cost of a tokenizer."""
+    """Raises BadExample as `encode` does, but without running a tokenizer."""
     self._encode(example, number, vocabulary, _as_bytes)
 
   def _encode(self, example: Any, number: int, vocabulary: Vocabulary, encode: Any) -> Tokens:
@@ -167,11 +167,11 @@ class _Field:
 
   @property
   def keys(self) -> tuple[str, ...]:
-    """What it reads of an example."""
+    """The keys that the field reads of an example."""
     return self.names if self.raw is None else (self.raw,)
 
   def check(self, vocabulary: Vocabulary) -> None:
-    """BadExample where it stands for an id that the vocabulary does not have."""
+    """Raises BadExample if the field stands for an id that the vocabulary lacks."""
     if self.special is not None:
       self._special_id(vocabulary)
 
@@ -192,7 +192,7 @@ class _Field:
     if is_first:
       text = recipes.prepend_text + text
     try:
-      text.encode()  # tokenizers fail in ways of their own, or put U+FFFD there
+      text.encode()  # tokenizers would fail in various ways, or insert U+FFFD
     except UnicodeEncodeError:
       raise BadExample(
         "invalid UTF-8",
@@ -241,7 +241,7 @@ class _Field:
     return ids
 
 
-@functools.lru_cache(maxsize=4096)  # examples that bring their own share a few
+@functools.lru_cache(maxsize=4096)  # examples with their own recipes share a few
 def _parse(recipe: str) -> tuple[_Field, ...]:
   return tuple(map(_parse_field, recipe.split(",")))
 
@@ -275,7 +275,7 @@ def _value(example: Example, name: str) -> Any:
 
 
 def _described(value: Any) -> str:
-  """A JSON value's type as JSON calls it."""
+  """A value's type in JSON's words."""
   if value is None:
     return "null"
   names = {bool: "true or false", int: "a number", float: "a number", list: "a list"}

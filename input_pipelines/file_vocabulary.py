@@ -1,7 +1,7 @@
-"""The vocabulary that a tokenizer file gives: its library encodes, decodes and may fail.
+"""The vocabulary of a tokenizer file, whose library encodes, decodes and may fail.
 
-Libraries written in Rust fail in panics, which Python does not count among its exceptions. Here
-every failure becomes the user's error, in one line.
+Libraries written in Rust fail with panics, which are no subclasses of Exception. Here every
+failure becomes a UserError of one line.
 """
 
 import importlib
@@ -43,9 +43,10 @@ class FileVocabulary(PieceVocabulary):
       eos_id: likewise.
       encode: the ids of a text; may fail in any way.
       decode: the text of ids; None: the pieces, one after another.
-      counts_bytes: whether the pieces of a text have its bytes; else nothing tells how many.
-      extra_bytes: which the tokenizer may put in front of a text: a space.
-      facts: what else tells this vocabulary from others of the same pieces.
+      counts_bytes: whether a text's pieces have as many bytes as the text; if not, its bytes
+        cannot be counted from ids.
+      extra_bytes: how many bytes (a space) the tokenizer may put in front of a text.
+      facts: further JSON values that distinguish this vocabulary from others with these pieces.
     """
     super().__init__(pieces, bos_id=bos_id, eos_id=eos_id, counts_bytes=counts_bytes)
     self._path = path
@@ -59,14 +60,14 @@ class FileVocabulary(PieceVocabulary):
     self._has_told = False
 
   def encode(self, text: str) -> np.ndarray:
-    """UserError where the tokenizer cannot take the text."""
+    """The ids of a text, int32 [tokens]; UserError if the tokenizer cannot encode it."""
     ids = np.array(self._encode(text), np.int32)
     if self._counts_bytes and not self._has_told:
       self._compare(len(text.encode()), int(self._lengths[ids].sum()))
     return ids
 
   def _compare(self, num_bytes: int, counted: int) -> None:
-    """Says once that bits per byte are of other bytes than the text's."""
+    """Notes once if the tokens' bytes differ from the text's, which changes bits per byte."""
     if num_bytes <= counted <= num_bytes + self._extra_bytes:
       return
     self._has_told = True
@@ -91,7 +92,7 @@ class FileVocabulary(PieceVocabulary):
 
 
 def failing_as_user_error(call: Callable[[Any], Any], what: str) -> Callable[[Any], Any]:
-  """`call` of one argument, which raises UserError however the library under it fails."""
+  """`call`, a function of one argument, with every failure turned into a UserError."""
 
   def careful(argument: Any) -> Any:
     try:
@@ -112,7 +113,7 @@ def _what(argument: Any) -> str:
 
 
 def import_for(package: str, path: str) -> Any:
-  """The package that reads the file at `path`; UserError where it is not installed."""
+  """The package that reads the file at `path`; UserError if it is not installed."""
   try:
     return importlib.import_module(package)
   except ModuleNotFoundError:

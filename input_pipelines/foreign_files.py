@@ -1,8 +1,8 @@
-"""Files in a folder that a stranger may have filled: read within bounds, and only from there.
+"""Reads files of a folder that a stranger may have filled: never outside it, never too large.
 
-A name in an index may lead out of its folder (`../../etc/passwd`), a file may be a link to
-anywhere, a device, a pipe, or without an end. Links within the cache of the Hugging Face hub
-(`snapshots/<revision>/name -> ../../blobs/<hash>`) are the exception: they stay in the cache.
+A name in an index may lead out of its folder (`../../etc/passwd`), and a file may be a link to
+anywhere, a device, a pipe, or endless. Only links within the cache of the Hugging Face hub
+(`snapshots/<revision>/name -> ../../blobs/<hash>`) are followed: they stay in the cache.
 """
 
 import os
@@ -16,9 +16,9 @@ _POINTER = b"version https://git-lfs.github.com/spec"
 
 
 def file_within(folder: str | Path, name: str) -> Path:
-  """The path of the file `name` in `folder`, known to lie there when links are followed.
+  """The path of the file `name` in `folder`, checked to stay there when links are followed.
 
-  A file that does not exist is no error here: opening it says so.
+  A missing file is no error here; opening it will be.
 
   Raises:
     UserError: the name or a link leads out of the folder, or to something that is no file.
@@ -50,7 +50,7 @@ def read_bytes(file: str | Path, max_bytes: int) -> bytes:
   """The contents of a regular file of at most `max_bytes`.
 
   Raises:
-    UserError: it is not there, cannot be read, is larger, or is a pipe or device.
+    UserError: it is missing, unreadable, larger, or a pipe or device.
   """
   try:
     with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
@@ -66,9 +66,9 @@ def read_bytes(file: str | Path, max_bytes: int) -> bytes:
 
 
 def refuse_pointer(file: str | Path) -> None:
-  """UserError where Git LFS has left a pointer in the place of a file.
+  """Raises UserError if the file is a Git LFS pointer instead of the content.
 
-  A file that cannot be read is no error here: opening it says so.
+  An unreadable file is no error here; opening it will be.
   """
   try:
     with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
@@ -86,7 +86,7 @@ def _refuse_pointer(content: bytes, file: str | Path) -> None:
 
 
 def _roots(folder: Path) -> list[Path]:
-  """Where the files of a folder may lie: in it, or in the hub's cache that it is part of."""
+  """Folders in which a folder's files may really lie: itself, or its hub cache's blobs."""
   real = folder.resolve()
   cached = real.parent.name == "snapshots" and (real.parent.parent / "blobs").is_dir()
   return [real, real.parent.parent / "blobs"] if cached else [real]

@@ -1,8 +1,7 @@
-"""JSON that a stranger may have written: size, depth and types are checked where it is read.
+"""Reads JSON that a stranger may have written, and checks size, depth and types at once.
 
-Whoever reads such a file asks a `Document` for each field by name and type. A field that is not
-what it has to be is the user's error, in one line that names the file and the field, so that
-nothing behind this page meets a wrong type.
+A reader asks a `Document` for each field by name and type. A wrong field is a UserError of one
+line that names the file and the field, so that no other code meets a wrong type.
 """
 
 import dataclasses
@@ -16,7 +15,7 @@ from input_pipelines.foreign_files import read_bytes
 from layers.errors import UserError
 from layers.suggestions import did_you_mean
 
-MAX_JSON_BYTES = 2**28  # the largest tokenizer.json in use takes 32 MiB, an index a few
+MAX_JSON_BYTES = 2**28  # the largest tokenizer.json in use takes 32 MiB, an index a few MiB
 
 _REQUIRED: Any = object()
 _SHOWN = 60  # characters of a wrong value
@@ -46,20 +45,20 @@ def read_json(file: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
 
 
 def read_document(file: Path, max_bytes: int = MAX_JSON_BYTES) -> "Document":
-  """The JSON object in a file; UserError where it holds anything else."""
+  """The JSON object in a file; UserError if it holds anything else."""
   return Document.of(read_json(file, max_bytes), str(file))
 
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-  """A JSON object, of which each field is asked for by name and type.
+  """A JSON object whose fields are read by name and type.
 
-  A field that is absent or null has its default where the method is given one, and is an error
-  otherwise. A bool is no number, and 3.0 is no whole number.
+  An absent or null field gives the method's default, and without a default is an error. A bool
+  is no number, and 3.0 is no whole number.
 
   Attributes:
-    values: as they were read.
-    source: names the object in errors.
+    values: the object as parsed.
+    source: its name in errors.
   """
 
   values: Mapping[str, Any]
@@ -86,7 +85,7 @@ class Document:
   def number(
     self, name: str, default: T = _REQUIRED, *, above: float = -math.inf
   ) -> int | float | T:
-    """A finite number, in the type in which it is written."""
+    """A finite number: int or float, as written."""
     is_number = lambda x: type(x) in (int, float) and _is_finite(x) and x > above
     return self._get(
       name, default, is_number, f"a number above {above:g}" if above > -math.inf else "a number"

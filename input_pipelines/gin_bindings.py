@@ -1,8 +1,8 @@
 """gin for the preprocessors of seqio Tasks, and for nothing else.
 
-gin's configuration is one for the whole process. Here it holds the bindings of one Task at a
-time, for as long as its text is read, and then what it held before: what modules bind when they
-are imported is in force for Tasks without statements, whichever is read first.
+gin has one configuration for the whole process. While a Task's text is read it holds that
+Task's bindings; afterwards its previous bindings are restored. So a Task without statements
+gets the bindings that modules made on import, in whatever order Tasks are read.
 """
 
 import contextlib
@@ -21,10 +21,10 @@ _CURE = "see --gin_file and --gin_bindings"
 
 @contextlib.contextmanager
 def bound(statements: Sequence[str]) -> Iterator[None]:
-  """What is called within has these values; without statements gin is left as it is.
+  """Puts these gin statements in force for the `with` block; without any, gin is unchanged.
 
-  The modules that register what they name are imported already. UserError where a statement
-  names what is not there, or a value that something needs is missing.
+  The modules that register the named functions must be imported already. Raises UserError if a
+  statement names something unknown, or if a required value is missing.
   """
   with contextlib.ExitStack() as stack:
     if statements:
@@ -51,7 +51,7 @@ def parsed(text: str) -> list[Any]:
 
 
 def _check(statements: Sequence[Any]) -> None:
-  """Raises UserError where they would import or include what the user has not allowed."""
+  """Raises UserError if a statement includes a file or imports a module not allowed."""
   for statement in statements:
     if isinstance(statement, config_parser.IncludeStatement):
       raise UserError(f"gin: include works in a --gin_file only ({statement.filename})")
@@ -62,7 +62,7 @@ def _check(statements: Sequence[Any]) -> None:
 
 
 class _Nothing(config_parser.ParserDelegate):
-  """Leaves references and macros as they are named."""
+  """A gin parser's delegate that keeps references and macros as names."""
 
   def configurable_reference(self, scoped_configurable_name, evaluate):
     return scoped_configurable_name
@@ -88,7 +88,7 @@ def _replace_config(statements: str) -> None:
 
 
 def operative() -> str:
-  """What has been called within `bound` so far, and with which values, as gin writes it."""
+  """gin's operative config: the functions called within `bound` so far, with their values."""
   return gin.operative_config_str()
 
 

@@ -1,6 +1,6 @@
 """Rows of Hugging Face data sets: on the hub, in local files, or saved by `save_to_disk`.
 
-Loaded ones are memory-mapped and read in parts; streamed ones as one part, from the start.
+Loaded data sets are memory-mapped and read in parts; a streamed one is a single part.
 """
 
 import contextlib
@@ -19,16 +19,16 @@ from input_pipelines.example_files import refuse_twice
 from layers.errors import UserError
 
 PART_ROWS = 100_000
-_SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves in a folder
+_SAVED = ("dataset_dict.json", "state.json")  # `save_to_disk` writes one of these
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DatasetSource:
-  """What `datasets.load_dataset` is asked for, or the folder of a saved data set.
+  """The arguments of `datasets.load_dataset`, or the folder of a saved data set.
 
   Attributes:
     path: a name on the hub, a kind of file such as 'json' with `data_files`, or a folder.
-    subset: of the data set, where it has several.
+    subset: of the data set, if it has several.
     data_files: paths, globs or URLs, for a kind of file.
     revision: of the data set on the hub.
     streaming: read over the network, without a copy on this machine.
@@ -41,7 +41,7 @@ class DatasetSource:
   streaming: bool = False
 
   def rows(self, split: str, num_examples: int | None = None) -> "DatasetRows":
-    """The first `num_examples` rows of a split, or all; UserError where there is none such."""
+    """The first `num_examples` rows of a split, or all; UserError if there is no such split."""
     fingerprint = self.fingerprint()
     rows = _split(self, fingerprint, split)
     num_rows = None
@@ -51,7 +51,7 @@ class DatasetSource:
     return DatasetRows(self, split, num_examples, fingerprint, num_rows, starts)
 
   def fingerprint(self) -> str:
-    """Names the content: by hashes of the builder, data files and revision, or as saved."""
+    """A hash of builder, data files and revision, or of a saved folder's state and files."""
     if not _is_saved(self.path):
       with _loading(self):
         builder = _datasets().load_dataset_builder(self.path, self.subset, **self._files())
@@ -66,7 +66,7 @@ class DatasetSource:
     return {"data_files": list(self.data_files) or None, "revision": self.revision}
 
   def load(self) -> dict[str, Any]:
-    """Split -> rows, nothing read yet of streamed ones."""
+    """Split -> rows; streamed rows are not read yet."""
     with _loading(self):
       if not _is_saved(self.path):
         return _datasets().load_dataset(
@@ -78,7 +78,7 @@ class DatasetSource:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetRows:
-  """One split, read as an ExampleFile is: part by part, rows numbered from 1."""
+  """One split, read like an ExampleFile: part by part, with rows numbered from 1."""
 
   source: DatasetSource
   split: str
@@ -101,7 +101,7 @@ class DatasetRows:
 
 
 def check_source(source: DatasetSource) -> None:
-  """UserError for what contradicts itself, without loading anything."""
+  """Raises UserError for contradictory fields, without loading anything."""
   if not source.path:
     raise UserError(
       "which data set? Set path: a name on the Hugging Face hub, a folder that save_to_disk "
@@ -116,7 +116,7 @@ def check_source(source: DatasetSource) -> None:
 
 
 def _local(pattern: str) -> list[str]:
-  """The files of this machine that one of data_files names; one may also be of the hub."""
+  """The local files that an element of data_files names; none if it names files on the hub."""
   return [] if "://" in pattern else sorted(glob.glob(pattern, recursive=True))
 
 
@@ -126,7 +126,7 @@ def _is_saved(path: str) -> bool:
 
 @functools.lru_cache(maxsize=8)
 def _loaded(source: DatasetSource, fingerprint: str) -> dict[str, Any]:
-  del fingerprint  # other content, another entry
+  del fingerprint  # only a key of the cache
   return source.load()
 
 
@@ -154,12 +154,12 @@ def _datasets() -> Any:
 
 @contextlib.contextmanager
 def _loading(source: DatasetSource) -> Iterator[None]:
-  """UserError, in one line, for whatever keeps the data set from being loaded or read."""
+  """Turns any error in loading or reading the data set into a UserError of one line."""
   try:
     yield
   except (UserError, GeneratorExit):
     raise
-  except Exception as error:  # of the hub, the network, arrow, the builder: of many kinds
+  except Exception as error:  # the hub, the network, arrow and builders raise many kinds
     reasons = [str(e) or type(e).__name__ for e in (error, error.__cause__) if e is not None]
     reason = ": ".join(" ".join(reason.split())[:300] for reason in reasons)
     raise UserError(
@@ -168,7 +168,7 @@ def _loading(source: DatasetSource) -> Iterator[None]:
 
 
 def as_tuple(files: str | Sequence[str] | None) -> tuple[str, ...]:
-  """Files as they may be given, as a tuple."""
+  """One file, several or None as a tuple."""
   if files is None:
     return ()
   return (files,) if isinstance(files, str) else tuple(files)

@@ -1,12 +1,12 @@
-"""Examples of files or data sets as tokens with loss weights: parsed, checked, split, encoded.
+"""Makes tokens with loss weights from examples in files or data sets.
 
-A seqio Task cannot hold this: its preprocessors see tensors of fixed names and types, where a
-recipe reads other fields in every line, and an example that does not parse would end the
-tf.data iteration, or vanish from it. Plain Python, without TensorFlow, makes 5 million tokens/s
-of bytes on a core. The pieces go to the token store as those of any Task do.
+A seqio Task cannot do this: its preprocessors see tensors with fixed names and types, while a
+recipe may read different fields on each line, and an unreadable example would end the tf.data
+iteration or vanish silently. Plain Python, without TensorFlow, makes 5 million byte tokens/s on
+a core. The pieces go to the token store like any Task's.
 
-The files are read once before they are tokenised, so that what is wrong with any line of them
-shows before the work begins and is counted over all, wherever a build is interrupted.
+The files are read once before tokenising, so that every bad line is found and counted before
+the work begins, wherever a build is interrupted.
 """
 
 import collections
@@ -36,10 +36,10 @@ SPLITS = (TRAIN, VALIDATION)
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-  """Files, and what to make of their lines. Equal ones give equal tokens.
+  """Files, and how their lines become tokens. Equal corpora give equal tokens.
 
-  A line belongs to the validation split by a hash of its content, so that it stays there when
-  others come or go, and is in no other split when it comes twice.
+  A hash of its content decides whether a line belongs to the validation split. So it stays
+  there when other lines come or go, and duplicates share a split.
   """
 
   files: tuple[Source, ...]
@@ -48,7 +48,7 @@ class Corpus:
   validation_fraction: float
 
   def lines(self, split: str | None, file: Source, part: int) -> Iterator[tuple[int, Any]]:
-    """(number, line) of one split; of all, and of those that are none (BadLines), with None."""
+    """(number, line) for the lines of one split; None: of all splits, BadLines included."""
     for number, line in file.read(part):
       if split is None or not isinstance(line, BadLines) and self.split_of(line) == split:
         yield number, line
@@ -61,7 +61,7 @@ class Corpus:
 
 @dataclasses.dataclass(frozen=True)
 class Count:
-  """What one pass over a corpus found: good examples of each split, lines, and bad ones."""
+  """The result of a pass over a corpus: good examples by split, number of lines, bad lines."""
 
   examples: collections.Counter[str]
   num_lines: int
@@ -70,9 +70,10 @@ class Count:
 
 @functools.lru_cache(maxsize=8)  # for all splits of one corpus
 def count_examples(corpus: Corpus, max_bad_fraction: float) -> Count:
-  """How many good examples each split has, from one pass that tokenises nothing.
+  """Counts the good examples of each split in one pass that tokenises nothing.
 
-  UserError where more lines are bad than `max_bad_fraction`; those fewer are told on stderr.
+  Raises UserError if more than `max_bad_fraction` of the lines are bad; tolerated bad lines are
+  reported on stderr.
   """
   bad = BadExamples(max_bad_fraction)
   counts: collections.Counter[str] = collections.Counter()
@@ -101,10 +102,10 @@ class TokenisedExamples:
   def __init__(
     self, corpus: Corpus, split: str, max_bad_fraction: float, *, read_once: bool = False
   ):
-    """UserError as `count_examples`, and where the split has no example.
+    """Raises UserError as `count_examples` does, and if the split has no example.
 
-    With `read_once`, for what is expensive to read, this comes while tokens are made, unless
-    bad examples are tolerated: these are counted before.
+    With `read_once`, for data that are expensive to read, bad examples are found only while
+    tokens are made, unless some are tolerated: then they are counted first.
     """
     self._read_once = read_once and max_bad_fraction <= 0
     self._bad, self._num_lines = BadExamples(max_bad_fraction), 0
@@ -129,7 +130,7 @@ class TokenisedExamples:
     for number, line in corpus.lines(self._split, file, part):
       try:
         example = _parsed(line)
-        if first:  # it is there already; bad ones never were
+        if first:  # stored already; bad examples never are
           corpus.recipes.check_example(example, number, corpus.vocabulary)
           first -= 1
           continue
@@ -140,31 +141,31 @@ class TokenisedExamples:
         self._bad.add(file.path, number, error.kind, str(error))
         self._bad.check(self._num_lines)
         self._num_not_encodable += 1
-        # The number of pieces, by which a build goes on, is that of examples that passed.
+        # An interrupted build continues by the number of pieces, so this example needs one too.
         yield Piece(np.zeros(0, np.int32), starts_document=False)
     if shard == self.num_shards - 1 and self._num_not_encodable:
       self._bad.report(self._num_lines)
 
   def _is_counted(self, error: BadExample, line: Any, number: int) -> bool:
-    """Whether count_examples has counted and told it: it encodes nothing."""
+    """Whether count_examples, which encodes nothing, has already counted this error."""
     if self._read_once:
       return False
     if error.kind != NOT_ENCODABLE:
       return True
     try:
       self._corpus.recipes.check_example(_parsed(line), number, self._corpus.vocabulary)
-    except BadExample:  # in a field after the one that the tokenizer could not take
+    except BadExample:  # a later field has an error that the count has found
       return True
     return False
 
 
 def _piece(tokens: np.ndarray, weights: np.ndarray) -> Piece:
-  """A document's first token is never a target: no store needs weights for its sake."""
+  """A document's piece, without weights if all are 1 after the first token, never a target."""
   return Piece(tokens, weights=None if weights[1:].all() else weights)
 
 
 def _parsed(line: bytes | dict[str, Any]) -> Any:
-  """The example of a line; BadExample where it holds none."""
+  """The example on a line; BadExample if there is none."""
   if isinstance(line, dict):  # a row of a table
     return line
   try:

@@ -1,4 +1,4 @@
-"""Lines of a file that may be hostile: none too long for memory, blank ones counted in bulk."""
+"""Splits a possibly hostile file into lines: long ones are dropped, blank ones only counted."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class BadLines:
-  """Lines in a row that hold no example, for a cause that shows before they are parsed."""
+  """Consecutive lines without an example, for a cause that is seen before parsing."""
 
   kind: str
   message: str
@@ -23,9 +23,9 @@ def too_long(max_bytes: int) -> BadLines:
 def split_lines(
   chunks: Iterable[bytes], max_bytes: int
 ) -> Iterator[tuple[bytes | BadLines | None, int]]:
-  """(line, 1) without its line end, or (None, number of blank lines in a row).
+  """(line, 1) without its line end, or (None, number of consecutive blank lines).
 
-  A line of more than `max_bytes` is a BadLines; more than that and a chunk is never held.
+  A line of more than `max_bytes` is a BadLines. Memory holds at most `max_bytes` and a chunk.
   """
   held = _Line(max_bytes)
   for chunk in chunks:
@@ -50,7 +50,7 @@ def split_lines(
 
 
 def _ends(chunk: bytes) -> list[Any]:
-  """What comes before each line end, with a number for many blank lines, and what is left."""
+  """The text before each line end, or a number of blank lines; then the text after the last."""
   first, last = chunk.find(b"\n"), chunk.rfind(b"\n")
   if last > first and chunk.isspace():
     return [chunk[:first], chunk.count(b"\n") - 1, chunk[last + 1 :]]
@@ -58,12 +58,12 @@ def _ends(chunk: bytes) -> list[Any]:
 
 
 class _Line:
-  """The parts of a line until its end comes."""
+  """Collects the parts of a line until its end."""
 
   def __init__(self, max_bytes: int):
     self._max_bytes = max_bytes
     self._parts: list[bytes] = []
-    self.size = 0  # of the line, also where its parts are not held any more
+    self.size = 0  # of the line, even if its parts were dropped
 
   def add(self, part: bytes) -> None:
     self.size += len(part)

@@ -1,20 +1,19 @@
-"""Batch n from rows: which rows, in which order, on which host.
+"""Makes batch n from rows: which rows, in which order, on which host.
 
 Training lays all epochs end to end, each in its own order. The rows of global batch n are at
-positions n * B .. n * B + B - 1 of that line, so batches run across the seam between two
-epochs and no row is dropped or seen twice. With R = 5 rows and B = 4:
+positions n * B .. n * B + B - 1 of that line, so a batch may span two epochs, and no row is
+dropped or seen twice. With R = 5 rows and B = 4:
 
     position   0 1 2 3 4 | 5 6 7 8 9 | ...
     row        3 0 4 1 2 | 1 4 2 0 3 | ...
     batch      0 0 0 0 1   1 1 1 2 2
 
-The row is a hash of the position (permutation.py), hence batch 1,000,000 costs what batch 0
-does. A run whose batch size changes at batch n keeps its position: the batches from there on
-follow it in their own size (`continue_from`). Evaluation is the single epoch 0 .. R - 1, in
-order.
+The row is a hash of the position (permutation.py), so batch 1,000,000 costs no more than batch
+0. If a run's batch size changes at batch n, its position is kept: later batches continue there
+in the new size (`continue_from`). Evaluation is the single epoch 0 .. R - 1, in order.
 
-The hash takes 0.1 ms a call, mostly whatever the number of positions, so those of many small
-batches are looked up together and the last few thousand are kept.
+A call of the hash takes 0.1 ms almost regardless of the number of positions, so the positions
+of many small batches are looked up together, and the last few thousand are cached.
 
 Letters: B rows of the global batch, R rows of an epoch, T tokens of a row.
 """
@@ -54,9 +53,9 @@ class RowBatches:
   ):
     """`seed=None` reads in order, once. `num_batches` cuts a finite stream short.
 
-    `content` names the tokens, `description` says for people where the rows come from,
-    `notes` are those of the token stores, by the path below the data's that each is of.
-    `repair` gives the same rows anew when reading some has shown that they are damaged.
+    `content` names the tokens, and `description` tells people where the rows come from.
+    `notes`: path below the data's path -> notes of its token store. `repair` gives the same
+    rows anew after a read has found damage.
     """
     if batch_size < 1 or batch_size % num_shards:
       raise UserError(
@@ -75,7 +74,7 @@ class RowBatches:
     self._seed = seed
     self._batch_size = batch_size
     self._block = np.arange(batch_size // num_shards) + shard_index * (batch_size // num_shards)
-    self._origin = 0  # the position of batch 0, or where that would be
+    self._origin = 0  # the position of batch 0, extrapolated after `continue_from`
     self._num_positions: int | None = None
     if seed is None:
       num_epochs = 1
@@ -86,22 +85,22 @@ class RowBatches:
         self.num_batches = min(self.num_batches, num_batches)
 
     self._batches_at_once = max(1, _POSITIONS_AT_ONCE // batch_size)
-    # One a stretch, for the one who reads on and for the one who begins anew.
+    # Two cached stretches: one for the sequential reader, one for a reader starting over.
     self._stretch = functools.lru_cache(maxsize=2)(self._look_up)
 
   def position(self, n: Any) -> Any:
-    """How many rows come before global batch n, on all hosts and in all epochs."""
+    """The number of rows before global batch n, over all hosts and epochs."""
     return n * self._batch_size + self._origin
 
   def continue_from(self, n: int, position: int) -> None:
-    """Makes batch n begin at `position`; those before it were of another size, and are gone."""
+    """Makes batch n begin at `position`; earlier batches, of another size, are lost."""
     self._origin = position - n * self._batch_size
     self._stretch.cache_clear()
     if self._num_positions is not None:
       self.num_batches = self._count()
 
   def _count(self) -> int:
-    """Batches until all epochs have been read."""
+    """The number of batches until all epochs are read."""
     assert self._num_positions is not None
     return -(-(self._num_positions - self._origin) // self._batch_size)
 
@@ -113,23 +112,23 @@ class RowBatches:
     except DamagedFile:
       if self._repair is None:
         raise
-      with self._repairing:  # the thread that reads ahead, or the one that peeks at a batch
+      with self._repairing:  # two threads may find the damage
         if self._rows is rows:
           self._rows = self._repair()
       return self._rows.rows(indices)
 
   def row_indices(self, n: int) -> np.ndarray:
-    """Which rows these are, [B / num_shards]; NO_ROW after the end of the data."""
+    """The numbers of this host's rows of batch n, [B / num_shards]; NO_ROW past the end."""
     if n < 0 or self.num_batches is not None and n >= self.num_batches:
       raise IndexError(f"batch {n} of {self.num_batches}")
     stretch, nth = divmod(n, self._batches_at_once)
     return self._stretch(stretch)[nth]
 
   def _look_up(self, stretch: int) -> np.ndarray:
-    """The row indices of `stretch`, so many batches in a row, [batches, B / num_shards]."""
+    """The row numbers of all batches of a stretch, [batches, B / num_shards]."""
     first = stretch * self._batches_at_once
     batch = np.arange(first, first + self._batches_at_once)[:, None]
-    # Before the first are none, but a stretch may begin there.
+    # A stretch may begin before position 0, where there are no rows.
     return self._rows_at(np.maximum(self.position(batch) + self._block, 0))
 
   def _rows_at(self, position: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""Keeps TensorFlow's start-up notices off the terminal, and nothing else.
+"""Keeps TensorFlow's start-up notices, and nothing else, off the terminal.
 
-Its C++ code prints them before any setting takes effect, the absence of a GPU as an error
-among them. Whatever native code says meanwhile goes to a file; what is no such notice is
-passed on. Python's own messages are not held up.
+Its C++ code prints them before any setting takes effect, and reports a missing GPU as an error.
+Meanwhile stderr of native code goes to a file, from which all other lines are then passed on.
+Python's own messages are not delayed.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ _NOTICE = re.compile(rb"WARNING: All log messages before absl::InitializeLog|[IW
 
 @contextlib.contextmanager
 def without_startup_notices() -> Iterator[None]:
-  """Within, lines of native code on stderr are held back; notices among them are dropped."""
+  """Holds back native code's stderr during the `with` block, then drops the notices in it."""
   terminal = os.dup(2)
   python_stderr = sys.stderr
   with tempfile.TemporaryFile() as held:

@@ -1,27 +1,27 @@
 """A random order of n things, one index at a time: O(1) memory, nothing to store or resume.
 
 Index i goes to place `permute(i)` through a Feistel network on pairs (left, right) with
-left < a and right < b, where a * b is the least such product >= n: each round adds to one half
-a hash of the other, which can be undone, so the whole is a permutation of a * b numbers.
-The few numbers >= n are sent through again until they land below n (cycle walking, Black
-and Rogaway 2002), which leaves a permutation of 0 .. n - 1. Not for cryptography.
+left < a and right < b, where a * b is the least such product >= n. Each round adds to one half
+a hash of the other, which can be undone, so the whole is a permutation of a * b numbers. A
+result >= n is sent through again until it is below n (cycle walking, Black and Rogaway 2002),
+which leaves a permutation of 0 .. n - 1. Not for cryptography.
 
-Grain's index_shuffle does the same for one index at a time (2.5 us each), is private, stops
-at 32 bits, and reuses seed + 1 as the second epoch of the first seed; Grain also loads jax.
+Grain's index_shuffle does the same one index at a time (2.5 us each), but it is private, stops
+at 32 bits, reuses seed + 1 for the second epoch of seed, and Grain loads jax.
 """
 
 import math
 
 import numpy as np
 
-_ROUNDS = 8  # even, so both halves are mixed equally often
+_ROUNDS = 8  # even: both halves are mixed equally often
 
 
 def permute(index: np.ndarray, length: int, seed: int, epoch: np.ndarray | int) -> np.ndarray:
-  """Where `index` goes in the order of `epoch`, for arrays of indices in 0 .. length - 1.
+  """The place of each `index` (0 .. length - 1) in the order of `epoch`; int64, shaped alike.
 
-  For each (seed, epoch) a permutation of its own. `epoch` may be an array beside `index`.
-  Changing any result here changes the batches of every run that resumes.
+  Each (seed, epoch) has its own permutation. `epoch` may be an array of the shape of `index`.
+  Changing any result here changes the batches of every resumed run.
   """
   num_left = math.isqrt(length - 1) + 1 if length > 1 else 1
   num_right = -(-length // num_left)
@@ -43,7 +43,7 @@ def _feistel(number: np.ndarray, keys: np.ndarray, num_left: int, num_right: int
 
 
 def _hash(x: np.ndarray) -> np.ndarray:
-  """splitmix64 (Steele, Lea and Flood 2014): each bit out hangs on every bit in."""
+  """splitmix64 (Steele, Lea and Flood 2014): each output bit depends on every input bit."""
   x = x + np.uint64(0x9E3779B97F4A7C15)
   x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
   x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -1,8 +1,8 @@
-"""Batches made ahead of the training step, in a thread of their own.
+"""Makes batches ahead of the training step, in a thread.
 
-NumPy and the copy to the device let go of the interpreter lock, so that one thread keeps
-ahead of a step of more than a millisecond. `last_wait_s` is what the consumer still had to
-wait for its last batch: the run's data_wait.
+NumPy and the copy to the device release the interpreter lock, so one thread keeps ahead of any
+step longer than a millisecond. `last_wait_s` is the time that the consumer waited for its last
+batch: the run's data_wait.
 """
 
 import collections
@@ -17,14 +17,14 @@ _ASKED_EVERY_S = 0.2
 
 
 class GivenUp(Exception):
-  """The batch that is waited for is not wanted any more."""
+  """The awaited batch is no longer wanted."""
 
 
 class Prefetch:
   """Iterates over (n, transfer(batches[n])) from n = `start`; ends where `batches` end.
 
-  An exception while making batch n is raised when batch n is asked for. Use it in a `with`:
-  leaving it stops the thread, at the latest when the batch being made is done.
+  An exception while making batch n is raised when batch n is requested. Use it in a `with`
+  block: leaving it stops the thread, at the latest after the batch in progress.
   """
 
   def __init__(
@@ -36,10 +36,10 @@ class Prefetch:
     depth: int = 2,
     give_up: Callable[[], bool] = lambda: False,
   ):
-    """`depth` batches wait ready at most; `transfer` runs in the thread (device_put).
+    """At most `depth` batches are kept ready; `transfer` (device_put) runs in the thread.
 
-    While a batch is waited for, `give_up` is asked a few times a second: where it says so,
-    `GivenUp` is raised, and `close` does not wait for the thread.
+    While the consumer waits for a batch, `give_up` is called a few times a second; once it
+    returns True, `GivenUp` is raised, and `close` does not wait for the thread.
     """
     assert depth > 0
     self.last_wait_s = 0.0
@@ -52,7 +52,7 @@ class Prefetch:
     self._finished = False  # the thread adds nothing any more
     self._closed = False  # the consumer takes nothing any more
     self._changed = threading.Condition()
-    # A daemon: an interpreter that exits without `close` does not hang on it.
+    # A daemon, so that an interpreter exiting without `close` does not hang.
     self._thread = threading.Thread(
       target=self._run, args=(start,), name="prefetch", daemon=True
     )
@@ -83,7 +83,7 @@ class Prefetch:
       raise StopIteration
 
   def close(self) -> None:
-    """Stops the thread and drops what it made. Closing twice is fine."""
+    """Stops the thread and drops its batches. Closing twice is fine."""
     with self._changed:
       self._closed = True
       self._ready.clear()
@@ -109,7 +109,7 @@ class Prefetch:
             self._ready.append(item)
             self._changed.notify_all()
         n += 1
-    except BaseException as raised:  # the consumer's to handle, whatever it is
+    except BaseException as raised:  # any error is raised again in the consumer
       error = raised
     finally:
       with self._changed:

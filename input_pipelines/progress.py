@@ -1,7 +1,7 @@
-"""How far something has come that takes long: a bar on a terminal, else a line now and then.
+"""Shows the progress of long work on stderr: a bar on a terminal, else occasional lines.
 
-Both go to stderr. A bar comes after two seconds and is gone at the end; where stderr is a file
-or a pipe, a line comes after ten seconds and then every thirty. What is done sooner is silent.
+A bar appears after two seconds and vanishes at the end. In a file or a pipe, a line comes after
+ten seconds and then every thirty. Shorter work is silent.
 """
 
 import contextlib
@@ -16,11 +16,11 @@ Result = TypeVar("Result")
 _BAR_AFTER_S, _BAR_EVERY_S = 2.0, 0.2
 _LINE_AFTER_S, _LINE_EVERY_S = 10.0, 30.0
 
-_shared: list[Any] = []  # the display of rich that is on the terminal: it can have but one
+_shared: list[Any] = []  # rich's display on the terminal, of which there can be only one
 
 
 class Progress:
-  """Work that is watched while the `with` block lasts, from a thread of its own.
+  """Work whose progress a thread shows while the `with` block lasts.
 
       with Progress("evaluating validation", total=500, unit="batches") as progress:
         for batch in batches:
@@ -28,9 +28,9 @@ class Progress:
           progress.advance()
 
   Args:
-    what: is being done.
-    total: how much there is to do; None: not known, or one piece that does not say.
-    unit: of `total`, in the plural.
+    what: the work, such as "importing".
+    total: the number of units; None: unknown.
+    unit: the unit of `total`, in the plural.
   """
 
   def __init__(self, what: str, total: int | None = None, unit: str = ""):
@@ -41,7 +41,7 @@ class Progress:
     self._done += count
 
   def counting(self, function: Callable[..., Result]) -> Callable[..., Result]:
-    """`function`, each call of which is one more of the total."""
+    """`function`, with each call counted as one unit done."""
 
     def call(*arguments: Any) -> Result:
       result = function(*arguments)
@@ -87,7 +87,7 @@ class Progress:
       display.remove_task(task)
 
   def _figures(self) -> str:
-    """120 of 500 batches, 0:31, about 1:38 left"""
+    """The figures, such as `120 of 500 batches, 0:31, about 1:38 left`."""
     seconds, parts = time.monotonic() - self._start, []
     if self._total is not None:
       parts.append(f"{self._done:,} of {self._total:,} {self._unit}".rstrip())
@@ -100,7 +100,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-  """3723.4 -> 1:02:03"""
+  """Seconds as text: 3723.4 -> 1:02:03."""
   minutes, seconds = divmod(round(max(0.0, seconds)), 60)
   hours, minutes = divmod(minutes, 60)
   return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
@@ -108,7 +108,7 @@ def duration(seconds: float) -> str:
 
 @contextlib.contextmanager
 def shared(display: Any) -> Iterator[None]:
-  """Within, bars are drawn in `display`, which is on the terminal and shows `task.figures`."""
+  """Draws the bars of the `with` block in `display`, a rich Progress with `task.figures`."""
   _shared.append(display)
   try:
     yield
@@ -118,7 +118,7 @@ def shared(display: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _display() -> Iterator[Any]:
-  """What is on the terminal, or else a display for as long as there is something to show."""
+  """The shared display, or a temporary one."""
   if _shared:
     yield _shared[-1]
     return

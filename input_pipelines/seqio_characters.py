@@ -19,7 +19,7 @@ class SeqioCharacterVocabulary(seqio.Vocabulary):
   def __init__(self, characters: str):
     super().__init__()
     self.characters = characters
-    # One gather a character: a table of all code points is 4 MB and needs no hashing.
+    # A table of all code points takes 4 MB, and looks a character up without hashing.
     self._code_points = np.array([ord(character) for character in characters], np.int32)
     self._ids = np.full(_NUM_CODE_POINTS, -1, np.int32)
     self._ids[self._code_points] = np.arange(len(characters))

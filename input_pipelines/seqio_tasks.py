@@ -1,7 +1,7 @@
 """Documents as seqio Tasks, and seqio Tasks as tokens to store (imports TensorFlow).
 
-A Task made here has the preprocessors `tokenize` and `frame_documents`, and the one feature
-`targets`: BOS, the document's ids, EOS, whole, whatever its length.
+A Task made here has the preprocessors `tokenize` and `frame_documents`, and one feature,
+`targets`: BOS, all ids of the document, EOS.
 """
 
 import difflib
@@ -28,11 +28,11 @@ ENDS_DOCUMENT = "ends_document"
 
 
 class SeqioDocumentSource(seqio.DataSource):
-  """A DocumentSource as seqio reads one: {targets: text, starts_document, ends_document}."""
+  """A DocumentSource as a seqio DataSource: {targets: text, starts_document, ends_document}."""
 
   def __init__(self, source: DocumentSource):
     self._documents = source
-    self.error: UserError | None = None  # what reading raised, which tf.data makes its own of
+    self.error: UserError | None = None  # the error in reading, which tf.data would hide
     super().__init__(splits=source.splits, caching_permitted=True)
 
   @property
@@ -78,7 +78,7 @@ class SeqioDocumentSource(seqio.DataSource):
 
 
 def frame_documents(dataset, vocabulary: Vocabulary):
-  """BOS before the first part of each document and EOS after its last, where there are such.
+  """Puts BOS before each document's first part and EOS after its last, if there are such ids.
 
   seqio's append_eos would put an EOS after every part.
   """
@@ -100,7 +100,7 @@ def frame_documents(dataset, vocabulary: Vocabulary):
 
 
 def register_documents(name: str, source: DocumentSource, vocabulary: Vocabulary):
-  """The seqio Task `name` over `source`; the one that is there if it was registered before."""
+  """The seqio Task `name` over `source`, registered unless it already is."""
   if name in seqio.TaskRegistry.names():
     return seqio.TaskRegistry.get(name)
 
@@ -152,11 +152,11 @@ def find_task(name: str, module: str):
 
 
 class TokenisedTask:
-  """The tokens of a Task's split, shard by shard in file order, nothing trimmed (Tokenised)."""
+  """The tokens of a Task's split, shard by shard in file order, untrimmed (Tokenised)."""
 
   def __init__(self, task, split: str, gin: Sequence[str] = ()):
     """`gin`: statements for the Task's preprocessors, see gin_bindings.py."""
-    check_prepared(task, split)  # to ask a data set for its splits is to load it
+    check_prepared(task, split)  # first: asking a data set for its splits loads it
     if split not in task.splits:
       raise UserError(
         f"the task {task.name} has no split {split!r}; it has "
@@ -186,7 +186,7 @@ class TokenisedTask:
       try_in_mem_cache=False,
     )
     options = tf.data.Options()
-    options.deterministic = True  # in order, however many threads tokenise
+    options.deterministic = True  # in order, with any number of threads
     try:
       for example in dataset.skip(first).with_options(options).as_numpy_iterator():
         yield Piece(example[TARGETS], bool(example.get(STARTS_DOCUMENT, True)))

@@ -1,4 +1,4 @@
-"""The light vocabulary of any seqio vocabulary (imports TensorFlow)."""
+"""Converts any seqio vocabulary to one without TensorFlow (the conversion imports it)."""
 
 from input_pipelines.seqio_characters import SeqioCharacterVocabulary
 from input_pipelines.tensorflow_import import import_seqio
@@ -13,7 +13,7 @@ seqio = import_seqio()
 
 
 def vocabulary_of(vocabulary) -> Vocabulary:
-  """The light vocabulary of any seqio vocabulary, with its ids."""
+  """A Vocabulary without TensorFlow, with the ids of any seqio vocabulary."""
   if isinstance(vocabulary, SeqioCharacterVocabulary):
     return CharacterVocabulary(vocabulary.characters)
   if isinstance(vocabulary, seqio.ByteVocabulary) and not vocabulary.extra_ids:
@@ -25,10 +25,10 @@ def vocabulary_of(vocabulary) -> Vocabulary:
     pieces = ByteVocabulary().pieces() + [b""] * vocabulary.extra_ids
   elif isinstance(vocabulary, seqio.PassThroughVocabulary):
     pieces = [f"<{i}>".encode() for i in range(vocabulary.vocab_size)]
-    counts_bytes = False  # the ids are of no text
+    counts_bytes = False  # ids do not stand for text
   else:
     pieces = [str(vocabulary.decode([i])).encode() for i in range(vocabulary.vocab_size)]
-    counts_bytes = False  # by itself, a word is decoded without the spaces beside it
+    counts_bytes = False  # decoded alone, a word lacks the spaces beside it
   for special in (vocabulary.pad_id, vocabulary.eos_id):
     if special is not None and special < len(pieces):
       pieces[special] = b""
@@ -42,7 +42,7 @@ def vocabulary_of(vocabulary) -> Vocabulary:
 
 
 def _bos_id(vocabulary) -> int | None:
-  """seqio's base class raises where a vocabulary has none; SentencePiece says -1."""
+  """The BOS id, or None: then seqio's base class raises, and SentencePiece says -1."""
   try:
     bos_id = vocabulary.bos_id
   except NotImplementedError:
@@ -51,7 +51,7 @@ def _bos_id(vocabulary) -> int | None:
 
 
 def _sentencepieces(vocabulary) -> list[bytes]:
-  """The model's own table: decoding ids one by one would lose the spaces between words."""
+  """Pieces from the model's own table; decoding single ids would lose spaces between words."""
   model = vocabulary.tokenizer
 
   def piece(i: int) -> bytes:

@@ -1,15 +1,15 @@
 """Builds token stores so that a kill at any moment costs little and breaks nothing.
 
 A store grows in `<store>.partial/`. Every few million tokens the files are flushed, and then
-progress.json, replaced atomically, says how much of them counts: sizes and checksums, and which
-element of which shard comes next. A restart cuts off whatever lies beyond and goes on from
-there, so no document is twice or missing; it starts over where what counts has changed. The
-last act renames the directory, hence a directory of the store's name is complete. A lock on
-`<store>.lock`, which dies with its holder, lets one process build while others wait for it and
-then open the result.
+progress.json, replaced atomically, records the committed part: sizes, checksums, and the next
+element and shard to read. A restart cuts the files to the committed part and continues there,
+so no document is missing or double; if the committed part has changed, it starts over. The last
+act renames the directory, so a directory with the store's name is complete. A lock on
+`<store>.lock`, which dies with its holder, lets one process build while others wait and then
+open the result.
 
-Checksums are taken of what is written, not of what is read back, so that they also tell what
-the disk made of it.
+Checksums are computed from the data to be written, not from data read back, so that they also
+detect errors of the disk.
 """
 
 import contextlib
@@ -54,17 +54,17 @@ _COMMIT_TOKENS = 4_000_000
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-  """Tokens of one document, or of a part of one that is too long to tokenise at once."""
+  """Tokens of a document, or of a part of a document too long to tokenise at once."""
 
   tokens: np.ndarray  # [length] ids
   starts_document: bool = True
-  weights: np.ndarray | None = None  # [length] 0 or 1, of each as a target; None: all 1
+  weights: np.ndarray | None = None  # [length] loss weight as a target, 0 or 1; None: all 1
 
 
 class Tokenised(Protocol):
   """A corpus as tokens: the same elements in the same order at each reading.
 
-  It may have `notes` as well, a dict that is stored once all pieces are read: TokenStore.notes.
+  It may also have a dict `notes`, stored when all pieces are read: see TokenStore.notes.
   """
 
   num_shards: int
@@ -76,7 +76,7 @@ class Tokenised(Protocol):
 
 @dataclasses.dataclass
 class _Progress:
-  """What counts of the files in a partial store, and the next piece to read."""
+  """The committed part of the files in a partial store, and the next piece to read."""
 
   num_shards: int
   shard: int = 0
@@ -85,7 +85,7 @@ class _Progress:
   num_documents: int = 0
   block_checksum: int = 0  # of the unfinished block at the end of the tokens
   documents_checksum: int = 0
-  has_weights: bool = False  # whether a loss weight so far was not 1: then each token has one
+  has_weights: bool = False  # whether any loss weight so far is not 1: then all are stored
   weight_block_checksum: int = 0  # of the unfinished block at the end of the weights
 
 
@@ -98,11 +98,12 @@ def open_or_build(
   verify: bool = False,
   commit_tokens: int = _COMMIT_TOKENS,
 ) -> TokenStore:
-  """The store at `path`, built if it is not there or is damaged (said on stderr).
+  """The store at `path`, built if it is missing or damaged (reported on stderr).
 
-  `tokenise` is called only to build: it may import TensorFlow. `identity`, which the path's
-  address stands for, is noted in the index for people to read. `verify` checks every token
-  of a store that is there, whatever its size. UserError where the cache cannot be written.
+  `tokenise` is called only for a build, since it may import TensorFlow. `identity`, of which
+  the path's address is a hash, is written to the index for people to read. `verify` checks
+  every token of an existing store, even of a large one. Raises UserError if the cache cannot be
+  written.
   """
   if not verify:
     with contextlib.suppress(DamagedFile):
@@ -125,7 +126,7 @@ def open_or_build(
 
 
 def _remove(path: Path, damage: DamagedFile) -> dict[str, int] | None:
-  """Makes room for a new store; returns the checksums of the old one, if they can be told."""
+  """Removes a damaged store; returns its checksums if they are readable."""
   _say(f"token store {path} is damaged ({damage}); building it again")
   checksums = None
   with contextlib.suppress(DamagedFile):
@@ -139,7 +140,7 @@ def _remove(path: Path, damage: DamagedFile) -> dict[str, int] | None:
 
 
 def _open_new(path: Path, verify: bool) -> TokenStore:
-  """The store that was written a moment ago."""
+  """Opens the store that was just written."""
   try:
     store = TokenStore(path)
     if verify:
@@ -153,7 +154,7 @@ def _open_new(path: Path, verify: bool) -> TokenStore:
 
 
 class _Build:
-  """One attempt at a store, going on where the attempt before it was cut off."""
+  """One attempt to build a store; it continues where the previous attempt was cut off."""
 
   def __init__(self, path: Path, vocabulary: Vocabulary, commit_tokens: int):
     self._path = path
@@ -188,7 +189,7 @@ class _Build:
     )
 
   def _resume(self, num_shards: int) -> _Progress:
-    """What earlier attempts committed, with the files cut to it; the start if that is lost."""
+    """The progress of earlier attempts, with the files cut to it; if damaged, a fresh start."""
     progress = _Progress(num_shards)
     with contextlib.suppress(DamagedFile):
       noted = _Progress(**read_json(self._partial / _PROGRESS))
@@ -201,7 +202,7 @@ class _Build:
     return progress
 
   def _sizes(self, progress: _Progress) -> dict[str, int]:
-    """How many bytes of each file count."""
+    """File name -> number of committed bytes."""
     num_bytes = progress.num_tokens * self._dtype.itemsize
     sizes = {
       TOKENS: num_bytes,
@@ -223,7 +224,7 @@ class _Build:
       os.truncate(path, min(size, path.stat().st_size))
 
   def _intact(self, progress: _Progress) -> bool:
-    """Whether the files hold what was committed. Reads them: tokenising takes far longer."""
+    """Whether the files match the committed checksums; reading is cheaper than tokenising."""
     parts = {
       name: map_array(self._partial / name, np.dtype(np.uint8), size)
       for name, size in self._sizes(progress).items()
@@ -256,7 +257,7 @@ class _Build:
     progress.piece += 1
 
   def _commit(self, progress: _Progress) -> None:
-    """First the data reach the disk, then the note that they count."""
+    """Writes the pending data to the disk, and only then the progress that counts them."""
     empty = np.zeros(0, self._dtype)
     tokens = np.concatenate([empty, *self._pending_tokens])
     committed = (progress.num_tokens - len(tokens)) * self._dtype.itemsize
@@ -277,13 +278,13 @@ class _Build:
     progress.documents_checksum = checksum(array, progress.documents_checksum)
 
   def _append_weights(self, progress: _Progress, committed: int) -> None:
-    """The weights of the pending tokens, once one of all so far is not 1."""
+    """Appends the pending weights, if any weight so far is not 1."""
     weights = np.concatenate([np.ones(0, np.uint8), *self._pending_weights])
     parts = [weights] if weights.size else []
     if not progress.has_weights:
       if weights.all():
         return
-      # The first that is not 1: those of the tokens that are there already come before it.
+      # The first weight that is not 1: write a 1 for each token already stored before it.
       step = self._commit_tokens
       ones = [np.ones(min(step, committed - i), np.uint8) for i in range(0, committed, step)]
       parts, committed, progress.has_weights = ones + parts, 0, True
@@ -330,7 +331,7 @@ class _Build:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-  """Holds the store at `path` alone; however this process dies, the system lets go of it."""
+  """Holds the store at `path` exclusively; the system frees the lock if this process dies."""
   make_cache_directory(path.parent)
   lock = path.with_name(path.name + ".lock")
   with _writing(lock):
@@ -345,7 +346,7 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def make_cache_directory(path: Path) -> None:
-  """Makes `path` with its parents; UserError where this user may not write there."""
+  """Creates `path` with its parents; UserError if this user may not write there."""
   with contextlib.suppress(OSError):
     path.mkdir(parents=True, exist_ok=True)
   if not os.access(path, os.W_OK | os.X_OK):
@@ -357,7 +358,7 @@ def make_cache_directory(path: Path) -> None:
 
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[None]:
-  """UserError where the system does not let this user, or this disk, do it."""
+  """Turns an error in writing to `path` into a UserError."""
   try:
     yield
   except OSError as error:

@@ -1,9 +1,9 @@
-"""One pass over a text file: is it UTF-8, which characters has it, and where may it be cut.
+"""One pass over a text file: whether it is UTF-8, its characters, and where it may be cut.
 
-A large file is not read again at the next start: what the pass found is noted in the cache,
-with the file's size, times and inode. Any write, copy or rename changes one of these (the
-change time cannot be set at will), but for writes within the same tick of the file system's
-clock, so nothing is noted of a file that was touched in the last minute.
+A large file is not read again at the next start: the cache keeps the result with the file's
+size, times and inode. Any write, copy or rename changes one of these (the change time cannot be
+set at will), except a write within the same tick of the file system's clock. So the result for
+a file changed in the last minute is not kept.
 """
 
 import codecs
@@ -31,14 +31,14 @@ _SETTLED_S = 60.0
 
 @dataclasses.dataclass(frozen=True)
 class TextScan:
-  """What the pass found. Part i is bytes part_bytes[i]:part_bytes[i+1], whole characters."""
+  """The result of the pass. Part i is bytes part_bytes[i]:part_bytes[i+1], whole characters."""
 
   path: Path
   stamp: list[int]  # size, times and inode of the file
   sha256: str
   characters: str  # sorted, each once
-  part_bytes: np.ndarray  # [parts + 1], the last is the size of the file
-  part_characters: np.ndarray  # [parts + 1], the number of characters before each part
+  part_bytes: np.ndarray  # [parts + 1], first byte of each part, then the file's size
+  part_characters: np.ndarray  # [parts + 1], number of characters before each part
 
   @property
   def num_bytes(self) -> int:
@@ -49,7 +49,7 @@ class TextScan:
     return int(self.part_characters[-1])
 
   def byte_of(self, character: int) -> int:
-    """Where in the file the character number `character` starts."""
+    """The byte in the file at which character number `character` starts."""
     part = int(np.searchsorted(self.part_characters, character, "right")) - 1
     if part == len(self.part_bytes) - 1:
       return self.num_bytes
@@ -58,7 +58,7 @@ class TextScan:
     return int(start) + len(text[: character - self.part_characters[part]].encode())
 
   def read(self, start: int, end: int) -> bytes:
-    """These bytes of the file; UserError where it is not the one that was scanned any more."""
+    """Bytes `start` to `end` of the file; UserError if it has changed since the scan."""
     with self.path.open("rb") as file:
       if _stamp(os.fstat(file.fileno())) != self.stamp:
         raise UserError(f"the text file {self.path} changed while it was read; start again")
@@ -67,7 +67,7 @@ class TextScan:
 
 
 def scan_text(path: str) -> TextScan:
-  """Reads the file at `path`; UserError where it is missing, unreadable, empty or not UTF-8."""
+  """Reads the file at `path`; UserError if it is missing, unreadable, empty or not UTF-8."""
   try:
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
@@ -106,7 +106,7 @@ def _scan(path: str, stamp: tuple[int, ...]) -> TextScan:
   settled = time.time() - max(stamp[1:3]) / 1e9 > _SETTLED_S
   scan = _pass_over(path, list(stamp))
   if settled and _stamp(os.stat(path)) == scan.stamp:
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs time alone
+    with contextlib.suppress(OSError):  # an unwritable cache only costs time
       notes.parent.mkdir(parents=True, exist_ok=True)
       write_json(notes, _to_json(scan))
   return scan
@@ -152,7 +152,7 @@ def _pass_over(path: str, stamp: list[int]) -> TextScan:
 
 
 def _decode(decoder: codecs.IncrementalDecoder, chunk: bytes, start: int, path: str) -> str:
-  """The whole characters of `chunk` and what the decoder held back, which began at `start`."""
+  """The complete characters of the decoder's rest, which began at byte `start`, and `chunk`."""
   try:
     return decoder.decode(chunk, final=not chunk)
   except UnicodeDecodeError as error:

@@ -1,6 +1,6 @@
-"""Whether a data set of TensorFlow Datasets lies on this machine.
+"""Whether a data set of TensorFlow Datasets is on this machine.
 
-Where it does not, tfds asks the network for it, which without one goes on for minutes.
+If it is not, tfds tries to download it, which without a network takes minutes to fail.
 """
 
 import os
@@ -11,9 +11,9 @@ from layers.errors import UserError
 
 
 def check_prepared(task: Any, split: str) -> None:
-  """UserError where the seqio Task reads a data set that has not been prepared.
+  """Raises UserError if the seqio Task reads a data set that has not been prepared.
 
-  Tasks that read anything else, and folders at a URL, pass.
+  Tasks that read other sources, or folders at a URL, pass.
   """
   loader = getattr(task.source, "tfds_dataset", None)
   if loader is None or (loader.tfds_splits and split not in loader.tfds_splits):
@@ -36,7 +36,7 @@ def check_prepared(task: Any, split: str) -> None:
 
 
 def _is_prepared(folder: Path, version: str) -> bool:
-  """Whether a configuration of the data set, of the version if one is asked for, is there."""
+  """Whether any configuration of the data set (of `version`, if given) is in the folder."""
   infos = folder.rglob("dataset_info.json") if folder.is_dir() else ()
   return any(
     version in ("", info.parent.name) and "incomplete." not in str(info) for info in infos

@@ -1,15 +1,15 @@
-"""Which bytes of text each piece of a tokenizer.json stands for, where the file says so.
+"""The bytes of text that each piece of a tokenizer.json stands for, if they can be known.
 
-It does where text is cut into pieces and nothing of it is lost: in GPT-2's alphabet of bytes,
-or with a mark for each space, as SentencePiece has. Where words lose the spaces between them
-(WordPiece, `</w>`), or text is normalised, pieces do not tell how long a text was.
+They can if cutting text into pieces loses nothing: with GPT-2's alphabet of bytes, or with a
+mark for each space, like SentencePiece's. If words lose the spaces between them (WordPiece,
+`</w>`) or text is normalised, pieces do not tell the length of a text.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 _WORD_START = "\N{LOWER ONE EIGHTH BLOCK}"
-_KEPT_BY = {  # pre-tokenizers that cut text and take nothing away
+_KEPT_BY = {  # pre-tokenizers that cut text and remove nothing
   "ByteLevel",
   "Digits",
   "FixedLength",
@@ -23,7 +23,7 @@ Described = Mapping[str, Any]  # a tokenizer.json
 
 
 def piece_reader(described: Described) -> Callable[[str], bytes] | None:
-  """What turns a piece into the bytes of the text that it came from; None: nothing can."""
+  """A function from a piece to the bytes of its text; None if they cannot be known."""
   if not _is_lossless(described):
     return None
   if is_byte_level(described):
@@ -44,7 +44,7 @@ def piece_reader(described: Described) -> Callable[[str], bytes] | None:
 
 
 def is_whole_alphabet(described: Described) -> bool:
-  """Whether each byte has a token, so that no text is beyond the tokenizer."""
+  """Whether each byte has a token, so that the tokenizer can encode any text."""
   vocab = described["model"]["vocab"]
   if is_byte_level(described):
     return all(character in vocab for character in byte_level_table())
@@ -57,7 +57,7 @@ def has_byte_pieces(described: Described) -> bool:
 
 
 def extra_bytes(described: Described) -> int:
-  """How many bytes the tokenizer may put in front of a text: one, for a space, or none."""
+  """The number of bytes that the tokenizer may put in front of a text: 1 (a space) or 0."""
   puts_space = lambda part: (
     part["type"] == "Prepend"
     or part["type"] == "Metaspace"
@@ -69,7 +69,7 @@ def extra_bytes(described: Described) -> int:
 
 
 def byte_level_table() -> dict[str, bytes]:
-  """The printable character that GPT-2's tokenizer writes for each byte, to that byte."""
+  """The printable character that GPT-2's tokenizer writes for a byte -> the byte."""
   plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
   others = [byte for byte in range(256) if byte not in plain]
   characters = [*map(chr, plain), *(chr(256 + i) for i in range(len(others)))]
@@ -77,7 +77,7 @@ def byte_level_table() -> dict[str, bytes]:
 
 
 def _is_lossless(described: Described) -> bool:
-  """Whether pieces put one after another are the text, up to a space in front of it."""
+  """Whether the pieces, joined, give the text, apart from a space in front."""
   model = described["model"]
   if model["type"] == "WordPiece" or model.get("end_of_word_suffix"):
     return False
@@ -87,7 +87,9 @@ def _is_lossless(described: Described) -> bool:
 
 
 def _keeps_text(part: Mapping[str, Any]) -> bool:
-  """Of a normalizer or a pre-tokenizer. NFC changes few texts, and where it does is told."""
+  """Whether a normalizer or pre-tokenizer loses no text. NFC passes: it rarely changes a text,
+  and FileVocabulary notes when one is changed.
+  """
   kind = part["type"]
   if kind == "Replace":
     return _space_mark(part) is not None
@@ -105,7 +107,7 @@ def _space_marks(described: Described) -> list[str]:
 
 
 def _space_mark(part: Mapping[str, Any]) -> str | None:
-  """What stands for a space after this normalizer or pre-tokenizer."""
+  """The character for a space after this normalizer or pre-tokenizer; None if it has none."""
   if part["type"] == "Metaspace":
     return part.get("replacement", _WORD_START)
   is_of_space = part["type"] == "Replace" and part["pattern"] == {"String": " "}
@@ -113,7 +115,7 @@ def _space_mark(part: Mapping[str, Any]) -> str | None:
 
 
 def _byte_of(piece: str) -> bytes | None:
-  """The byte that `<0x0A>` stands for."""
+  """The byte of a piece such as `<0x0A>`; None for other pieces."""
   if len(piece) != 6 or not piece.startswith("<0x") or not piece.endswith(">"):
     return None
   try:
@@ -123,7 +125,7 @@ def _byte_of(piece: str) -> bytes | None:
 
 
 def _parts(described: Described) -> Iterator[Mapping[str, Any]]:
-  """The normalizers and pre-tokenizers, out of the sequences that hold them."""
+  """All normalizers and pre-tokenizers, with sequences flattened."""
   for key, parts in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers")):
     yield from _flat(described.get(key), parts)
 

@@ -5,12 +5,12 @@
       documents.bin   int64 [D + 1], where each document starts, and the number of tokens
       checksums.bin   uint32, the CRC-32 of each block of 64 KiB of tokens.bin
       weights.bin     uint8 [num_tokens], the loss weight of each token as a target, 0 or 1
-      weight_checksums.bin   of weights.bin; both are there only where a weight is not 1
-      index.json      counts, dtype, vocabulary, checksums, and what the address was made of
+      weight_checksums.bin   of weights.bin; both files exist only if some weight is not 1
+      index.json      counts, dtype, vocabulary, checksums, and the address's ingredients
 
 The address is a hash of everything the tokens depend on (source, preprocessing, vocabulary):
-a change of any makes another store beside this one, and stores are never changed in place.
-Opening one needs numpy alone. store_builder.py makes them.
+changing any of it makes another store beside this one, and stores never change in place.
+Opening one needs only numpy. store_builder.py builds them.
 """
 
 import hashlib
@@ -37,23 +37,23 @@ CHECKSUMS = "checksums.bin"
 WEIGHTS = "weights.bin"
 WEIGHT_CHECKSUMS = "weight_checksums.bin"
 INDEX = "index.json"
-OPERATIVE_GIN = "operative_gin"  # a note: with which values gin made the preprocessors run
-FORMAT = 1  # what the ids mean, part of the address
+OPERATIVE_GIN = "operative_gin"  # key of a note: the gin values in force for the preprocessors
+FORMAT = 1  # version of the meaning of ids, part of the address
 
-# Up to this size an opening checks every token (0.03 s), so that damage is told at the start.
-# Of a larger store it shows when a batch first touches it: see checksummed_files.py.
+# Up to this size, opening checks every token (0.03 s), so that damage shows at the start. In a
+# larger store it shows when a batch first touches it: see checksummed_files.py.
 _CHECKED_WHOLE_BYTES = 64 << 20
 
 
 class TokenStore:
   """An open store: `tokens` [num_tokens] and `offsets` [D + 1], both memory-mapped.
 
-  `weights`, uint8 [num_tokens], mapped too, is None where each is 1. Whoever reads tokens or
-  weights calls `check(starts, ends)` for them before, which raises DamagedFile.
+  `weights`, uint8 [num_tokens], is mapped too, or None if all are 1. Before reading tokens or
+  weights call `check(starts, ends)`, which raises DamagedFile.
   """
 
   def __init__(self, path: Path):
-    """Opens the store at `path`; DamagedFile where it is incomplete or altered."""
+    """Opens the store at `path`; DamagedFile if it is incomplete or altered."""
     self.path = path
     self.index = read_json(path / INDEX)
     self.num_tokens: int = self.index["num_tokens"]
@@ -70,9 +70,9 @@ class TokenStore:
 
   @property
   def content(self) -> str:
-    """Names the tokens, `<address>:<checksum>`: see `same_content` in batches.py.
+    """The name of the tokens, `<address>:<checksum>`: see `same_content` in batches.py.
 
-    The address is of what they are known to depend on, the checksum of what came out.
+    The address is a hash of everything the tokens depend on; the checksum is of the tokens.
     """
     names = [CHECKSUMS, DOCUMENTS]
     if self.weights is not None:
@@ -82,11 +82,11 @@ class TokenStore:
 
   @property
   def notes(self) -> dict[str, str]:
-    """What tokenising had to say that a run should keep, by a name for it."""
+    """Name -> text from tokenising that a run should keep, such as OPERATIVE_GIN."""
     return self.index.get("notes", {})
 
   def description(self) -> dict[str, str]:
-    """Its facts for people."""
+    """Facts about the store, as texts for people."""
     return {
       "store": str(self.path),
       "tokens": f"{self.num_tokens:,} ({self.index['dtype']})",
@@ -94,12 +94,12 @@ class TokenStore:
     }
 
   def check(self, starts: np.ndarray, ends: np.ndarray) -> None:
-    """Of tokens starts[i] up to ends[i] and their weights; DamagedFile where one changed."""
+    """Checks tokens starts[i] up to ends[i] and their weights; DamagedFile if one changed."""
     for blocks in self._blocks:
       blocks.check(starts, ends)
 
   def verify(self) -> None:
-    """Reads every token against its checksum; DamagedFile where one differs."""
+    """Checks every token; DamagedFile if one changed."""
     for blocks in self._blocks:
       blocks.check_all()
 
@@ -109,7 +109,7 @@ class TokenStore:
     return CheckedBlocks(name, array, checksums)
 
   def _whole(self, name: str, dtype: np.dtype, length: int) -> np.ndarray:
-    """A file that is read from end to end in any case."""
+    """A file as an array [length], checked whole."""
     array = map_array(self.path / name, dtype, length)
     if checksum(array) != self.index["crc32"][name]:
       raise DamagedFile(f"{name} does not have the checksum in {INDEX}")
@@ -117,9 +117,9 @@ class TokenStore:
 
 
 def default_cache_dir() -> str:
-  """Where token stores live unless told otherwise: $STRATA_CACHE, or ~/.cache/strata.
+  """The default folder of token stores: $STRATA_CACHE, or ~/.cache/strata.
 
-  UserError where there is neither.
+  Raises UserError if there is neither.
   """
   if known := known_cache_dir():
     return known
@@ -130,13 +130,13 @@ def default_cache_dir() -> str:
 
 
 def known_cache_dir() -> str | None:
-  """`default_cache_dir`, or None: as in a container whose user is not in /etc/passwd."""
+  """`default_cache_dir`, or None, as for a container's user who is not in /etc/passwd."""
   named = os.environ.get("STRATA_CACHE") or os.path.expanduser("~/.cache/strata")
   return None if named.startswith("~") else named
 
 
 def store_path(cache_dir: str, name: str, identity: dict[str, Any]) -> Path:
-  """The directory of the store of what `identity` (JSON values) describes."""
+  """The directory of the store with this `identity` (JSON values)."""
   described = json.dumps({"format": FORMAT, **identity}, sort_keys=True)
   address = hashlib.sha256(described.encode()).hexdigest()[:16]
   return Path(os.path.expanduser(cache_dir)) / f"{name}-{address}"

@@ -1,10 +1,10 @@
-"""Tokenizers from files: SentencePiece, Hugging Face tokenizer.json, BPE ranks as tiktoken has.
+"""Tokenizers from files: SentencePiece, Hugging Face tokenizer.json, BPE ranks (tiktoken).
 
-The vocabulary that a file gives has the ids and the pieces that its own library has, and is
-told apart from others by a hash of the file: two with the same pieces may split differently.
+A file's vocabulary has the ids and pieces of its own library. A hash of the file is part of its
+fingerprint, because two tokenizers with the same pieces may split differently.
 
-Text is text, in all three: `</s>` or `<|endoftext|>` in a document, or in a prompt, is encoded
-as the characters that it is written with, and never becomes the id that ends a document. With
+In all three kinds text stays text: `</s>` or `<|endoftext|>` in a document or a prompt is
+encoded as its characters, and never becomes the id that ends a document. With
 `parse_special_tokens` such text becomes the special token's id.
 """
 
@@ -22,21 +22,21 @@ from input_pipelines.vocabularies import Vocabulary
 from layers.errors import UserError
 
 MAX_TOKENIZER_BYTES = 2**28  # the largest in use takes 32 MiB
-_WORD_START = "\N{LOWER ONE EIGHTH BLOCK}"  # what SentencePiece writes for a space
+_WORD_START = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's character for a space
 _KINDS = ".model (SentencePiece), .json (Hugging Face) or .tiktoken (BPE ranks)"
 
 
 def load_tokenizer(
   path: str, *, parse_special_tokens: bool = False, pattern: str | None = None
 ) -> Vocabulary:
-  """The tokenizer in the file at `path`; UserError where it is missing or not one.
+  """The tokenizer in the file at `path`; UserError if the file is missing or no tokenizer.
 
-  Its kind is told by its suffix; a .model that is lines of text holds BPE ranks, as LLaMA 3's.
+  The suffix gives its kind; a .model made of text lines holds BPE ranks, like LLaMA 3's.
 
   Args:
     path: of the file.
-    parse_special_tokens: text that is written like a special token becomes that token.
-    pattern: how BPE ranks split text into words, where their number does not say: a name of
+    parse_special_tokens: text written like a special token becomes that token.
+    pattern: how BPE ranks split text into words, if their number does not tell: a name in
       byte_pair_ranks.PATTERNS, or a regular expression.
   """
   path = os.path.expanduser(path)
@@ -56,7 +56,7 @@ def load_tokenizer(
 def _load(
   path: str, stamp: tuple[int, ...], parse_special_tokens: bool, pattern: str | None
 ) -> Vocabulary:
-  del stamp  # another file, another entry
+  del stamp  # only a key of the cache
   content = read_bytes(path, MAX_TOKENIZER_BYTES)
   sha256 = hashlib.sha256(content).hexdigest()
   suffix = Path(path).suffix
@@ -81,7 +81,7 @@ def _sentencepiece(
     model.LoadFromSerializedProto(content)
     ids = range(model.GetPieceSize())
     texts = [model.IdToPiece(i) for i in ids]
-  except (RuntimeError, ValueError):  # the texts of a damaged one may be no UTF-8
+  except (RuntimeError, ValueError):  # ValueError: a damaged model's texts may not be UTF-8
     raise UserError(f"{path} is no SentencePiece model") from None
 
   def piece(i: int) -> bytes:
@@ -113,7 +113,7 @@ def _sentencepiece(
 def _parsing(
   encode: Callable[[str], list[int]], specials: Mapping[str, int]
 ) -> Callable[[str], Sequence[int]]:
-  """`encode`, with each of `specials` in a text as its id; what is between is a text each."""
+  """`encode`, but each of `specials` in a text becomes its id; texts between are encoded."""
   longest_first = sorted(filter(None, specials), key=len, reverse=True)
   if not longest_first:
     return encode
@@ -121,7 +121,7 @@ def _parsing(
 
   def parse(text: str) -> list[int]:
     ids: list[int] = []
-    for n, part in enumerate(special.split(text)):  # texts and specials take turns
+    for n, part in enumerate(special.split(text)):  # texts and specials alternate
       if n % 2:
         ids.append(specials[part])
       elif part:

@@ -1,8 +1,8 @@
 """Tokenizers of Hugging Face: tokenizer.json, read, encoded and decoded by `tokenizers`.
 
-Ids and text are that library's own. What is added here: text is text (its special tokens are
-encoded as the characters they are written with), text that the library would drop is an error,
-and how many bytes of text each token stands for, where the file says so.
+Ids and text are the library's own. Three things are added here: text stays text (special tokens
+in it are encoded as characters), text that the library would drop is an error, and each token's
+number of bytes of text is known if the file allows it.
 """
 
 import json
@@ -23,18 +23,18 @@ from input_pipelines.vocabularies import Vocabulary
 from layers.errors import UserError, shown
 
 CONFIG = "tokenizer_config.json"  # beside a tokenizer.json
-MAX_UNUSED_IDS = 2**16  # ids below the largest that stand for no token: each takes memory
+MAX_UNUSED_IDS = 2**16  # gaps allowed below the largest id: each id takes memory
 
-# What a tokenizer.json does not say, where there is no tokenizer_config.json beside it.
+# BOS and EOS are in tokenizer_config.json; without that file these usual names are tried.
 _USUAL_BOS = ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>")
 _USUAL_EOS = ("</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>")
-_NEVER = "\uffff"  # no character, so that no text has a piece of it
-_LOST = 2**31 - 1  # the id of what has no token
+_NEVER = "\uffff"  # not a character, so it is in no text
+_LOST = 2**31 - 1  # the id given to text without a token
 _TRIED_IDS = 1000
 
 
 def read(path: str, content: bytes, sha256: str, parse_special_tokens: bool) -> Vocabulary:
-  """The vocabulary of a tokenizer.json; UserError where the file is none."""
+  """The vocabulary of a tokenizer.json; UserError if the file is not one."""
   import_for("tokenizers", path)
   tokenizer = _tokenizer(content, path)
   ids: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
@@ -45,7 +45,7 @@ def read(path: str, content: bytes, sha256: str, parse_special_tokens: bool) -> 
       f"{path} has {len(ids):,} tokens and the id {max(ids.values()):,}: more than "
       f"{MAX_UNUSED_IDS:,} ids without a token are not read"
     )
-  described = json.loads(tokenizer.to_str())  # of the right types, whatever the file holds
+  described = json.loads(tokenizer.to_str())  # has the right types, unlike the file perhaps
   config = _config_beside(path)
   bos_id = _special_id(config, "bos_token", _USUAL_BOS, ids)
   eos_id = _special_id(config, "eos_token", _USUAL_EOS, ids)
@@ -63,7 +63,7 @@ def read(path: str, content: bytes, sha256: str, parse_special_tokens: bool) -> 
     decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
     counts_bytes=read_piece is not None,
     extra_bytes=extra_bytes(described),
-    # Stores of before there was a choice hold special tokens for such text.
+    # Older stores, from before this choice, hold special tokens for such text.
     facts={
       "tokenizer_sha256": sha256,
       "special_tokens": "parsed" if parse_special_tokens else "text",
@@ -72,14 +72,14 @@ def read(path: str, content: bytes, sha256: str, parse_special_tokens: bool) -> 
 
 
 def _decode_bytes(tokenizer: Any) -> None:
-  """Puts the bytes of characters together, where the declared decoder leaves `<0xE6>`."""
+  """Makes the decoder join byte pieces such as `<0xE6>` into characters."""
   from tokenizers import decoders
 
   tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), tokenizer.decoder])
 
 
 def ids_in_front(path: str) -> tuple[int, ...]:
-  """What the tokenizer itself puts in front of a text: BOS for LLaMA, nothing for GPT-2."""
+  """The ids that the tokenizer puts in front of a text: BOS for LLaMA, none for GPT-2."""
   tokenizer = _tokenizer(Path(path).read_bytes(), path)
 
   def front(text: str) -> tuple[int, ...] | None:
@@ -87,7 +87,7 @@ def ids_in_front(path: str) -> tuple[int, ...]:
     of_text = [n for n, sequence in enumerate(encoding.sequence_ids) if sequence is not None]
     return tuple(encoding.ids[: of_text[0]]) if of_text else None
 
-  # Any text with a token of its own shows it; not each tokenizer has one for each letter.
+  # Any text that has a token shows them, but a tokenizer may lack one for "a".
   for text in ("a", *(tokenizer.decode([i]) for i in range(_TRIED_IDS))):
     try:
       ids = failing_as_user_error(front, "cannot encode")(text)
@@ -109,15 +109,15 @@ def _tokenizer(content: bytes, path: str) -> Any:
   except UserError as error:
     reason = str(error).removeprefix(f"{path} it: ")
     raise UserError(f"{path} is no tokenizer.json: {reason}") from None
-  tokenizer.no_truncation()  # which the file may ask for: text would be lost
+  tokenizer.no_truncation()  # the file may ask for it, and text would be lost
   tokenizer.no_padding()
   if hasattr(tokenizer.model, "dropout"):
-    tokenizer.model.dropout = None  # which would give other ids at each reading
+    tokenizer.model.dropout = None  # ids would be random
   return tokenizer
 
 
 def _check_merges(described: Any, path: str) -> None:
-  """UserError for merges that end the process: the library takes the prefix off unseen."""
+  """Raises UserError for merges that crash the library, which strips the prefix unchecked."""
   model = described.get("model") if isinstance(described, dict) else None
   prefix = model.get("continuing_subword_prefix") if isinstance(model, dict) else None
   merges = model.get("merges") if isinstance(model, dict) else None
@@ -143,7 +143,7 @@ def _pieces(
   for token in described["added_tokens"]:
     if token["special"]:
       pieces[token["id"]] = b""
-    elif is_byte_level(described):  # it is found in the text as it stands
+    elif is_byte_level(described):  # added tokens are not in GPT-2's alphabet
       pieces[token["id"]] = token["content"].encode()
   return pieces
 
@@ -156,7 +156,7 @@ def _encoder(
   parse_special_tokens: bool,
   path: str,
 ) -> Callable[[str], Sequence[int]]:
-  """The ids of a text; ValueError where some of it would be lost, or be a special token."""
+  """A function from text to ids; ValueError if some text would be lost, or become special."""
   before = json.dumps(described)
   names_the_lost = _name_the_lost(described, ids, framing)
   specials = {} if parse_special_tokens else _specials(described, ids, framing)
@@ -166,7 +166,7 @@ def _encoder(
     tokenizer = _tokenizer(edited.encode(), path)
   tokenizer.encode_special_tokens = not parse_special_tokens
   never = frozenset(specials.values())
-  # Without its own number in the model, an added token may have been given another.
+  # An added token that the renamed model lacks may get another id; `moved` maps it back.
   numbers: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
   ordinary = _added(described) - specials.keys()
   moved = {numbers[text]: ids[text] for text in ordinary if numbers[text] != ids[text]}
@@ -191,10 +191,10 @@ def _encoder(
 def _name_the_lost(
   described: dict[str, Any], ids: Mapping[str, int], framing: set[int | None]
 ) -> bool:
-  """Names a token for what the library would drop without a word; whether there is need.
+  """Adds a token for text that the library would drop silently; returns whether it is needed.
 
-  It drops characters that a BPE model lacks where there is no token for the unknown. Where that
-  token is also BOS or EOS, they would end the document.
+  The library drops characters that a BPE model lacks if there is no unknown token. If that
+  token is also BOS or EOS, such characters would end the document.
   """
   model = described["model"]
   unknown = _unknown_id(model, ids)
@@ -210,7 +210,7 @@ def _name_the_lost(
 def _specials(
   described: dict[str, Any], ids: Mapping[str, int], framing: set[int | None]
 ) -> dict[str, int]:
-  """The special tokens, BOS and EOS among them, that text must not become."""
+  """Text -> id of the special tokens, BOS and EOS included, that text must not become."""
   for token in described["added_tokens"]:
     token["special"] |= token["id"] in framing
   unknown = {_unknown_id(described["model"], ids)} - framing
@@ -229,9 +229,10 @@ def _unknown_id(model: Mapping[str, Any], ids: Mapping[str, int]) -> int | None:
 
 
 def _rename(model: dict[str, Any], specials: Mapping[str, int]) -> None:
-  """Takes special tokens out of the pieces that the model itself finds in a text.
+  """Hides special tokens from the model, so that it does not find them in a text.
 
-  T5's `</s>` is a piece of its model, and a text with these four characters would have it.
+  T5's model, for example, has the piece `</s>`, which a text with these four characters would
+  become.
   """
   if model["type"] == "Unigram":
     model["vocab"] = [[_hidden(text, specials), score] for text, score in model["vocab"]]

@@ -1,8 +1,8 @@
-"""Vocabularies without TensorFlow: what an id stands for, and the ids of a text.
+"""Vocabularies without TensorFlow: from ids to text and from text to ids.
 
-Each has the ids of the seqio vocabulary it mirrors (`as_seqio`), which tokenises the corpus.
-These light ones size the model, decode rows and samples, and count bytes, so that a run
-whose tokens are already stored never loads TensorFlow.
+Each mirrors the ids of a seqio vocabulary (`as_seqio`), which tokenises the corpus. These
+vocabularies size the model, decode rows and samples, and count bytes, so that a run whose
+tokens are already stored never loads TensorFlow.
 
 Letters: V ids of the vocabulary.
 """
@@ -20,7 +20,7 @@ from layers.notices import note
 
 
 class Vocabulary(abc.ABC):
-  """Ids 0 .. vocab_size - 1. `bos_id` and `eos_id` are None where documents are not framed."""
+  """Ids 0 .. vocab_size - 1. `bos_id` and `eos_id` are None if documents are not framed."""
 
   vocab_size: int
   bos_id: int | None = None
@@ -28,11 +28,11 @@ class Vocabulary(abc.ABC):
 
   @abc.abstractmethod
   def encode(self, text: str) -> np.ndarray:
-    """The ids of `text`, int32 [tokens], without BOS and EOS; UserError where it has none."""
+    """The ids of `text`, int32 [tokens], without BOS and EOS; UserError if it has none."""
 
   @abc.abstractmethod
   def pieces(self) -> list[bytes]:
-    """For each id the UTF-8 bytes it stands for (V of them); specials stand for none."""
+    """The UTF-8 bytes of each id's text, a list of V; empty for special tokens."""
 
   @abc.abstractmethod
   def as_seqio(self) -> Any:
@@ -44,26 +44,26 @@ class Vocabulary(abc.ABC):
     return b"".join(pieces[i] for i in np.asarray(ids).tolist()).decode("utf-8", "replace")
 
   def continuation(self, before: Iterable[int], ids: Iterable[int]) -> str:
-    """The text that `ids` add to that of `before`: a decoder may write no space in front."""
+    """The text that `ids` add to `before`; decoded alone, they might lack a leading space."""
     before = np.asarray(before).tolist()
     start, whole = self.decode(before), self.decode([*before, *np.asarray(ids).tolist()])
     return whole[len(start) :] if whole.startswith(start) else self.decode(ids)
 
   def token_bytes(self) -> np.ndarray | None:
-    """How many bytes of text each id stands for, float32 [V]: turns nats into bits per byte.
+    """The number of bytes of each id's text, float32 [V], which turns nats into bits per byte.
 
-    None where ids do not tell, as those of words without the spaces between them.
+    None if ids do not tell, as with words that lack the spaces between them.
     """
     return np.array([len(piece) for piece in self.pieces()], np.float32)
 
   def facts(self) -> dict[str, Any]:
-    """What `vocabulary_from_facts` needs to make this vocabulary again, as JSON values."""
+    """JSON values from which `vocabulary_from_facts` can make this vocabulary again."""
     # JSON has no bytes: latin-1 maps each byte to the character of the same number.
     pieces = [piece.decode("latin-1") for piece in self.pieces()]
     return {"kind": "pieces", "pieces": pieces, "bos_id": self.bos_id, "eos_id": self.eos_id}
 
   def fingerprint(self) -> str:
-    """Equal for equal vocabularies, and only for those."""
+    """A hash that is equal for equal vocabularies only."""
     return hashlib.sha256(json.dumps(self.facts(), sort_keys=True).encode()).hexdigest()
 
 
@@ -91,10 +91,10 @@ class ByteVocabulary(Vocabulary):
 
 
 class CharacterVocabulary(Vocabulary):
-  """The sorted characters of a text and nothing else, as nanoGPT's shakespeare_char has them.
+  """The sorted characters of a text, like nanoGPT's shakespeare_char.
 
-  No specials: Shakespeare gives exactly 65 ids. Id 0 is a character too, so padding is told
-  by segment id 0 and never by the token.
+  There are no special ids: Shakespeare gives exactly 65 ids. Id 0 is a character too, so
+  padding is marked by segment id 0, never by the token.
   """
 
   def __init__(self, characters: str):
@@ -127,9 +127,9 @@ class CharacterVocabulary(Vocabulary):
 
 
 class PieceVocabulary(Vocabulary):
-  """Any other vocabulary as the table of its pieces, which is all that decoding needs.
+  """Any other vocabulary, as the table of its pieces, which suffices for decoding.
 
-  The table cannot tokenise: `encode` asks the seqio vocabulary that it was taken from.
+  The table cannot tokenise: `encode` uses the seqio vocabulary that it was made from.
   """
 
   def __init__(
@@ -141,7 +141,7 @@ class PieceVocabulary(Vocabulary):
     load_seqio: Callable[[], Any] | None = None,
     counts_bytes: bool = True,
   ):
-    """`counts_bytes`: whether the pieces of a text have its bytes; else nothing tells them."""
+    """`counts_bytes`: whether a text's pieces have as many bytes as the text."""
     self.vocab_size = len(pieces)
     self.bos_id = bos_id
     self.eos_id = eos_id
