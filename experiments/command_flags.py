@@ -1,4 +1,4 @@
-"""The flags of the command line, whichever command they are for."""
+"""The flags of all commands of the command line."""
 
 from absl import flags
 
@@ -6,7 +6,7 @@ from experiments.override_arguments import Override
 
 
 class _OverrideFlag(flags.Flag):
-  """Adds each occurrence to one list that all verbs share: their order is their meaning."""
+  """Adds each occurrence to one list that all verbs share, because their order matters."""
 
   def __init__(self, verb: str, help_text: str, overrides: list[Override]):
     super().__init__(flags.ArgumentParser(), None, verb, None, help_text, allow_overwrite=True)
@@ -18,7 +18,7 @@ class _OverrideFlag(flags.Flag):
 
 
 def define_flags() -> tuple[flags.FlagValues, list[Override]]:
-  """Flags of their own, apart from those that libraries add to absl's global ones."""
+  """The flags, separate from absl's global flags, which libraries extend; and the overrides."""
   values = flags.FlagValues()
   values.set_gnu_getopt(True)  # flags may stand before and after arguments
   overrides: list[Override] = []

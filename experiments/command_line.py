@@ -1,8 +1,8 @@
 """The command line: `runner [COMMAND] --exp=NAME [--set=PATH=VALUE]... [--workdir=DIR]...`.
 
-Exit codes: 0 done; 2 the user's input is wrong, said in one line; 3 a plan does not fit; 1 the
-run diverged, said in one line too, or anything else, with a traceback; 129, 130 and 143
-stopped by a signal.
+Exit codes: 0 done; 2 the user's input is wrong (reported in one line); 3 a plan does not fit; 1
+the run diverged (one line), or any other error (a traceback); 129, 130 and 143 stopped by a
+signal.
 """
 
 import dataclasses
@@ -36,9 +36,9 @@ _SAMPLING_FLAGS = ("prompt", "max_tokens", "temperature", "top_k", "top_p", "see
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-  """Where a command's function is, its arguments, the flags that mean something to it."""
+  """A command: its function, its arguments, and the flags that it accepts."""
 
-  function: str  # in experiments.commands
+  function: str  # "module:function" in experiments.commands
   summary: str
   flags: tuple[str, ...] = ()
   arguments: str = ""
@@ -167,7 +167,7 @@ def _run(argv: Sequence[str]) -> int:
   for flag in command.flags:
     if flag not in VERBS:
       value = values[flag].value
-      field = "source" if flag == "from" else flag  # a word of Python's own
+      field = "source" if flag == "from" else flag  # `from` is a keyword
       chosen[field] = tuple(value) if isinstance(value, list) else value
   invocation = Invocation(arguments=tuple(arguments), overrides=tuple(overrides), **chosen)
   invocation.prepare()
@@ -179,7 +179,7 @@ def _run(argv: Sequence[str]) -> int:
 def _parse(
   values: flags.FlagValues, overrides: Sequence[Override], argv: Sequence[str]
 ) -> list[str]:
-  """The command and its arguments; flags go into `values`."""
+  """Returns the command and its arguments; puts flags into `values`."""
   try:
     _, *positional = values(list(argv))
   except flags.UnrecognizedFlagError as error:
@@ -197,7 +197,7 @@ def _parse(
 def _flag_meant(
   word: str, values: flags.FlagValues, overrides: Sequence[Override]
 ) -> str | None:
-  """How to write as a flag what stands where no word is expected."""
+  """A hint how to write a stray word as a flag; None if there is none."""
   incomplete = [o for o in overrides if o.verb == "set" and "=" not in o.text]
   if incomplete:  # --set num_steps 3
     return f"write {incomplete[-1]}={word}"
@@ -214,7 +214,7 @@ def _check_arguments(
   values: flags.FlagValues,
   overrides: Sequence[Override],
 ) -> None:
-  """As many as the command takes."""
+  """Raises UserError unless the command takes this number of arguments."""
   command = COMMANDS[name]
   if len(arguments) in command.num_arguments:
     return
@@ -232,7 +232,7 @@ def _check_arguments(
 
 
 def _check_flags(name: str, values: flags.FlagValues) -> None:
-  """None that the command would ignore, none twice that has one value."""
+  """Raises UserError for a flag that the command ignores, or that is wrongly repeated."""
   for flag in values:
     if values[flag].present > 1 and flag not in _REPEATABLE:
       raise UserError(f"--{flag} is given {values[flag].present} times; give it once")
@@ -261,9 +261,9 @@ def _help(values: flags.FlagValues) -> str:
   ):
     users = [other for other, spec in COMMANDS.items() if name in spec.flags]
     if users and all(f"--{name}" in COMMANDS[user].summary for user in users):
-      continue  # said there
+      continue  # the summary explains it
     only = f" [{', '.join(users)}]" if len(users) < 4 else ""
-    text = (values[name].help or "").partition(";\n")[0]  # what absl adds to repeatable flags
+    text = (values[name].help or "").partition(";\n")[0]  # without absl's own addition
     lines.append(f"  {f'--{name}':18}{text}{only}")
   lines += [
     "",

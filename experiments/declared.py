@@ -1,7 +1,7 @@
-"""The experiments of the families in this folder, read from their source: nothing is imported.
+"""The experiments of this folder's families, read from their source without importing it.
 
-So `runner list` answers at once, and a name that is misspelt, by its own message, even where a
-family cannot be imported.
+So `runner list` and the error for a misspelt name come at once, even if a family cannot be
+imported.
 """
 
 import ast
@@ -14,36 +14,36 @@ from typing import NamedTuple
 
 
 class Listing(NamedTuple):
-  """What a list says of an experiment: the first line of its docstring, and its tags."""
+  """A line of the list: an experiment's name, first docstring line and tags."""
 
   name: str
   summary: str
   tags: tuple[str, ...] = ()
 
   def matches(self, pattern: str) -> bool:
-    """Whether a part of the name, a glob over it, or a tag is `pattern`, whatever the case."""
+    """Whether `pattern`, ignoring case, is a part of the name, a glob for it, or a tag."""
     name, pattern = self.name.lower(), pattern.lower()
     tags = [tag.lower() for tag in self.tags]
     return pattern in name or fnmatch.fnmatch(name, pattern) or pattern in tags
 
 
 def first_line(docstring: str | None) -> str:
-  """Of a docstring; an empty text where there is none."""
+  """The first line of a docstring; empty without one."""
   return (inspect.cleandoc(docstring or "").splitlines() or [""])[0]
 
 
 @functools.cache
 def declared() -> dict[str, tuple[Listing, ...]]:
-  """Module name -> what it registers, of the files beside this one that register anything."""
+  """Module name -> its experiments, for the files in this folder that register any."""
   folder = pathlib.Path(__file__).parent
   found = {path.stem: tuple(_declared_in(path)) for path in sorted(folder.glob("*.py"))}
   return {family: listings for family, listings in found.items() if listings}
 
 
 def _declared_in(path: pathlib.Path) -> Iterator[Listing]:
-  """Of the classes with `@register` or `@register(...)` at the top level of a file."""
+  """Listings of the top-level classes of a file with `@register` or `@register(...)`."""
   text = path.read_text(encoding="utf-8")
-  if "\n@register" not in text:  # parsing is what costs
+  if "\n@register" not in text:  # saves parsing, the slow part
     return
   for node in ast.parse(text).body:
     if isinstance(node, ast.ClassDef):

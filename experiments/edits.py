@@ -1,6 +1,6 @@
-"""One change to one place in a config: found by path, typed, and put there.
+"""Changes one place in a config: finds it by path, converts the value to its type, sets it.
 
-Errors name what stands beside the place, and where else in the config the name exists.
+Errors name the neighbouring fields, and other places in the config with the same name.
 """
 
 import types
@@ -29,11 +29,11 @@ from runners.configs.tree import Path, Step, flatten, format_value, path_text
 
 
 class Place(NamedTuple):
-  """Where a path leads: canonical (indices counted from the front), its type, its value."""
+  """The place a path leads to: canonical path (indices from the front), type and value."""
 
   path: Path
   annotation: Any
-  value: Any  # REQUIRED where a field has neither a value nor a default
+  value: Any  # REQUIRED if a field has neither a value nor a default
 
 
 def find(config: fdl.Config, path: Path, *, new_key: bool = False) -> Place:
@@ -52,9 +52,9 @@ def find(config: fdl.Config, path: Path, *, new_key: bool = False) -> Place:
 
 
 def set_value(config: fdl.Config, path: Path, value: Any) -> Path:
-  """Types `value` for its place and puts it there; returns the canonical path.
+  """Converts `value` to the type of its place and sets it; returns the canonical path.
 
-  Of what stood there a learning rate and the like stay: see replacement.py.
+  A new value takes over the learning rate and similar fields of the old: see replacement.py.
   """
   place = find(config, path, new_key=True)
   current = None if place.value is REQUIRED else place.value
@@ -65,7 +65,7 @@ def set_value(config: fdl.Config, path: Path, value: Any) -> Path:
 
 
 def append_value(config: fdl.Config, path: Path, value: Any) -> Path:
-  """Adds to the end of a list or tuple: one element, or each of a list or tuple of them."""
+  """Appends to a list or tuple: one element, or the elements of a list or tuple."""
   place = find(config, path)
   current = place.value
   if not isinstance(current, list | tuple):
@@ -78,7 +78,7 @@ def append_value(config: fdl.Config, path: Path, value: Any) -> Path:
 
 
 def unset(config: fdl.Config, path: Path) -> Path:
-  """Back to the default of the callable; an element of a list, tuple or dict is taken out."""
+  """Restores a field's default, or removes an element of a list, tuple or dict."""
   place = find(config, path)
   *above, last = place.path
   owner = find(config, tuple(above))
@@ -96,7 +96,7 @@ def unset(config: fdl.Config, path: Path) -> Path:
 def _unset_field(owner: Place, name: str) -> None:
   node = owner.value
   if not isinstance(node, fdl.Buildable) or name not in node.__arguments__:
-    return  # it has its default
+    return  # it has its default already
   field = fields(target_of(node)).get(name)
   if field is not None and field.default_value() is REQUIRED:
     where = path_text((*owner.path, daglish.Attr(name)))
@@ -128,7 +128,7 @@ def _put(node: Any, path: Path, value: Any) -> Any:
 def _is_one_element(value: Any, element: Any, current: list | tuple) -> bool:
   """`sharding+=('heads', 'tensor')` adds one pair; `callbacks+=[@a(), @b()]` adds two.
 
-  The element type tells them apart, or where it is not known, what is in the list already.
+  The element type decides; if it is unknown, the existing elements do.
   """
   if not isinstance(value, list | tuple):
     return True
@@ -182,7 +182,7 @@ def _into_key(place: Place, step: Step, *, may_be_new: bool) -> Place:
 
 
 def _inner_annotation(annotation: Any, step: Step) -> Any:
-  """The type of an element of a container type; Any where that is not said."""
+  """The type of an element of a container type; Any if it is not given."""
   origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
   if origin in (typing.Union, types.UnionType):
     inner = (_inner_annotation(member, step) for member in arguments)
@@ -197,7 +197,7 @@ def _inner_annotation(annotation: Any, step: Step) -> Any:
 
 
 def _no_such_field(config: fdl.Config, node: fdl.Buildable, path: Path, name: str) -> str:
-  """Siblings with a like name, and the full path of the name where it stands elsewhere."""
+  """The error for an unknown field, with similar siblings and other paths with its name."""
   prefix = f"{path_text(path)}." if path else ""
   siblings = names_of(node)
   close = [f"{prefix}{sibling}" for sibling in nearest(name, siblings, count=3)]
@@ -216,7 +216,7 @@ def _elsewhere(config: fdl.Config, name: str) -> list[str]:
 
 
 def _paths_by_name(config: fdl.Config) -> dict[str, list[str]]:
-  """For each field name the two shortest paths that end in it."""
+  """Field name -> the two shortest paths that end in it."""
   by_name: dict[str, list[str]] = {}
   for path in sorted(flatten(config), key=lambda path: path.count(".")):
     by_name.setdefault(path.rpartition(".")[2], []).append(path)

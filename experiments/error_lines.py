@@ -1,15 +1,15 @@
-"""The user's mistakes as the command line prints them: one line each, and never a long one."""
+"""Prints the user's mistakes: one line each, of limited length."""
 
 import re
 
 from experiments.override_arguments import OverrideErrors
 from layers.errors import UserError
 
-MAX_LINE = 900  # characters; what is wrong may itself be megabytes
+MAX_LINE = 900  # characters; a wrong value may itself have megabytes
 
 
 def error_lines(error: UserError) -> list[str]:
-  """A line for each wrong override, else one; what failed while it was built says where."""
+  """A line for each wrong override, or one line; an error while building names the path."""
   if isinstance(error, OverrideErrors):
     return [one_line(text) for text in error.errors]
   path, cause = _unwrap(error)
@@ -18,11 +18,11 @@ def error_lines(error: UserError) -> list[str]:
 
 
 def one_line(text: str) -> str:
-  """A text as one line that a terminal shows as it is, its middle left out where it is long.
+  """A text as one printable line; the middle of a long one is left out.
 
-  The beginning says what is wrong, and the end says the cure.
+  Its beginning names the error, and its end the cure.
   """
-  if len(text) > 4 * MAX_LINE:  # before anything looks at each character
+  if len(text) > 4 * MAX_LINE:  # before the slow work on each character
     text = f"{text[: 2 * MAX_LINE]} {text[-2 * MAX_LINE :]}"
   text = " ".join(text.split())
   text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -31,9 +31,9 @@ def one_line(text: str) -> str:
 
 
 def _unwrap(error: UserError) -> tuple[str, BaseException]:
-  """The path at which Fiddle was building, and the error without what Fiddle adds to it.
+  """The path at which Fiddle was building, and the original error.
 
-  Fiddle raises a subclass that holds the error itself, and words of its own that name the path.
+  Fiddle raises a subclass that holds the original error and a message with the path.
   """
   path, cause = "", error
   while (inner := vars(cause).get("proxy_base_exception")) is not None:

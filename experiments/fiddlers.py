@@ -4,8 +4,8 @@
   def tiny(config, width: int = 64):
     config.model.width = width
 
-is applied with `--fiddler=tiny` or `--fiddler=tiny(width=32)`. It changes the config it is
-given, or returns another one.
+is applied with `--fiddler=tiny` or `--fiddler=tiny(width=32)`. It changes its config in place,
+or returns another.
 """
 
 from collections.abc import Callable

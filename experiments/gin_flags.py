@@ -1,9 +1,9 @@
 """`--gin_file`, `--gin_bindings`: gin for preprocessors of seqio Tasks, as T5X users have it.
 
-What they say becomes the field `gin` of the data that have one, hence a part of the config as
-any other: shown, compared, stored with the run, and part of what token stores are known by.
-Files are read into it whole, with the files that they include, so that a run can be repeated
-when they are gone. Files come before bindings, and both after all other overrides.
+Their statements become the field `gin` of the data that have one, and so a normal part of the
+config: shown, compared, stored with the run, and part of a token store's identity. Files are
+copied into it with their includes, so that a run can be repeated without them. Files come
+before bindings, and both after all other overrides.
 """
 
 import pathlib
@@ -19,7 +19,7 @@ from runners.configs.tree import copy_config
 
 
 def statements_of(verb: str, text: str) -> str:
-  """What an argument says, in gin's language; UserError where it is not in it."""
+  """The gin statements of an argument; UserError if they are not in gin's language."""
   if verb == "gin_bindings":
     if _includes(text, ""):
       raise UserError("include works in a --gin_file only")
@@ -28,9 +28,9 @@ def statements_of(verb: str, text: str) -> str:
 
 
 def bind(config: fdl.Config, statements: str) -> fdl.Config:
-  """A copy in which data that have a field `gin` have these statements last.
+  """A copy in which these statements are appended to every data's field `gin`.
 
-  Evaluation data that take theirs from the training data are left to do so.
+  Evaluation data that take the field from the training data still do.
   """
   config = copy_config(config)
   train = config.train_data
@@ -48,7 +48,7 @@ def bind(config: fdl.Config, statements: str) -> fdl.Config:
       "tasks: --set=train_data=@RegisteredTask(task='NAME', module='PACKAGE.MODULE')"
     )
   for node in found:
-    # Not twice: the config may be that of a run that had them.
+    # Not twice: the config of an earlier run may have them already.
     node.gin = (*(earlier for earlier in node.gin if earlier != statements), statements)
   return config
 
@@ -61,7 +61,7 @@ def _configurable(root: Any):
 
 
 def _file_content(path: pathlib.Path, within: tuple[pathlib.Path, ...]) -> str:
-  """The file's statements, with those that it includes in their places."""
+  """The file's statements, with includes replaced by the included files."""
   if path in within:
     raise UserError(f"{path} includes itself")
   text = read_text(path)
@@ -72,7 +72,7 @@ def _file_content(path: pathlib.Path, within: tuple[pathlib.Path, ...]) -> str:
 
 
 def _includes(text: str, source: str) -> list[tuple[int, str]]:
-  """(line, file) of each `include`. Reads the syntax of it all, and runs nothing."""
+  """(line, file) of each `include`. Only parses the text, and runs nothing."""
   from gin import config_parser
 
   from input_pipelines.gin_bindings import parsed

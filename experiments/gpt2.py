@@ -44,7 +44,7 @@ VOCAB_SIZE = 50_257
 
 
 def init_stddev(model_dim: int) -> float:
-  """GPT-2's 0.02 at its width of 768, and the same gain per layer at any other."""
+  """GPT-2's 0.02 at width 768, scaled to give the same gain per layer at other widths."""
   return 0.02 * math.sqrt(768 / model_dim)
 
 
@@ -52,7 +52,7 @@ class GPT2(LanguageModel):
   """The family: learned positions, pre-norm, tanh GELU, tied head."""
 
   size: Size
-  vocab_size: int | None = None  # None: that of the data
+  vocab_size: int | None = None  # None: the data's
   use_bias: bool = True
   dropout_rate: float = 0.0
   scan_layers: bool = True

@@ -1,4 +1,4 @@
-"""One call of the command line, parsed: what the commands are given."""
+"""One parsed call of the command line, which is handed to the commands."""
 
 import dataclasses
 import os
@@ -11,13 +11,13 @@ from experiments.registry import check_declared
 from input_pipelines.allowed_packages import allow, check_loadable
 from runners.configs.import_by_name import import_module
 
-if TYPE_CHECKING:  # it loads jax, which not every command needs
+if TYPE_CHECKING:  # loads jax, which not every command needs
   from experiments.resolution import Resolved
 
 
 @dataclasses.dataclass(frozen=True)
 class Invocation:
-  """Arguments and flags; a command reads those that it has declared."""
+  """Arguments and flags; a command reads the flags that it has declared."""
 
   arguments: tuple[str, ...] = ()
   exp: str | None = None
@@ -54,12 +54,12 @@ class Invocation:
   json: bool = False
 
   def prepare(self) -> None:
-    """Imports what `--load` names, also out of the current folder; then --exp has to be known.
+    """Imports the modules of `--load`, even from the current folder, and checks --exp.
 
-    Without --load nothing in this folder is code to us: it may be a stranger's.
+    Without --load no code is taken from the current folder: it may be a stranger's.
     """
     if self.load and os.getcwd() not in sys.path:
-      sys.path.append(os.getcwd())  # the end: nothing installed is hidden by a file here
+      sys.path.append(os.getcwd())  # last: a file here hides no installed module
     for module in self.load:
       check_loadable(module)
       allow(module)
@@ -68,7 +68,7 @@ class Invocation:
       check_declared(self.exp)
 
   def resolve(self) -> "Resolved":
-    """The config that is asked for; what the user should know of it goes to stderr."""
+    """The requested config; warnings about it go to stderr."""
     from experiments.resolution import resolve
 
     resolved = resolve(self.exp, self.overrides)

@@ -1,4 +1,4 @@
-"""What experiments on text share: a config assembled from parts that a member may replace."""
+"""The base of experiments on text: a config assembled from parts that a member may replace."""
 
 import fiddle as fdl
 
@@ -74,7 +74,7 @@ class LanguageModel(Experiment):
     return fdl.Config(Checkpoints)
 
   def collective_budget(self) -> list[fdl.Config]:
-    """What the compiled program may exchange: see runners/devices/collective_budget.py."""
+    """Collectives that the program may contain: see runners/devices/collective_budget.py."""
     return []
 
   def writers(self) -> list[fdl.Config]:

@@ -23,8 +23,8 @@ class Size:
   """Depth and widths; heads are model_dim / num_heads wide.
 
   Attributes:
-    vocab_size: None: that of the data. Published sizes keep their own, so that parameter
-      counts are the published ones.
+    vocab_size: None: the data's. Published sizes keep their own, so that parameter counts
+      are the published ones.
     epsilon: of the norms.
     theta: of the rotary positions.
     scaling: see `Rotary`.
@@ -44,9 +44,9 @@ class Size:
 _size = functools.partial(Size, vocab_size=32_000)
 _size3 = functools.partial(Size, vocab_size=128_256, epsilon=1e-5, theta=500_000.0)
 
-# The first eight are those of Large World Model's code (https://arxiv.org/abs/2402.08268); 7b,
-# 13b, 30b and 65b are LLaMA's own. The others: LLaMA 2 (https://arxiv.org/abs/2307.09288, table
-# 1) and LLaMA 3 (https://arxiv.org/abs/2407.21783, table 3), 3.1 with a context of 128 K.
+# The first eight sizes are in Large World Model's code (https://arxiv.org/abs/2402.08268); 7b,
+# 13b, 30b and 65b are also LLaMA's. The others: LLaMA 2 (https://arxiv.org/abs/2307.09288,
+# table 1) and LLaMA 3 (https://arxiv.org/abs/2407.21783, table 3), 3.1 with 128 K tokens.
 SIZES = {
   "debug": _size(num_layers=2, num_heads=2, model_dim=256, hidden_dim=256),
   "200m": _size(num_layers=14, num_heads=8, model_dim=1024, hidden_dim=2048),
@@ -82,8 +82,8 @@ SIZES = {
 SIZES["llama3.1-8b"] = dataclasses.replace(SIZES["llama3-8b"], scaling=Llama3Scaling)
 SIZES["llama3.1-70b"] = dataclasses.replace(SIZES["llama3-70b"], scaling=Llama3Scaling)
 
-# The default rules, with weights over fsdp and sequence: no device holds a whole one because it
-# splits rows by length. As in LWM, but for the scales of norms, which are split here too.
+# The default rules, but with weights split over fsdp and sequence, so that splitting rows by
+# length copies no weight. As in LWM, except that norm scales are split here too.
 RULES: Rules = tuple(
   (name, ("fsdp", "sequence") if name == "embed" else axes)
   for name, axes in DEFAULT_RULES
@@ -111,7 +111,7 @@ class Llama(LanguageModel):
       core=auto_attention,
       rotary=rotary,
       use_bias=False,
-      residual_depth=None,  # all weights begin with the same standard deviation
+      residual_depth=None,  # all weights start with the same standard deviation
     )
     if size.num_kv_heads is not None:
       attention.num_kv_heads = size.num_kv_heads

@@ -5,14 +5,14 @@ runner --exp=lwm.TextLlama7B32K --set=init_from=runs/lwm.TextLlama7B --set=mesh.
 runner --exp=lwm.TextLlamaDebug --set=train_data.files='my/*.jsonl'
 
 Without files a member reads the embedded sources as bytes: ids below 259 of 32,000.
-Published: theta and length of each stage, tokens a step and steps in the paper, the constant
-rate, its warmup and the decay in its training script.
-The optimizer is that of LWM's code (tux, optimizers.py): AdamW with b1 0.9, b2 0.95, eps 1e-8,
+The paper gives theta and length of each stage, tokens a step, and steps; its training script
+gives the constant rate, the warmup and the decay.
+The optimizer follows LWM's code (tux, optimizers.py): AdamW with b1 0.9, b2 0.95, eps 1e-8,
 gradients clipped to a norm of 1, and a decay of 0.1 times the rate on every parameter, norm
-scales and embeddings too. The loss is a mean over tokens; that of LWM's code, over rows, is
---set=objective=@RowMeanNextToken.
-The members at 4K, which LWM takes from LLaMA 2, have the rates of LLaMA's pretraining, and the
-smallest one a rate at which 300 steps show something.
+scales and embeddings included. The loss is a mean over tokens; LWM's code takes a mean over
+rows, which is --set=objective=@RowMeanNextToken.
+LWM takes its 4K models from LLaMA 2, so the 4K members have the rates of LLaMA's pretraining.
+The smallest one has a rate at which 300 steps show progress.
 """
 
 import fiddle as fdl
@@ -29,7 +29,7 @@ TOKENS_PER_STEP = 2**22
 
 
 def lwm_adamw(learning_rate: fdl.Config) -> fdl.Config:
-  """LWM's optimizer, which spares nothing from decay."""
+  """LWM's optimizer, which decays every parameter."""
   return fdl.Config(
     optimizers.adamw,
     learning_rate=learning_rate,
@@ -45,8 +45,8 @@ def lwm_adamw(learning_rate: fdl.Config) -> fdl.Config:
 class TextLlama(Llama):
   """Text at 4K: 4 M tokens a step, all devices along fsdp.
 
-  The members say how many devices hold parameters and moments. For the activations set
-  `microbatch_size` to the number of devices, which leaves one row on each at a time.
+  Each member's docstring says how many devices can hold parameters and moments. To fit the
+  activations, set `microbatch_size` to the number of devices: one row on each at a time.
   """
 
   sequence_length = 4096
@@ -68,7 +68,7 @@ class TextLlama(Llama):
     return lwm_adamw(rate)
 
   def collective_budget(self) -> list[fdl.Config]:
-    # Nine weights of a layer, gathered forward and backward. Activations stay where they are.
+    # A layer's nine weights are gathered, forward and backward. Activations are not exchanged.
     gathers = fdl.Config(Allowance, kind="all-gather", axis="fsdp", per_layer=20, per_pass=8)
     return [gathers]
 
@@ -145,9 +145,9 @@ class TextLlama65B(TextLlama):
 class Stage(TextLlama):
   """A stage of the 7B model at a longer context, from the parameters of the stage before.
 
-  4 M tokens a step at a constant 8e-5 after 5 steps of warmup. Rows are split by length: their
-  number falls below that of the devices. What attention gave is kept, since to attend again
-  would cost more than all the rest. The feed-forward has no chunks: compiled for 64 H100 at 1M,
+  4 M tokens a step at a constant 8e-5 after 5 steps of warmup. Rows are split by length, since
+  there are fewer rows than devices. Attention's output is saved, since recomputing it would
+  cost more than everything else. The feed-forward has no chunks: compiled for 64 H100 at 1M,
   where a device has 16 K tokens, they take 0.5 GiB more than they save.
   """
 

@@ -1,4 +1,4 @@
-"""Overrides as the command line takes them, and their errors: no config, no jax.
+"""Overrides as given on the command line, and their errors; imports neither fiddle nor jax.
 
 experiments/overrides.py applies them.
 """
@@ -24,7 +24,7 @@ class Override:
 
 
 class OverrideErrors(UserError):
-  """Every override that is wrong; `errors` has one line for each."""
+  """All wrong overrides; `errors` has a line for each."""
 
   def __init__(self, errors: Sequence[str]):
     super().__init__("\n".join(errors))

@@ -1,8 +1,8 @@
-"""Overrides: all of them, in the order given, or none.
+"""Applies overrides in the order given: all of them or none.
 
-Every override is parsed, resolved and typed on a copy of the config. If one fails, the copy is
-dropped and all errors found are reported, each with the argument it belongs to. What changed is
-kept per field, with who changed it.
+Every override is parsed, resolved and type-checked on a copy of the config. If one fails, the
+copy is dropped and all errors are reported, each with its argument. For each field that
+changed, the override that changed it is recorded.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from runners.configs.tree import Path, copy_config, flatten, path_text, walk
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-  """A field that an override changed; None is a field that was not or is no longer there."""
+  """A field that an override changed; a value is None if the field was absent then."""
 
   path: str
   before: str | None
@@ -36,7 +36,7 @@ class Change:
 
 @dataclasses.dataclass(frozen=True)
 class Applied:
-  """What one argument, or one line of a file, was aimed at and which fields it changed."""
+  """The target of one argument, or one line of a file, and the fields it changed."""
 
   who: str
   path: Path | None  # None: anywhere (a fiddler); (): the whole config
@@ -46,7 +46,7 @@ class Applied:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """The new config, what changed in it and by whom, and what the user should be told."""
+  """The new config, the changes and their authors, and warnings for the user."""
 
   config: fdl.Config
   changes: tuple[Change, ...] = ()
@@ -61,7 +61,7 @@ class _Edit:
   who: str
   run: Callable[[fdl.Config], tuple[fdl.Config, Path | None]]  # None: anywhere (a fiddler)
   appends: bool = False
-  line: str = ""  # of a file, to say which one is wrong
+  line: str = ""  # a file's line, for its error
 
 
 def apply_overrides(
@@ -69,15 +69,15 @@ def apply_overrides(
 ) -> Outcome:
   """Applies `overrides` to a copy of `config`, or raises OverrideErrors.
 
-  Without `complete`, a required field may be left without a value: more is to follow.
+  Without `complete`, a required field may still lack a value, for a later call to give.
   """
   transaction = _Transaction(copy_config(config))
   failed: list[str] = []
   for override in sorted(overrides, key=_place):
     if any(override.text.startswith((f"{path}.", f"{path}[")) for path in failed):
-      continue  # it builds on one that failed, and would only fail for that reason
+      continue  # it would fail only because an override it builds on failed
     if override.verb in GIN_VERBS and transaction.errors:
-      continue  # the same
+      continue  # likewise
     try:
       for edit in _edits(override):
         transaction.apply(edit)
@@ -89,7 +89,7 @@ def apply_overrides(
 
 
 class _Transaction:
-  """The config under way, with what happened to it so far."""
+  """The config being changed, with its changes, errors and warnings so far."""
 
   def __init__(self, config: fdl.Config):
     self.errors: list[str] = []
@@ -110,7 +110,7 @@ class _Transaction:
     paths = [*after, *(path for path in before if path not in after)]
     changed = [name for name in paths if before.get(name) != after.get(name)]
     if path is not None and path_text(path) in after and path_text(path) not in changed:
-      changed.append(path_text(path))  # set to what it was: still somebody's decision
+      changed.append(path_text(path))  # the value is the same, but now somebody's choice
     for name in changed:
       self._changes.append(Change(name, before.get(name), after.get(name), edit.who))
     self._applied.append(Applied(edit.who, path, edit.appends, tuple(changed)))
@@ -120,14 +120,14 @@ class _Transaction:
       self._set_by[path] = edit.who
 
   def _warn(self, who: str, path: Path | None, changed: list[str]) -> None:
-    """Says aloud when an override undoes an earlier one."""
+    """Adds a warning if an override undoes an earlier one."""
     for earlier, by in list(self._set_by.items()):
       name = path_text(earlier)
       if earlier == path:
         self._warnings.append(f"{name} is set twice: {who} wins over {by}")
       elif path is not None and earlier[: len(path)] == path:
         if name not in changed:
-          continue  # it was handed on
+          continue  # the new value took it over
         whole = path_text(path) or "the whole config"
         self._warnings.append(f"{who} replaces {whole}, so {by} before it has no effect")
       elif path is None and name in changed:
@@ -139,7 +139,7 @@ class _Transaction:
   def _incomplete(self) -> Iterator[str]:
     """Errors for required fields that an override left without a value, as `@sgdm()` does.
 
-    Looked at when all overrides are applied, for a later one may give the value.
+    Checked after all overrides, since a later one may give the value.
     """
     for path, value, _ in walk(self._config):
       name = path_text(path)
@@ -159,7 +159,7 @@ class _Transaction:
 
 
 def _place(override: Override) -> int:
-  """gin goes to the data that the other overrides have chosen; its files come first."""
+  """Sort key: gin comes last, for the data that other overrides chose, its files first."""
   return 1 + GIN_VERBS.index(override.verb) if override.verb in GIN_VERBS else 0
 
 
@@ -204,7 +204,7 @@ def _setter(path: str, value: Any, appends: bool):
 
 
 def _text_setter(path: str, text: str, appends: bool):
-  """As `_setter`, from the text that was typed, where text alone fits as it stands."""
+  """Like `_setter`, from typed text; a field that takes only text gets it unparsed."""
 
   def run(config: fdl.Config) -> tuple[fdl.Config, Path]:
     where = parse_path(path)

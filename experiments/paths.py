@@ -1,7 +1,7 @@
-"""Paths into a config, as people type them: `callbacks[0].patience`, `eval_data['x'].path`.
+"""Paths into a config, as users type them: `callbacks[0].patience`, `eval_data['x'].path`.
 
-A step is an attribute, an integer index (negative counts from the end) or a key. A shell eats
-quotes, so a key may also stand bare: `eval_data[validation]`.
+A step is an attribute, an integer index (negative counts from the end) or a key. A shell
+removes quotes, so a key may also be bare: `eval_data[validation]`.
 """
 
 import re

@@ -1,8 +1,7 @@
 """YAML as plain data, within limits: mappings, lists, texts, numbers, booleans and null.
 
-A few lines of aliases can stand for more values than memory holds, and a tag can ask for any
-type. The tree that the parser makes is looked at before a value is made of it. A date is a
-text, since no field holds dates.
+A few lines of aliases can expand beyond memory, and a tag can ask for any type. So the parser's
+tree is checked before values are made from it. A date is a text, since no field holds dates.
 """
 
 from collections.abc import Iterable
@@ -19,7 +18,7 @@ _RESOLVED = (*_KINDS, "merge")  # `<<: *others` in a mapping
 
 
 class _Loader(yaml.SafeLoader):
-  """PyYAML's, with the types of JSON alone."""
+  """PyYAML's safe loader, restricted to the types of JSON."""
 
   yaml_constructors = {
     tag: make
@@ -36,8 +35,8 @@ def parse_yaml(text: str, source: str) -> Any:
   """The value of a YAML text; `source` names it in errors.
 
   Raises:
-    UserError: it is no YAML, has a tag or a key that plain data cannot have, or a key twice, or
-      exceeds a limit of runners/configs/value_limits.py.
+    UserError: it is no YAML, has a tag or key that is not plain data, repeats a key, or exceeds
+      a limit of runners/configs/value_limits.py.
   """
   loader = None
   try:
@@ -68,7 +67,7 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 def _below(node: yaml.Node) -> Iterable[yaml.Node]:
-  """The nodes directly below one, which has a tag that is known and no key twice."""
+  """The nodes directly below a node; UserError for an unknown tag or a repeated key."""
   if node.tag.removeprefix(_TAG) not in _RESOLVED:
     name = node.tag.replace(_TAG, "!!")
     raise UserError(f"the tag {shown(name)} is for no plain value{_place(node.start_mark)}")

@@ -17,8 +17,8 @@ _WIDTH = 96
 def to_python(config: fdl.Config) -> str:
   """A module with a function `config()` that returns an equal config.
 
-  Only what is set is written. A node that stands at several paths gets a name, so that it is
-  still one node.
+  Only set fields are written. A node shared by several paths gets a name, so that it stays one
+  node.
   """
   return _Writer(config).module()
 
@@ -39,7 +39,7 @@ class _Writer:
     return "\n".join(lines) + "\n"
 
   def _write(self, value: Any, before: str) -> str:
-    """`value` as an expression; `before` is what stands on its line, for width and indent."""
+    """`value` as an expression; `before` is the text before it on its line, for the layout."""
     if isinstance(value, fdl.Buildable):
       return self._node(value, before)
     if isinstance(value, Mapping):
@@ -80,7 +80,7 @@ class _Writer:
     before: str,
     comma: bool = False,
   ) -> str:
-    """On one line where that fits, else an item a line, two spaces further in."""
+    """The items on one line if they fit, else one on each line, indented by two more."""
     indent = " " * (len(before) - len(before.lstrip()) + 2)
     written = [label + self._write(item, indent + label) for label, item in items]
     line = f"{opening}{', '.join(written)}{',' if comma else ''}{closing}"

@@ -1,7 +1,7 @@
-"""What `@name` can mean on the command line: callables by a short name.
+"""Callables by a short name, for `@name` on the command line.
 
-Strata's own stand in the table of runners/configs/allowed_names.py. Other packages add theirs
-with `@referable`; whatever may be named has a full name too, `@my_package.module:Name(...)`.
+Strata's own are in the table of runners/configs/allowed_names.py. Other packages add theirs
+with `@referable`. Every allowed object also has a full name, `@my_package.module:Name(...)`.
 """
 
 from collections.abc import Callable
@@ -18,13 +18,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def referable(target: F) -> F:
-  """Decorator: the class or function can be written `@its_name` in a value."""
+  """Decorator: makes the class or function available as `@its_name` in a value."""
   register_reference(target.__name__, target)
   return target
 
 
 def register_reference(name: str, target: Callable[..., Any]) -> None:
-  """Lets a value say `@name`. A name that means something else already is an error."""
+  """Makes `target` available as `@name`; UserError if the name has another meaning."""
   old = _registered.get(name)
   taken = name in IN_TREE or (old is not None and _identity(old) != _identity(target))
   if taken:
@@ -34,7 +34,7 @@ def register_reference(name: str, target: Callable[..., Any]) -> None:
 
 
 def find_reference(name: str) -> Callable[..., Any]:
-  """The callable that `@name` means; UserError with the nearest names otherwise."""
+  """The callable called `@name`; UserError with the nearest names if there is none."""
   if name in _registered:
     return _registered[name]
   full_name = IN_TREE.get(name, name)

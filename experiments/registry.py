@@ -1,11 +1,11 @@
 """Experiments by name: `gpt2.Nano` is the class `Nano` that the module `gpt2` registers.
 
-A module called `experiments` goes by the name of its package: in `my_lab/experiments.py` the
+A module called `experiments` is known by its package's name: in `my_lab/experiments.py` the
 class `MyModel` is `my_lab.MyModel`.
 
-A module is imported only when a name in it is asked for, so that a name costs what it uses.
-Besides the families in this folder, experiments may live anywhere: a module loaded by hand
-(`--load`), or an entry point of the group `strata.experiments` whose value is the module.
+A module is imported only when one of its experiments is requested. Besides the families in this
+folder, experiments may live in a module given by `--load`, or in an entry point of the group
+`strata.experiments` whose value is the module.
 """
 
 import abc
@@ -23,14 +23,14 @@ from layers.notices import note
 from layers.suggestions import did_you_mean
 from runners.configs.import_by_name import import_module
 
-if TYPE_CHECKING:  # they load jax; a list of names should not
+if TYPE_CHECKING:  # these load jax, which a list of names does not need
   import fiddle as fdl
 
   from runners.trainer import Trainer
 
 
 class Experiment(abc.ABC):
-  """What can be run. The docstring starts with the paper, the size, the result to expect."""
+  """Something to run. Its docstring starts with the paper, the size, the result to expect."""
 
   @abc.abstractmethod
   def config(self) -> "fdl.Config[Trainer]":
@@ -44,11 +44,11 @@ class Entry:
   name: str
   experiment: type[Experiment]
   tags: tuple[str, ...]
-  execution: Any  # one run of the module's code, told apart by its import spec
+  execution: Any  # the module's import spec, new each time its code is run
 
   @property
   def listing(self) -> Listing:
-    """What a list says of it."""
+    """Its line in a list."""
     return Listing(self.name, first_line(self.experiment.__doc__), self.tags)
 
 
@@ -66,8 +66,8 @@ def register(
 ) -> E | Callable[[E], E]:
   """Class decorator, `@register` or `@register(tags=("demo",))`: name = "<module>.<Class>".
 
-  A second class of the same name is an error. The same class met again because its module was
-  reloaded is not: it takes the place of the old one.
+  A second class of the same name is an error, unless its module was reloaded: then it replaces
+  the old one.
   """
   if experiment is None:
     return functools.partial(_add, tags=tags)
@@ -92,9 +92,9 @@ def _add(experiment: E, *, tags: tuple[str, ...]) -> E:
 
 
 def _is_reload(old: Entry, new: Entry) -> bool:
-  """The same definition executed again: every import of a module has a spec of its own.
+  """Whether `new` is the definition of `old` run again: each import has a spec of its own.
 
-  Code typed into a notebook has no spec; there a definition replaces the one before it.
+  Code typed into a notebook has no spec; there a new definition always replaces the old.
   """
   same = (old.experiment.__module__, old.experiment.__qualname__) == (
     new.experiment.__module__,
@@ -104,7 +104,7 @@ def _is_reload(old: Entry, new: Entry) -> bool:
 
 
 def find(name: str) -> Entry:
-  """The experiment called `name`, importing the one module it can be in."""
+  """The experiment called `name`; imports only modules that may register it."""
   if name not in _entries:
     family = name.partition(".")[0]
     for module in _modules_of(family):
@@ -115,7 +115,7 @@ def find(name: str) -> Entry:
 
 
 def check_declared(name: str) -> None:
-  """Raises UserError for a name that no family has, before one is imported to look for it."""
+  """Raises UserError if no family declares `name`; imports none of them."""
   family = name.partition(".")[0]
   elsewhere = set(_modules_of(family)) - {f"experiments.{family}"}
   here = {listing.name for listing in declared().get(family, ())}
@@ -140,7 +140,7 @@ def all_experiments() -> list[Entry]:
 
 
 def catalogue() -> list[Listing]:
-  """The same without importing the families of this folder, which are read."""
+  """Listings of all experiments; this folder's families are read, not imported."""
   _import_entry_points()
   found = {listing.name: listing for family in declared().values() for listing in family}
   found |= {entry.name: entry.listing for entry in _entries.values()}
@@ -153,7 +153,7 @@ def known_names() -> list[str]:
 
 
 def _import_entry_points() -> None:
-  """Imports all of them; one that is broken is named, and hides nobody else's experiments."""
+  """Imports all entry points; a broken one is reported, and the others still work."""
   for name, module in _entry_points().items():
     try:
       import_module(module)
@@ -169,7 +169,7 @@ def _modules_of(family: str) -> list[str]:
 
 
 def _family(module: str) -> str:
-  """What stands before the class in the names of a module's experiments."""
+  """The first part of the names of a module's experiments, `gpt2` in `gpt2.Nano`."""
   *package, last = module.split(".")
   return package[-1] if package and last == "experiments" else last
 

@@ -1,7 +1,7 @@
-"""What a part of a config hands on to the part that takes its place.
+"""Fields that a part of a config hands on to the part that replaces it.
 
-`--set=optimizer=@sgdm` names another rule of updating. How fast it learns, what is frozen and
-what decays are matters of the run: they stay, unless the new part says otherwise.
+`--set=optimizer=@sgdm` chooses another update rule. The learning rate and the choice of frozen
+and decayed parameters belong to the run: they stay, unless the new part sets them.
 """
 
 from typing import Any
@@ -10,12 +10,12 @@ import fiddle as fdl
 
 from runners.configs.fields import fields, target_of
 
-# Of an optimizer, and of a schedule.
+# Fields of an optimizer; `peak` of a schedule.
 HANDED_ON = ("learning_rate", "frozen", "decay_mask", "peak")
 
 
 def hand_on(old: Any, new: Any) -> None:
-  """Gives `new` what `old` states of HANDED_ON and `new` has a field for, left unset."""
+  """Copies fields in HANDED_ON from `old` to `new`, if `old` sets them and `new` does not."""
   if not isinstance(old, fdl.Buildable) or not isinstance(new, fdl.Buildable):
     return
   for name in HANDED_ON:

@@ -1,4 +1,4 @@
-"""A resolved config for people and programs: flat text, JSON, or the Python that builds it."""
+"""Formats a resolved config: flat text, JSON, or the Python that builds it."""
 
 from experiments.python_code import to_python
 from experiments.resolution import Resolved

@@ -1,4 +1,4 @@
-"""What somebody meant who gave a flag that is none: another flag, or a field with its path.
+"""Guesses the meaning of an unknown flag: another flag, or a field with its path.
 
 --num_steps=5           --set=num_steps=5
 --lr 1e-3               --set=optimizer.learning_rate.peak=1e-3
@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from layers.errors import UserError
 from layers.suggestions import did_you_mean
 
-EXAMPLE = "gpt2.Nano"  # whose fields are looked through where no experiment is named
+EXAMPLE = "gpt2.Nano"  # its fields are searched if no experiment is named
 
-# What other trainers call a flag, a command, or a field.
+# Other trainers' names for a flag, a command, or a field -> ours.
 FLAGS = {
   "experiment": "exp",
   "config_file": "config",
@@ -91,13 +91,13 @@ FIELDS = {
 def flag_cure(
   name: str, arguments: Sequence[str], flags: Iterable[str], exp: str | None
 ) -> str:
-  """The end of the error for the flag `--name`, which there is not.
+  """The end of the error message for an unknown flag `--name`.
 
   Args:
-    name: without its dashes.
-    arguments: the whole command line, where its value stands.
-    flags: those that there are.
-    exp: the experiment, as far as one is named.
+    name: the flag without its dashes.
+    arguments: the whole command line, which has its value.
+    flags: all known flags.
+    exp: the experiment, if one is named.
   """
   known = list(flags)
   plain = name.strip("-").replace("-", "_").lower()
@@ -122,20 +122,20 @@ def flag_cure(
 
 
 def command_cure(word: str, commands: Iterable[str]) -> str:
-  """The end of the error for a command that there is not."""
+  """The end of the error message for an unknown command."""
   meant = COMMANDS.get(word.lower())
   return f"did you mean {meant}?" if meant else did_you_mean(word, commands, 2)
 
 
 def field_paths(name: str, paths: Iterable[str]) -> list[str]:
-  """Where a field of this name, or of what others call it, stands; a schedule by its peak."""
+  """Paths of fields called `name` here or by other trainers; for a schedule, of its peak."""
   wanted, known = FIELDS.get(name, name), list(paths)
   found = [path for path in known if f".{path}".endswith(f".{wanted}")]
   return [_leaf(path, known) for path in sorted(found, key=_inside)[:2]]
 
 
 def _value(name: str, arguments: Sequence[str]) -> str:
-  """`=VALUE` as it was typed, whichever way; a place for one where there is none."""
+  """`=` and the typed value, however it was given; `=VALUE` if there is none."""
   for argument, after in zip(arguments, [*arguments[1:], ""], strict=True):
     flag, equals, value = argument.partition("=")
     if argument.startswith("-") and flag.strip("-") == name.strip("-"):
@@ -146,14 +146,14 @@ def _value(name: str, arguments: Sequence[str]) -> str:
 
 
 def _paths(exp: str | None) -> list[str]:
-  """Of every field of the experiment, or of an example where it is not known."""
+  """The paths of all fields of the experiment, or of an example if it is unknown."""
   from experiments import registry
   from runners.configs.tree import flatten
 
   for name in filter(None, (exp, EXAMPLE)):
     try:
       return list(flatten(registry.find(name).experiment().config()))
-    except UserError:  # which the user is told of when the flag is right
+    except UserError:  # reported once the flag is right
       continue
   return []
 
@@ -163,7 +163,7 @@ def _inside(path: str) -> int:
 
 
 def _leaf(path: str, paths: Iterable[str]) -> str:
-  """The number that people mean by a schedule is its peak."""
+  """`path`, or its `.peak` if it is a schedule, since that is the number people mean."""
   peak = f"{path}.peak"
   return peak if peak in set(paths) else path
 

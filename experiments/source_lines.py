@@ -1,4 +1,4 @@
-"""Which class of an experiment gave a field its value: `gpt2.Nano (experiments/gpt2.py:33)`."""
+"""Finds the class of an experiment that set a field: `gpt2.Nano (experiments/gpt2.py:33)`."""
 
 import ast
 import inspect
@@ -14,10 +14,10 @@ from runners.configs.tree import format_value
 
 
 def who_set(location: history.Location, name: str, value: str, experiment: type) -> str:
-  """The class whose method set the field `name`, with the line, else the function.
+  """The class whose method set the field `name`, with the line; or the function.
 
-  A family's `num_steps=self.num_steps` only passes a value on: there the class is named that
-  gave the experiment an attribute of this name which prints as `value`.
+  A family's `num_steps=self.num_steps` only passes a value on. Then the result is the class
+  that defines an attribute of this name, if it prints as `value`.
   """
   classes = experiment.__mro__
   depth = next((i for i, cls in enumerate(classes) if _contains(cls, location)), None)
@@ -40,7 +40,7 @@ def _attribute_of(owner: type, name: str) -> str:
 
 
 def _offset(lines: list[str], name: str) -> int:
-  """How far below the first line of a class the attribute is assigned."""
+  """The number of lines between the start of a class and the attribute's assignment."""
   (definition,) = ast.parse(textwrap.dedent("".join(lines))).body
   assert isinstance(definition, ast.ClassDef)
   for statement in definition.body:
@@ -76,7 +76,7 @@ def _name(cls: type) -> str:
 
 
 def _where(filename: str, line: int) -> str:
-  """The file relative to the folder that holds the floors, else to here, else as it is."""
+  """`file:line`, relative to Strata's folder or the current one if it is inside."""
   path = pathlib.Path(filename)
   for root in (pathlib.Path(__file__).parent.parent, pathlib.Path(os.getcwd())):
     if path.is_relative_to(root):

@@ -1,7 +1,7 @@
-"""The values of a sweep as people type them: `--sweep=PATH=V1,V2,...`.
+"""The values of a sweep as users type them: `--sweep=PATH=V1,V2,...`.
 
-Each value has the grammar of `--set`. Only commas that stand outside brackets and quotes part
-two of them: `optimizer=@sgdm(learning_rate=0.1, momentum=0),@lion(learning_rate=1e-4)` is two.
+Each value has the grammar of `--set`. Only commas outside brackets and quotes separate values:
+`optimizer=@sgdm(learning_rate=0.1, momentum=0),@lion(learning_rate=1e-4)` has two.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from layers.errors import UserError
 
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
 
-# A quoted text (which no apostrophe within a word begins), or any single character.
+# A quoted text (an apostrophe within a word begins none), or any single character.
 _TOKEN = re.compile(
   r"""(?<!\w)[bBrRuU]{0,2} (?: '(?:\\.|[^'\\])*' | "(?:\\.|[^"\\])*" ) | .""",
   re.DOTALL | re.VERBOSE,
@@ -22,7 +22,7 @@ _TOKEN = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-  """One `--sweep`: a path, and its values as they were typed."""
+  """One `--sweep`: a path, and its values as typed."""
 
   text: str
   path: str
@@ -33,7 +33,7 @@ class Axis:
 
 
 def read_axis(text: str) -> Axis:
-  """`PATH=V1,V2,...`; UserError where the text has another form or a value comes twice."""
+  """Parses `PATH=V1,V2,...`; UserError if the text has another form or repeats a value."""
   try:
     path, verb, listed = split_assignment(text)
     parse_path(path)
@@ -50,7 +50,7 @@ def read_axis(text: str) -> Axis:
 
 
 def split_values(text: str) -> list[str]:
-  """The values between the outermost commas, without the space around them."""
+  """The values between the outermost commas, without surrounding spaces."""
   values, expected = [""], []
   for token in _TOKEN.findall(text):
     if token == "," and not expected:

@@ -1,6 +1,6 @@
-"""`runner` as the process of one point of a sweep: it saves and leaves when the sweep is gone.
+"""Runs one point of a sweep, and saves and exits when the sweep's process is gone.
 
-However the sweep ends, kill -9 included, the run stops as it does on SIGTERM.
+However the sweep ends, even by kill -9, the run stops as on SIGTERM.
 """
 
 import os
@@ -12,9 +12,9 @@ from runners.processes import parent_process
 
 
 def main() -> int:
-  """Runs the command line while the sweep is there; returns the exit code."""
+  """Runs the command line while the sweep's process lives; returns the exit code."""
   parent_process.when_gone(lambda: os.kill(os.getpid(), signal.SIGTERM))
-  sys.argv[0] = "runner"  # what run.json says of the command can be typed
+  sys.argv[0] = "runner"  # so that the command in run.json can be typed
   return entry.main()
 
 

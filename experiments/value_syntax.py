@@ -1,8 +1,8 @@
-"""The text of a value, read without knowing its type yet: literals, bare words, @references.
+"""Parses the text of a value before its type is known: literals, bare words, @references.
 
 3   1e-3   'text'   (1, 2)   {'a': None}     Python literals
 bfloat16   /data/my file.txt                 a bare word: a string, an enum, a dtype
-@adamw(learning_rate=1e-3)   @gelu           something registered, called or as it is
+@adamw(learning_rate=1e-3)   @gelu           a registered callable, called or itself
 """
 
 import ast
@@ -18,14 +18,14 @@ from runners.configs.value_limits import check_plain, check_values, values_below
 
 @dataclasses.dataclass(frozen=True)
 class Word:
-  """Text without quotes; what it means depends on the type that is expected."""
+  """Text without quotes, whose meaning depends on the expected type."""
 
   text: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-  """`@name` (arguments None) or `@name(a=1)`; the arguments are not typed yet."""
+  """`@name` (arguments None) or `@name(a=1)`; the arguments are not converted yet."""
 
   name: str
   arguments: dict[str, Any] | None
@@ -34,7 +34,7 @@ class Reference:
 
 @dataclasses.dataclass(frozen=True)
 class FileText:
-  """A string out of a YAML or JSON file: text, or the text of a value that YAML cannot write.
+  """A string from a YAML or JSON file: a text, or a value that YAML cannot express.
 
   YAML reads `1e-3` as a string, and has no notation for `@adamw()`.
   """
@@ -42,7 +42,7 @@ class FileText:
   text: str
 
 
-# A quoted string (left alone) or a reference; `user@host` is neither.
+# A quoted string (left unchanged) or a reference; `user@host` is neither.
 _REFERENCE = re.compile(
   r"""'(?:\\.|[^'\\])*' | "(?:\\.|[^"\\])*" | (?<![\w.])@(?P<name>[^\W\d][\w.]*(?::[\w.]+)?)""",
   re.VERBOSE,
@@ -50,7 +50,7 @@ _REFERENCE = re.compile(
 
 
 def parse_value(text: str) -> Any:
-  """Literals as themselves, the rest as `Word` and `Reference`, nested in any container.
+  """The value: literals as such, anything else as `Word` or `Reference`, in any containers.
 
   Raises:
     UserError: it is no value, or exceeds a limit of runners/configs/value_limits.py.
@@ -71,7 +71,7 @@ def parse_value(text: str) -> Any:
   source = _REFERENCE.sub(stand_in, text)
   try:
     with warnings.catch_warnings():
-      warnings.simplefilter("ignore")  # of Python, about what only looks like a program
+      warnings.simplefilter("ignore")  # Python's warnings about code, which this is not
       tree = ast.parse(source, mode="eval").body
       value = _Reader(source, prefix, names).read(tree)
   except (SyntaxError, ValueError) as error:
@@ -87,9 +87,9 @@ def parse_value(text: str) -> Any:
 
 
 def parse_text(text: str) -> Any:
-  """As `parse_value` where a string is wanted: `[a],b` and `{a}` are words, no list and set.
+  """Like `parse_value`, for a string field: `[a],b` and `{a}` are words, not a list and a set.
 
-  What is no bracketed or comma-separated value stays what it is, for its type to be told.
+  Other values, such as numbers, are parsed as usual, so that a wrong type is reported.
   """
   check_plain(text)
   if text.strip()[:1] in ("[", "{", "("):
@@ -99,7 +99,7 @@ def parse_text(text: str) -> Any:
 
 
 def from_file(value: Any) -> Any:
-  """A value out of YAML or JSON in the same form as `parse_value` gives."""
+  """A value from YAML or JSON, in the form that `parse_value` gives."""
   if isinstance(value, str):
     return FileText(value)
   if isinstance(value, list):
@@ -113,7 +113,7 @@ _STAND_IN = "_reference_"
 
 
 def _below(value: Any) -> Iterable[Any]:
-  """What stands within a value; a plain one is checked."""
+  """The values within a value; a plain one is checked."""
   if isinstance(value, Reference):
     return (value.arguments or {}).values()
   return values_below(value)
@@ -137,7 +137,7 @@ class _Reader:
 
   def __init__(self, source: str, prefix: str, names: list[str]):
     self._lines = source.encode().splitlines(keepends=True)
-    self._prefix = prefix  # of the words that stand for the references
+    self._prefix = prefix  # of the stand-in words for references
     self._names = names
 
   def read(self, node: ast.expr) -> Any:
@@ -183,7 +183,7 @@ class _Reader:
     return Word(text)
 
   def _text(self, node: ast.expr) -> str:
-    """What the user wrote for this part of the value."""
+    """The user's text for this part of the value."""
     first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
     lines = self._lines[first : last + 1]
     lines[-1] = lines[-1][: node.end_col_offset]

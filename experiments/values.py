@@ -1,7 +1,7 @@
-"""A value as typed made to fit the annotation of its field, or an error that says what would.
+"""Converts a parsed value to the annotation of its field, or says in an error what would fit.
 
-Strict where Python is lax: `1` is no bool, `2.5` no int, `3` no str. Lax only where nothing is
-lost: an int is a float, a list given where a tuple is expected is that tuple.
+It is strict where Python is lax: `1` is no bool, `2.5` no int, `3` no str. It converts only
+without loss: an int to a float, a list to a tuple.
 """
 
 import collections.abc
@@ -34,7 +34,7 @@ _UNIONS = (typing.Union, types.UnionType)
 
 
 class _Mismatch(Exception):
-  """The value does not fit; `hint` is the cure where one can be named."""
+  """The value does not fit; `hint` is the cure, if known."""
 
   def __init__(self, hint: str = ""):
     super().__init__(hint)
@@ -42,10 +42,10 @@ class _Mismatch(Exception):
 
 
 def typed(value: Any, annotation: Any, current: Any = None) -> Any:
-  """`value`, from `parse_value` or `from_file`, as the annotation wants it.
+  """`value`, from `parse_value` or `from_file`, converted to the annotation.
 
-  `current` is what the field holds now: where the annotation is Any it tells whether `@name`
-  means the function itself or a config of it, and that a config is not to become a number.
+  `current` is the field's present value. If the annotation is Any, it decides whether `@name`
+  means the function itself or a config of it, and keeps a config from becoming a number.
   """
   try:
     return _fit(value, annotation, current)
@@ -56,7 +56,7 @@ def typed(value: Any, annotation: Any, current: Any = None) -> Any:
 
 
 def takes_text_alone(annotation: Any) -> bool:
-  """Whether a string is all that fits, or a string and None."""
+  """Whether only a string, or a string and None, fits."""
   if typing.get_origin(annotation) in _UNIONS:
     members = set(typing.get_args(annotation)) - {types.NoneType}
     return members == {str}
@@ -96,7 +96,7 @@ def expected(annotation: Any) -> str:
 
 
 def _as_typed(value: Any) -> str:
-  """As the user wrote it, where that is known, also within a list or tuple."""
+  """The value as the user wrote it, if known, also within a list or tuple."""
   if isinstance(value, Word | Reference):
     return value.text
   if isinstance(value, list | tuple):
@@ -140,7 +140,7 @@ def _in_range(value: Any, extras: list[Any]) -> Any:
 
 
 def _fit_plain(value: Any, annotation: Any) -> Any:
-  """bool, int, float, str, None, and classes that no literal is an instance of."""
+  """Fits bool, int, float, str, None, and classes without literals."""
   if annotation is None or annotation is types.NoneType:
     if value is None:
       return None
@@ -163,7 +163,7 @@ def _fit_plain(value: Any, annotation: Any) -> Any:
 
 
 def _reference_meant(word: Word, annotation: Any) -> str | None:
-  """`sgdm` and `sgdm(learning_rate=1)` without their @, where that may stand."""
+  """The reference meant by `sgdm` or `sgdm(learning_rate=1)` without @; None if none fits."""
   name = word.text.partition("(")[0]
   if isinstance(annotation, type) and annotation in _PLAIN:
     return None
@@ -182,7 +182,7 @@ def _may_be(name: str, annotation: Any) -> bool:
 
 
 def _fit_union(value: Any, members: tuple[Any, ...], current: Any) -> Any:
-  """The member that takes the value as it is, else the first that converts it."""
+  """Fits the member that takes the value unchanged, else the first that converts it."""
   exact = [member for member in members if member is type(value)]
   last = [member for member in members if _is_open(member)]
   hints = []
@@ -206,7 +206,7 @@ def _fit_choice(value: Any, choices: dict[str, Any]) -> Any:
 
 
 def _fit_enum(value: Any, annotation: type[enum.Enum]) -> enum.Enum:
-  """By member name, bare, quoted or as `Class.MEMBER`, or by the member's value."""
+  """Fits a member by its name (bare, quoted or `Class.MEMBER`) or by its value."""
   text = value.text if isinstance(value, Word) else value
   if isinstance(text, str):
     name = text.removeprefix(f"{annotation.__name__}.")
@@ -224,7 +224,7 @@ def _misspelt(text: Any, options: collections.abc.Iterable[str]) -> _Mismatch:
 
 
 def _fit_anything(value: Any, annotation: Any, current: Any) -> Any:
-  """No annotation to hold on to: any literal, but no bare words, which may be slips."""
+  """Without an annotation: any literal fits, but no bare word, which may be a slip."""
   if isinstance(value, Word):
     if isinstance(current, fdl.Buildable) and (cure := _reference_meant(value, annotation)):
       raise _Mismatch(f"did you mean {cure}?")
@@ -239,7 +239,7 @@ def _fit_anything(value: Any, annotation: Any, current: Any) -> Any:
 
 
 def _container_of(annotation: Any) -> type | None:
-  """list, tuple, dict or set for every way to write these; None for what is no container."""
+  """list, tuple, dict or set for any annotation of one; None for other annotations."""
   kind = typing.get_origin(annotation) or annotation
   if kind in _SEQUENCES:
     return list
@@ -271,7 +271,7 @@ def _fit_container(value: Any, kind: type, items: tuple[Any, ...]) -> Any:
 
 
 def _fit_file_text(text: str, annotation: Any, current: Any) -> Any:
-  """A string from a file is text where text fits, else the text of a value."""
+  """Fits a string from a file as text if text fits, else as the text of a value."""
   if text.startswith("@"):
     return _fit(parse_value(text), annotation, current)
   try:
@@ -302,9 +302,8 @@ def _fit_reference(reference: Reference, annotation: Any, current: Any) -> Any:
 
 
 def _makes_callables(target: Any) -> bool:
-  """A class whose objects are what is called, such as a core with its block sizes.
-
-  Or a function that says it returns one, as a schedule of the learning rate does.
+  """Whether calling `target` gives a callable: a class with `__call__`, such as a core with its
+  block sizes, or a function annotated to return a callable, such as a learning-rate schedule.
   """
   if isinstance(target, type):
     return any("__call__" in vars(base) for base in target.__mro__)
@@ -356,7 +355,7 @@ def _allows(annotation: Any, produced: Any) -> bool:
 
 
 def _is_open(annotation: Any) -> bool:
-  """Nothing is known: Any, object, a type variable."""
+  """Whether an annotation says nothing: Any, object, a type variable."""
   return annotation in (Any, object) or isinstance(
     annotation, typing.TypeVar | typing.ForwardRef
   )

@@ -1,4 +1,4 @@
-"""`runner --version`: what a report of a fault should name."""
+"""`runner --version`: the versions to name in a bug report."""
 
 import importlib.metadata
 import platform
@@ -7,7 +7,7 @@ _PACKAGES = ("strata", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "fi
 
 
 def versions() -> str:
-  """A line for Strata and each package that decides what a run computes, and for Python."""
+  """A line for Strata, for each package that affects a run's results, and for Python."""
   lines = []
   for package in _PACKAGES:
     try:

@@ -1,4 +1,4 @@
-"""`runner list`: what can be run."""
+"""`runner list`: the experiments."""
 
 from experiments import registry
 from experiments.invocation import Invocation
@@ -7,7 +7,7 @@ from layers.suggestions import did_you_mean
 
 
 def list_experiments(invocation: Invocation) -> int:
-  """Every experiment, or those that match a pattern or a tag, with its first docstring line."""
+  """Prints all experiments, or the ones matching a pattern or tag, with a line about each."""
   entries = registry.catalogue()
   pattern = "".join(invocation.arguments)
   chosen = [entry for entry in entries if entry.matches(pattern)]

@@ -1,4 +1,4 @@
-"""`runner ckpt`: checkpoints looked at without the model's code."""
+"""`runner ckpt`: inspects checkpoints without the model's code."""
 
 import pathlib
 
@@ -8,10 +8,10 @@ from layers.suggestions import did_you_mean, nearest
 
 
 def inspect_checkpoints(invocation: Invocation) -> int:
-  """Does what the first argument says with the runs or checkpoints that the others name.
+  """Applies the first argument, a verb, to the runs or checkpoints named by the others.
 
   Returns:
-    The exit code: 1 where `verify` found damage.
+    The exit code: 1 if `verify` found damage.
   """
   verb, *names = invocation.arguments or ("",)
   if verb not in _VERBS:
@@ -33,7 +33,7 @@ def inspect_checkpoints(invocation: Invocation) -> int:
 
 
 def _path(name: str) -> str:
-  """A folder, or the run of that name in runs/."""
+  """The path of a folder, or of the run with that name in runs/."""
   path = next(
     (p for p in (pathlib.Path(name), pathlib.Path("runs") / name) if p.exists()), None
   )

@@ -1,4 +1,4 @@
-"""`runner doctor`: what is installed, what the machine has, whether it trains, what to mend."""
+"""`runner doctor`: reports the installation, the machine, a trial training, and repairs."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ from runners.devices.installation import Finding
 from runners.processes import signals
 
 _MIB, _GIB = 2**20, 2**30
-_MOST_SECONDS = 300.0  # of a process that may hang, as with a broken driver
+_MOST_SECONDS = 300.0  # for a process that may hang, say with a broken driver
 # The modules of optional parts that commands import; torch and the like take too long to try.
 _OPTIONAL = (
   *("fsspec", "pyarrow", "sentencepiece", "tiktoken", "tokenizers", "zstandard"),
@@ -32,7 +32,7 @@ _TEXT = "To be, or not to be, that is the question.\n" * 50
 
 
 def doctor(invocation: Invocation) -> int:
-  """Prints one screen, or JSON; 0: two steps of a tiny model work here, 1: they do not."""
+  """Prints one screen, or JSON; returns 0 if two steps of a tiny model work here, else 1."""
   with signals.Interruption():  # the temporary folder is removed, whatever happens
     answer = examine()
   print(json.dumps(answer, indent=1) if invocation.json else "\n".join(screen(answer)))
@@ -40,7 +40,7 @@ def doctor(invocation: Invocation) -> int:
 
 
 def examine() -> dict[str, Any]:
-  """All that is known of this installation and machine, with what is wrong and what to do."""
+  """Facts about this installation and machine, with problems and their cures."""
   folders, found = host.folders()
   report = _devices()
   answer = {
@@ -95,12 +95,12 @@ def screen(answer: dict[str, Any]) -> Iterator[str]:
 def _extras() -> dict[str, list[str]]:
   try:
     return installation.extras()
-  except ImportError:  # packaging, which one line says
+  except ImportError:  # `packaging` is missing, which a finding reports
     return {}
 
 
 def _devices() -> dict[str, Any]:
-  """What runners/devices/device_report.py says."""
+  """The report of runners/devices/device_report.py."""
   code, out, err = _run(
     [sys.executable, "-P", "-m", "runners.devices.device_report", *_OPTIONAL]
   )
@@ -155,7 +155,7 @@ def _train(folder: Path) -> dict[str, Any]:
 
 
 def _run(command: Sequence[str], folder: Path | None = None) -> tuple[int, str, str]:
-  """Exit code, output and errors of a process that finds the modules that this one does."""
+  """Exit code, output and errors of a process with this process's module path."""
   path = os.pathsep.join(os.path.abspath(entry or ".") for entry in sys.path)
   environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ, "PYTHONPATH": path}
   pipe = subprocess.PIPE
@@ -185,7 +185,7 @@ def _last_line(text: str) -> str:
 
 
 def _device_texts(devices: Sequence[dict[str, Any]]) -> Iterator[str]:
-  """3 x NVIDIA H200 (gpu), 139 GiB each"""
+  """Texts such as `3 x NVIDIA H200 (gpu), 139 GiB each`."""
   kinds = [(d["kind"], d["platform"], d["memory"]) for d in devices]
   for kind, platform, memory in dict.fromkeys(kinds):
     count = kinds.count((kind, platform, memory))

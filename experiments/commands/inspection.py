@@ -1,4 +1,4 @@
-"""`runner show`, `diff` and `why`: configs looked at, nothing built."""
+"""`runner show`, `diff` and `why`: inspect configs without building anything."""
 
 from experiments.diff import diff
 from experiments.invocation import Invocation
@@ -8,7 +8,7 @@ from layers.errors import UserError
 
 
 def show_config(invocation: Invocation) -> int:
-  """The resolved config, or with --sharding where its parameters lie."""
+  """Prints the resolved config, or with --sharding the layout of its parameters."""
   if invocation.sharding:
     print(_sharding(invocation), end="")
   elif invocation.devices is not None:
@@ -30,7 +30,7 @@ def _sharding(invocation: Invocation) -> str:
 
 
 def diff_configs(invocation: Invocation) -> int:
-  """The fields in which two configs differ, one a line."""
+  """Prints the fields in which two configs differ, one a line."""
   before, after = invocation.arguments
   for line in diff(before, after) or ["no field differs"]:
     print(line)
@@ -38,7 +38,7 @@ def diff_configs(invocation: Invocation) -> int:
 
 
 def explain_value(invocation: Invocation) -> int:
-  """A field's value, who set it, and the values before it."""
+  """Prints a field's value, who set it, and its earlier values."""
   (path,) = invocation.arguments
   print("\n".join(explain(invocation.resolve(), path).lines()))
   return 0

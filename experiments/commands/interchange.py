@@ -1,4 +1,4 @@
-"""`runner import` and `runner export`: models of Hugging Face and LWM in, of the former out."""
+"""`runner import` from Hugging Face and LWM, and `runner export` to Hugging Face."""
 
 import contextlib
 import dataclasses
@@ -17,13 +17,13 @@ from layers.errors import UserError
 from runners.configs.files import JSON_NAME
 from runners.processes.signals import Interruption
 
-# model_type of theirs -> the experiment whose data and optimizer an imported model gets when
-# none is named. Its model is made theirs.
+# Their model_type -> the experiment used if none is named: it gives the run its data and
+# optimizer, while the model's fields are set from their config.
 _FAMILIES = {"llama": "lwm.TextLlamaDebug", "gpt2": "gpt2.Nano"}
 
 
 def import_model(invocation: Invocation) -> int:
-  """Makes a run of the folder that --from names."""
+  """Makes a run from the folder or file that --from names."""
   if invocation.source is None or invocation.workdir is None:
     raise UserError("the command is written `runner import --from=FOLDER --workdir=DIR`")
   if pathlib.Path(invocation.source).is_file():
@@ -47,7 +47,7 @@ def import_model(invocation: Invocation) -> int:
 
 
 def _check_unset(resolved: Resolved, theirs: Document) -> None:
-  """Raises UserError where an override and their config give a field different values."""
+  """Raises UserError if an override and their config give a field different values."""
   from runners.interchange.hugging_face_config import differences
 
   changed = [f"{change.path}." for change in resolved.changes]
@@ -78,7 +78,7 @@ def _import_file(invocation: Invocation, file: str, workdir: str) -> int:
 
 @contextlib.contextmanager
 def _writing(folder: str) -> Iterator[None]:
-  """A signal stops it where what is written can be removed; a full disk is one line."""
+  """Stops at a signal only where partial files can be removed; a full disk is a UserError."""
   try:
     with Interruption():
       yield

@@ -1,4 +1,4 @@
-"""`runner plan`: what a run would take, told before a device is rented."""
+"""`runner plan`: the memory and time of a run, before a device is rented."""
 
 import json
 import re
@@ -19,9 +19,9 @@ _MINUTES = 4.0  # to search, unless told otherwise
 
 
 def plan_run(invocation: Invocation) -> int:
-  """One step compiled for a topology; 0: it fits, 3: it does not, or exceeds its budget."""
+  """Plans one step for a topology; returns 0 if it fits, 3 if not or if over budget."""
   _check(invocation)
-  with Interruption() as interruption:  # the processes that compile are ended, and tidied up
+  with Interruption() as interruption:  # so that compiling processes are ended and tidied up
     return _plan(invocation) if not invocation.search else _search(invocation, interruption)
 
 
@@ -47,7 +47,7 @@ def _plan(invocation: Invocation) -> int:
 
 
 def _check(invocation: Invocation) -> None:
-  """The numbers among the flags, and none that means nothing."""
+  """Raises UserError for numbers out of range, and for flags without effect."""
   if not 0 < invocation.mfu <= 1:
     raise UserError(f"--mfu={invocation.mfu:g} is not between 0 and 1: 0.4 is 40 %")
   for name in ("minutes", "tokens", "price"):
@@ -70,7 +70,7 @@ def _report(found: Any, exp: str, invocation: Invocation) -> str:
 
 
 def _search(invocation: Invocation, interruption: Interruption) -> int:
-  """Ranks what fits, and writes the first as a file for --config."""
+  """Ranks candidates that fit, and writes the best as a file for --config."""
   resolved = invocation.resolve()
   from runners.planning import topologies
   from runners.planning.plan import as_json
@@ -108,7 +108,7 @@ def _search(invocation: Invocation, interruption: Interruption) -> int:
 
 
 def _new_file(name: str) -> Path:
-  """Where the best will be written; what is there already stays."""
+  """The file for the best candidate; UserError if it exists already."""
   file = Path(name)
   if file.exists():
     raise UserError(f"{file} is there already: name another with --to=FILE")
@@ -120,7 +120,7 @@ def _new_file(name: str) -> Path:
 
 
 def _command(invocation: Invocation, resolved: Resolved, file: Path) -> str:
-  """The same overrides, then the file."""
+  """The command that trains with the same overrides and then the file."""
   loaded = [f"--load={module}" for module in invocation.load]
   overrides = map(str, invocation.overrides)
   words = [*loaded, f"--exp={resolved.exp}", *overrides, f"--config={file}"]

@@ -13,7 +13,7 @@ from runners.metrics.json_lines import JsonLines
 
 
 def sweep(invocation: Invocation) -> int:
-  """Runs every point that is not finished yet, then prints the table of all."""
+  """Runs every unfinished point, then prints the table of all points."""
   if not invocation.sweep:
     raise UserError("sweep what? Name values with --sweep=PATH=V1,V2,...; repeat for a product")
   if invocation.parallel < 1:
@@ -22,7 +22,7 @@ def sweep(invocation: Invocation) -> int:
   folder = pathlib.Path(invocation.workdir or f"sweeps/{plan.exp}")
   _check(plan, folder)
   if invocation.cache_dir is None:
-    default_cache_dir()  # an error of every point alike is told once
+    default_cache_dir()  # reports an error that all points would have, once
   for warning in plan.warnings:
     print(f"runner: warning: {warning}", file=sys.stderr)
   from runners.sweeps.sweep import SweepPoint, run_sweep
@@ -53,7 +53,7 @@ def _check(plan: SweepPlan, folder: pathlib.Path) -> None:
 
 
 def _order(sort: str | None, plan: SweepPlan) -> tuple[str, str]:
-  """What the table is sorted by, and whether the smallest or the largest comes first."""
+  """The table's sort key, and "min" or "max" for the order."""
   policy = plan.points[0].config.checkpoints
   if sort is None:
     return policy.metric, policy.mode
@@ -63,10 +63,10 @@ def _order(sort: str | None, plan: SweepPlan) -> tuple[str, str]:
 
 
 def _command(invocation: Invocation, point: Point, folder: pathlib.Path) -> list[str]:
-  """The run as a person would start it: run.json then says who set what.
+  """The command as a person would type it, so that run.json records who set which field.
 
-  The point's config.json is written before, so a file or experiment that changes while the
-  sweep runs is refused there instead of being filed under the wrong name.
+  The point's config.json is written first, so if a file or experiment changes while the sweep
+  runs, the point is refused instead of being filed under a wrong name.
   """
   arguments = [*invocation.overrides, *point.overrides]
   return [
