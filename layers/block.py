@@ -18,8 +18,8 @@ class Block(nn.Module):
 
   Attributes:
     attention, feed_forward: modules called as (x, tokens).
-    norm: a template; attention and feed-forward each get a copy of their own.
-    dropout_rate: of what either half adds to the stream.
+    norm: a template; attention and feed-forward each get their own copy.
+    dropout_rate: dropout on the output of either half.
   """
 
   attention: nn.Module
@@ -35,11 +35,12 @@ class Block(nn.Module):
     return self._add(x, "feed_forward", self.feed_forward, tokens)
 
   def _add(self, x: jax.Array, name: str, half: nn.Module, tokens: Tokens) -> jax.Array:
-    # Calling the field `norm` twice would share its weights silently; a copy owns its own.
+    # Calling the field `norm` twice would silently share its weights; a copy has its own.
     normed = named(self.norm.copy(name=f"{name}_norm")(x), f"{name}_norm")
-    # Between the products the stream may be split further, which read all of its tokens again.
+    # Between the products the stream may be split further; the products read all its tokens.
     normed = constrain(normed, "batch", "length", "activation_embed")
-    # Before the stream splits it, so that no gradient is split where a product folds the rows.
+    # Constrained before the stream splits it further, so that the gradient is whole again where
+    # a product folds rows.
     added = constrain(half(normed, tokens), "batch", "length", "activation_embed")
     added = named(added, f"{name}_out")
     added = Dropout(self.dropout_rate, name=f"{name}_dropout")(added, tokens.rows)

@@ -1,9 +1,9 @@
 """Cross-entropy of each token straight from features, a chunk of tokens at a time.
 
-Logits [tokens, vocabulary] exist for one chunk only, forward and backward: the backward pass
-computes them again. Where the vocabulary is split over devices each has its columns, and what
-they have to exchange is a few numbers for each token. Rows of the matrix that are split over
-devices are gathered once, for all chunks.
+Logits [tokens, vocabulary] exist for one chunk at a time, forward and backward: the backward
+pass computes them again. If the vocabulary is split over devices, each device has some columns,
+and they exchange a few numbers for each token. Rows of the matrix that are split over devices
+are gathered once for all chunks.
 
 Letters: B batch, T length, D model dimension, V vocabulary with its padding, N tokens.
 """
@@ -27,7 +27,7 @@ _LOWEST = float(jnp.finfo(jnp.float32).min)
 
 @flax.struct.dataclass
 class LazyLogits:
-  """Logits that are not there yet: features and the matrix that makes logits of them.
+  """Logits not computed yet: the features, and the matrix that maps them to logits.
 
   Attributes:
     features: [B, T, D].
@@ -52,7 +52,7 @@ class LazyLogits:
     """As `cross_entropy.token_losses`."""
     tokens = ("batch", "length")
     inputs = ((*tokens, None), ("embed", "activation_vocab"), tokens)
-    # Of a device's logits no mesh axis may split both tokens and columns.
+    # No mesh axis may split both tokens and columns of a device's logits.
     logits = (*tokens, "activation_vocab")
     dividing = lambda name, size: dividing_axes(name, size, (inputs, logits))
     split = dividing("embed", self.kernel.shape[0])
@@ -65,18 +65,18 @@ class LazyLogits:
 
 
 def whole_logits(logits: jax.Array | LazyLogits) -> jax.Array:
-  """Of a model that may leave the making of logits to its loss."""
+  """The logits [B, T, V] float32 of a model that may return LazyLogits."""
   return logits.whole() if isinstance(logits, LazyLogits) else logits
 
 
 @dataclasses.dataclass(frozen=True)
 class _Head:
-  """What is known of the head besides its matrix.
+  """The head, apart from its matrix.
 
   Attributes:
     vocab_size, chunk, compute_dtype: see LazyLogits.
-    gathered: mesh axes that D of the matrix is split over.
-    axes: that its columns are split over.
+    gathered: mesh axes over which dimension D of the matrix is split.
+    axes: mesh axes over which its columns are split.
   """
 
   vocab_size: int
@@ -86,7 +86,7 @@ class _Head:
   axes: tuple[str, ...]
 
   def ids(self, num_columns: int) -> jax.Array:
-    """[V] the ids that this device's columns stand for."""
+    """The ids of this device's columns, [V]."""
     first = jax.lax.axis_index(self.axes) * num_columns if self.axes else 0
     return first + jnp.arange(num_columns)
 
@@ -96,16 +96,16 @@ class _Head:
     return jnp.where(self.ids(kernel.shape[1]) < self.vocab_size, logits, _LOWEST)
 
   def sum(self, x: jax.Array) -> jax.Array:
-    """Over all devices that have columns."""
+    """The sum of x over all devices that have columns."""
     return jax.lax.psum(x, self.axes) if self.axes else x
 
   def max(self, x: jax.Array) -> jax.Array:
-    """Over all devices that have columns."""
+    """The maximum of x over all devices that have columns."""
     return jax.lax.pmax(x, self.axes) if self.axes else x
 
 
 def _local_losses(head: _Head, features: jax.Array, kernel: jax.Array, targets: jax.Array):
-  """What one device computes: of its tokens [B, T], and of its columns."""
+  """One device's computation, for its tokens [B, T] and its columns."""
   num_tokens = targets.size
   missing = -num_tokens % min(head.chunk, num_tokens)
   x = jnp.pad(features.reshape(num_tokens, -1), ((0, missing), (0, 0)))
@@ -140,8 +140,7 @@ def _forward(head, x, kernel, targets):
 
 def _backward(head, residuals, gradients):
   x, kernel, targets, log_z, like = residuals
-  # The losses are the same on every device that has columns, and each of them gets its share
-  # of their gradient.
+  # All devices that have columns hold the same losses, and each gets a share of the gradient.
   dnll, dlog_z = (head.sum(gradient) for gradient in gradients)
 
   def add(dkernel: jax.Array, chunk: Any):
@@ -158,8 +157,8 @@ def _backward(head, residuals, gradients):
   chunks = tuple(_chunks(head, y) for y in (x, targets, log_z, dnll, dlog_z))
   dkernel, dx = jax.lax.scan(add, jnp.zeros(kernel.shape), chunks)
   dkernel = scattered(dkernel, head.gathered, 0).astype(like[1].dtype)
-  # Nothing but the optimizer asks for the matrix's gradient: unless layers wait for it, the
-  # whole of it may lie there, not yet summed over devices, until all of them are through.
+  # Only the optimizer needs the matrix's gradient. Without this barrier the compiler may keep
+  # the whole of it, not yet summed over devices, until all layers are done.
   dx, dkernel = jax.lax.optimization_barrier((dx, dkernel))
   return dx.reshape(x.shape), dkernel, None
 

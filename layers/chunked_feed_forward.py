@@ -1,8 +1,8 @@
-"""The feed-forward of a part of a device's tokens at a time.
+"""The feed-forward, computed for a chunk of a device's tokens at a time.
 
-Hidden activations [tokens, hidden] exist for one chunk only, forward and backward: the backward
-pass computes them again. Devices exchange what they do without chunks: each gathers the weights
-once, and gives away gradients of weights that are summed over all of its chunks.
+Hidden activations [tokens, hidden] exist for one chunk at a time, forward and backward: the
+backward pass computes them again. Devices exchange no more than without chunks: each gathers
+the weights once, and sums weight gradients over all its chunks before exchanging them.
 
 Letters: B batch, T length, D model dimension, F hidden dimension, N tokens, C chunk.
 """
@@ -24,15 +24,15 @@ Widened = dict[str, Any]  # name of a projection to F -> {"kernel": [D, F], "bia
 
 @dataclasses.dataclass(frozen=True)
 class Chunks:
-  """A feed-forward D -> F -> D, but for its weights.
+  """A feed-forward D -> F -> D without its weights.
 
   Attributes:
     names: of the projections to F.
-    combine: of what they give, in order, gives the hidden activations.
-    size: tokens on a device at a time.
+    combine: maps their outputs, in this order, to the hidden activations.
+    size: tokens of a chunk on a device.
     compute_dtype: of the products' operands.
-    sum_dtype: of what a device gives; float32 where several have a part of F.
-    gathered: mesh axes that D of the kernels is split over.
+    sum_dtype: of a device's output; float32 if several devices have a part of F.
+    gathered: mesh axes over which dimension D of the kernels is split.
   """
 
   names: tuple[str, ...]
@@ -43,7 +43,7 @@ class Chunks:
   gathered: tuple[str, ...]
 
   def transform(self, x: jax.Array, wide: Widened, down: jax.Array) -> jax.Array:
-    """x [C, D] gives [C, D]: the whole of it, or this device's part of a sum."""
+    """x [C, D] gives [C, D]: the result, or this device's part of its sum over F."""
 
     def widen(weights: dict[str, jax.Array]) -> jax.Array:
       y = product("td,df->tf", x, weights["kernel"], self.compute_dtype)
@@ -67,9 +67,9 @@ def feed_forward_in_chunks(
 
   Args:
     x: activations.
-    params: of the projections `names` and of "down", as Projection has them.
+    params: name -> Projection's parameters, for `names` and "down".
     names: of the projections to F.
-    combine: of what these give, gives the hidden activations.
+    combine: maps their outputs to the hidden activations.
     size: tokens on a device whose hidden activations exist at a time.
     compute_dtype: see Projection.
   """
@@ -83,8 +83,8 @@ def feed_forward_in_chunks(
   is_split = len(dividing_axes("mlp", down.shape[0], (inputs, output))) > 0
   sum_dtype = "float32" if is_split else str(x.dtype)
   chunks = Chunks(names, combine, size, compute_dtype, sum_dtype, split)
-  # Each device's part of the sum over F is a row of its own: to add them is left to the
-  # compiler, which then lays the sum out as the stream wants it.
+  # Each device's part of the sum over F is a separate row. The compiler adds them, and so can
+  # lay the sum out as the stream needs it.
   parts = per_device(functools.partial(_local, chunks), inputs, output)(x, wide, down)
   y = parts.sum(axis=0) if is_split else parts[0]
   if "bias" in params["down"]:
@@ -93,7 +93,7 @@ def feed_forward_in_chunks(
 
 
 def _local(chunks: Chunks, x: jax.Array, wide: Widened, down: jax.Array) -> jax.Array:
-  """What one device computes, [1, B, T, D]: of its tokens, and of its part of F."""
+  """One device's result for its tokens and its part of F, [1, B, T, D]."""
   num_tokens = x.shape[0] * x.shape[1]
   size = min(chunks.size, num_tokens)
   flat = jnp.pad(x.reshape(num_tokens, -1), ((0, -num_tokens % size), (0, 0)))
@@ -119,8 +119,8 @@ def _backward(chunks, residuals, gradient):
 
   def of_chunk(sums: Any, chunk: Any):
     x, gradient = chunk
-    # Of float32 kernels, though they are rounded again at once: gradients have the dtype of
-    # what they are of, and are summed over chunks and devices.
+    # Float32 kernels, although they are rounded again at once: a gradient has its operand's
+    # dtype, and these gradients are summed over chunks and devices.
     exact = jax.tree.map(lambda w: w.astype(jnp.float32), whole)
     _, gradients = jax.vjp(chunks.transform, x, *exact)
     dx, *dweights = gradients(gradient)
@@ -146,7 +146,7 @@ def _gathered(chunks: Chunks, wide: Widened, down: jax.Array) -> tuple[Widened, 
 
 
 def _scattered(chunks: Chunks, wide: Widened, down: jax.Array) -> tuple[Widened, jax.Array]:
-  """Gradients of whole kernels summed over those who gathered them, each its part of D."""
+  """Gradients of whole kernels, summed over the gathering devices; each gets its part of D."""
   scatter = lambda gradient, dimension: scattered(gradient, chunks.gathered, dimension)
   wide = {name: w | {"kernel": scatter(w["kernel"], 0)} for name, w in wide.items()}
   return wide, scatter(down, 1)

@@ -17,7 +17,7 @@ def token_losses(
   """Negative log-likelihood and log of the partition function of each token.
 
   Args:
-    logits: [B, T, V] float32, or what makes them: then they never exist all at once.
+    logits: [B, T, V] float32, or LazyLogits, which never exist all at once.
     targets: [B, T] int32.
 
   Returns:

@@ -22,8 +22,8 @@ from layers.tokens import Tokens
 class Decoder(nn.Module):
   """Token ids to next-token logits.
 
-  The runner derives vocab_size, padded_vocab_size, max_positions and the dtypes from the rest
-  of the experiment where that leaves them unset (runners/derivation.py).
+  If the experiment leaves vocab_size, padded_vocab_size, max_positions and the dtypes unset,
+  the runner derives them (runners/derivation.py).
 
   Attributes:
     num_layers, model_dim: depth and width D.
@@ -31,10 +31,10 @@ class Decoder(nn.Module):
     norm: a template of the last norm.
     vocab_size: V. padded_vocab_size: see TokenEmbedding.
     max_positions: rows of the learned position table.
-    learned_positions: False where the blocks know positions themselves (rotary).
-    tied_head: logits through the transposed embedding, or a projection of its own.
+    learned_positions: False if the blocks handle positions themselves (rotary).
+    tied_head: True: logits through the transposed embedding; False: a separate projection.
     loss_chunk: tokens on a device whose logits exist at a time while the loss is computed;
-      None: all of them.
+      None: all tokens.
     dropout_rate: of the embeddings.
     scan_layers, remat: see Stack.
     compute_dtype, param_dtype: see Projection.
@@ -63,7 +63,7 @@ class Decoder(nn.Module):
   def __call__(self, ids: jax.Array, tokens: Tokens) -> jax.Array | LazyLogits:
     """ids [B, T] int32 gives logits [B, T, V] float32; padding ids have the lowest float.
 
-    With `loss_chunk` what makes them, for `cross_entropy.token_losses`.
+    With `loss_chunk` it gives LazyLogits, for `cross_entropy.token_losses`.
     """
     if self.vocab_size is None:
       raise UserError("the model's vocab_size is unset and its data give no vocabulary")

@@ -19,8 +19,8 @@ class TokenEmbedding(nn.Module):
   Attributes:
     vocab_size: V.
     model_dim: D.
-    padded_vocab_size: rows kept, for a mesh that V does not divide; None means V. The first
-      V rows begin the same whatever the padding.
+    padded_vocab_size: rows of the table, for a mesh that does not divide V; None means V. The
+      initial values of the first V rows do not depend on it.
     compute_dtype, param_dtype: see Projection.
   """
 
@@ -45,7 +45,7 @@ class TokenEmbedding(nn.Module):
 
   def __call__(self, ids: jax.Array) -> jax.Array:
     """ids [B, T] int32 gives [B, T, D] in param_dtype."""
-    # Looked up in a table whose features are split, rows would be gathered whole afterwards.
+    # In a table with split features, rows would have to be gathered after the look-up.
     return jnp.take(constrain(self.table, "vocab", "activation_embed"), ids, axis=0)
 
   def head(self) -> jax.Array:
@@ -71,7 +71,7 @@ class LearnedPositions(nn.Module):
 
 
 class _Matrix(nn.Module):
-  """[D, V] of a head of its own."""
+  """The matrix [D, V] of an untied head."""
 
   kernel_init: nn.initializers.Initializer
   num_columns: int
@@ -103,17 +103,17 @@ class OutputHead(nn.Module):
     )
 
   def __call__(self, model_dim: int) -> jax.Array:
-    """[D, V], whose columns are one id each."""
+    """The matrix [D, V], a column for each id."""
     return self.projection(model_dim)
 
   def _init(self, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
-    """[D, V'], of which the first V columns do not depend on V'."""
+    """[D, V'], where the first V columns do not depend on V'."""
     real = initializers.normal(self.init_stddev)(key, (shape[0], self.vocab_size), dtype)
     return jnp.pad(real, ((0, 0), (0, shape[1] - self.vocab_size)))
 
 
 def mask_padding(logits: jax.Array, vocab_size: int) -> jax.Array:
-  """logits [B, T, V'] with those of ids from `vocab_size` on made impossible."""
+  """logits [B, T, V'], with the lowest float for ids from `vocab_size` on."""
   logits = constrain(logits, "batch", "length", "activation_vocab")
   if logits.shape[-1] == vocab_size:
     return logits

@@ -36,7 +36,7 @@ class GatedFeedForward(nn.Module):
     hidden_dim: F.
     activation: of the gate; silu makes it SwiGLU, GELU makes it GEGLU.
     use_bias: biases on all three projections.
-    chunk: tokens on a device whose hidden activations exist at a time; None: all of them.
+    chunk: tokens on a device whose hidden activations exist at a time; None: all tokens.
     residual_depth: see `initializers.residual`; derived from the model's depth.
     compute_dtype, param_dtype: see Projection.
   """
@@ -93,7 +93,7 @@ def _transform(
   names: tuple[str, ...],
   combine: Callable[..., jax.Array],
 ) -> jax.Array:
-  """x [B, T, D] to F by each projection of `names`, combined, and back."""
+  """x [B, T, D] projected to F by each of `names`, combined, and projected back: [B, T, D]."""
   if layer.chunk is not None and layer.chunk < 1:
     raise UserError(f"feed_forward.chunk={layer.chunk}: a chunk has at least one token")
   if layer.chunk is None or layer.is_initializing():

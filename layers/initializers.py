@@ -1,4 +1,4 @@
-"""How parameters begin."""
+"""Initial values of parameters."""
 
 import math
 
@@ -6,7 +6,7 @@ import flax.linen as nn
 
 
 def normal(stddev: float) -> nn.initializers.Initializer:
-  """Normal with this standard deviation, whatever the fan-in (GPT-2 and LLaMA: 0.02)."""
+  """Normal with this standard deviation, regardless of fan-in (GPT-2 and LLaMA: 0.02)."""
   return nn.initializers.normal(stddev)
 
 

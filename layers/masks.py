@@ -1,8 +1,8 @@
 """Which query may attend to which key, computed from coordinates and never stored.
 
 A mask is called with the coordinates of some queries and some keys, so that a core may ask
-block by block. Every mask keeps segments apart. Where it sees a bounded distance only, its
-`reach` says so, and a core leaves out the blocks that lie beyond.
+block by block. Every mask keeps segments apart. If it sees only a bounded distance, its `reach`
+says so, and a core skips the blocks beyond.
 
 Letters: B batch, T query length, S key length.
 """
@@ -21,22 +21,22 @@ Mask = Callable[[Tokens, Tokens], jax.Array]
 
 
 class Reach(NamedTuple):
-  """How many tokens before and after itself a query may see at most; None: any number."""
+  """The most tokens that a query may see before (behind) and after itself; None: no limit."""
 
   behind: int | None
   ahead: int | None
 
 
 def causal_mask(queries: Tokens, keys: Tokens) -> jax.Array:
-  """[B, T, S], True where the key is of the query's segment and not after it.
+  """[B, T, S], True where the key is in the query's segment and not after the query.
 
-  Padding (segment 0) attends to padding alone, so that no row of the mask is empty.
+  Padding (segment 0) attends only to padding, so that no row of the mask is empty.
   """
   return full_mask(queries, keys) & (_distance(queries, keys) >= 0)
 
 
 def full_mask(queries: Tokens, keys: Tokens) -> jax.Array:
-  """[B, T, S], True where the key is of the query's segment: for encoders."""
+  """[B, T, S], True where the key is in the query's segment: for encoders."""
   return queries.segments[:, :, None] == keys.segments[:, None, :]
 
 
@@ -85,12 +85,12 @@ class BlockCausal:
 
   @property
   def reach(self) -> Reach:
-    """The rest of a block ahead."""
+    """At most the rest of a block ahead."""
     return Reach(None, self.size - 1)
 
 
 def reach(mask: Mask) -> Reach:
-  """How far `mask` sees; of one that does not say, anywhere."""
+  """How far `mask` sees; without limit if it does not say."""
   if mask is causal_mask:
     return Reach(None, 0)
   return getattr(mask, "reach", Reach(None, None))

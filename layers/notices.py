@@ -1,6 +1,6 @@
-"""What a user should know although nothing failed: `note: ...` on stderr, once for each text.
+"""Messages to the user when nothing failed: `note: ...` on stderr, once for each text.
 
-Libraries log as they like; what this code has to say goes through here and nowhere else.
+All messages of this code, as opposed to libraries' logs, go through here.
 """
 
 import contextlib
@@ -15,8 +15,8 @@ _silent: list[bool] = []  # an entry for each reason not to print
 def note(text: str) -> None:
   """Prints `note: <text>`, unless this process has printed it already.
 
-  For what the user may want to change, or would be surprised by later. A note that cannot be
-  written, on a closed terminal or a full disk, stops nothing.
+  Use it for facts that the user may want to change, or would be surprised by later. If a note
+  cannot be written (closed terminal, full disk), that is ignored.
   """
   text = " ".join(text.splitlines())
   remark(text)
@@ -27,7 +27,7 @@ def note(text: str) -> None:
 
 
 def remark(text: str) -> None:
-  """For the record alone (`heard`): a choice that was made where nothing is amiss."""
+  """Records a text for `heard` without printing it: a normal choice, such as the core taken."""
   for listener in _listeners:
     listener.append(text)
 

@@ -1,9 +1,9 @@
 """The one matrix product: every dense projection and attention product goes through it.
 
-Operands are rounded to `compute_dtype`, products accumulate in float32 and come back as
-float32, forward and backward. On accelerators this is what the matrix units do; on CPUs with
-AVX512-BF16 or AMX it is also the fast path (bfloat16 -> bfloat16 is not). Autodiff alone
-would lose it: the transpose of a mixed-precision product multiplies a float32 cotangent.
+Operands are rounded to `compute_dtype`; products accumulate and return float32, forward and
+backward. The matrix units of accelerators work this way, and on CPUs with AVX512-BF16 or AMX it
+is also the fast path (bfloat16 -> bfloat16 is not). Plain autodiff would leave it: the
+transpose of a mixed-precision product multiplies a float32 cotangent.
 
 Activations are folded to two dimensions [tokens, features] before the product, because the
 weight gradient of [batch, length, features] otherwise takes a slow path with transposes.
@@ -22,9 +22,8 @@ from layers.sharding import is_split
 def product(subscripts: str, x: jax.Array, y: jax.Array, compute_dtype: str) -> jax.Array:
   """Two-operand einsum with operands in `compute_dtype` and a float32 result.
 
-  Every index must stand in at least two of the three terms, so that each gradient is again
-  a product of the same kind: "bth,bsh->bts" has the gradients "bts,bsh->bth" and
-  "bts,bth->bsh".
+  Every index must occur in at least two of the three terms, so that each gradient is again
+  such a product: "bth,bsh->bts" has the gradients "bts,bsh->bth" and "bts,bth->bsh".
 
   Args:
     subscripts: as for jnp.einsum, explicit output, no ellipsis.
@@ -32,7 +31,7 @@ def product(subscripts: str, x: jax.Array, y: jax.Array, compute_dtype: str) -> 
     compute_dtype: the dtype that the operands are rounded to.
 
   Raises:
-    ValueError: an index stands in one term only.
+    ValueError: an index occurs in one term only.
   """
   x_indices, y_indices, out = _terms(subscripts)
   for index in set(x_indices + y_indices + out):
@@ -56,8 +55,8 @@ def _multiply(subscripts, x, y):
   x_indices, y_indices, out = _terms(subscripts)
   contracted = {i for i in x_indices if i in y_indices and i not in out}
   if x_indices[-1] not in contracted and y_indices[-1] not in contracted:
-    # Left alone, this takes up to ten times as long on CPU. The operand on the left is the
-    # one that is copied in one way or another: the smaller one.
+    # Otherwise this takes up to ten times as long on CPU. The left operand gets copied in any
+    # case, so it should be the smaller one.
     if x.size > y.size:
       x, y, x_indices, y_indices = y, x, y_indices, x_indices
     if x.dtype != jnp.float32:  # in float32 the library's own copy costs less
@@ -68,15 +67,15 @@ def _multiply(subscripts, x, y):
   result = jnp.einsum(
     f"{x_indices},{y_indices}->{batch}{free}", x, y, preferred_element_type=jnp.float32
   )
-  # Transposed in memory, the result of a bfloat16 product is one that jax cannot compute on
-  # CPU ("Unsupported element type for DotThunk").
+  # On CPU jax cannot compute a bfloat16 product whose result is transposed in memory
+  # ("Unsupported element type for DotThunk").
   return jnp.einsum(f"{batch}{free}->{out}", _row_major(result))
 
 
 def _row_major(x):
-  """x; on CPU it lies in memory in the order of its dimensions, not transposed in name.
+  """x, on CPU laid out in memory in the order of its dimensions, not as a transposed view.
 
-  Not where it is split over devices: to lay it out the compiler would gather it whole.
+  An array split over devices is left as it is, because the compiler would gather it whole.
   """
   if is_split():
     return x

@@ -21,7 +21,7 @@ class Projection(nn.Module):
   Attributes:
     features: the output dimensions, for example (num_heads, head_dim).
     input_axes, output_axes: the logical names of the kernel's dimensions.
-    init: of the kernel, called on its folded shape [D, F], so that fan-in is what it says.
+    init: of the kernel, called with its folded shape [D, F], which gives the right fan-in.
     use_bias: adds a bias of shape `features`, zero at first.
     compute_dtype: dtype of the operands of the product; it accumulates in float32.
     param_dtype: dtype in which kernel and bias are kept.

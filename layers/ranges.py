@@ -1,7 +1,7 @@
-"""Numbers whose type says what they may be: a count is at least 1, a dropout rate is below 1.
+"""Number types with a range: a count is at least 1, a dropout rate is below 1.
 
-A field annotated with one of these is checked where a value is typed (experiments/values.py),
-and again before a config is made into a run, whoever set it (runners/configs/ranges.py).
+A field with such a type is checked when an override sets it (experiments/values.py), and again
+before a config becomes a run, whoever set it (runners/configs/ranges.py).
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Range:
-  """The numbers that are allowed; NaN and the infinities never are."""
+  """Bounds on a number; NaN and infinities are never allowed."""
 
   at_least: float | None = None
   above: float | None = None
@@ -41,7 +41,7 @@ class Range:
 
 PositiveInt = Annotated[int, Range(at_least=1)]
 NonNegativeInt = Annotated[int, Range(at_least=0)]
-AxisSize = Literal[-1] | PositiveInt  # -1: all that the others leave
+AxisSize = Literal[-1] | PositiveInt  # -1: all remaining devices
 Seed = Annotated[int, Range(at_least=-(2**63), below=2**63)]
 PositiveFloat = Annotated[float, Range(above=0)]
 NonNegativeFloat = Annotated[float, Range(at_least=0)]

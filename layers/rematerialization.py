@@ -1,16 +1,16 @@
-"""What the backward pass keeps, what it computes again, and what waits for it in host memory.
+"""Which tensors are kept for the backward pass, recomputed, or offloaded to host memory.
 
-Layers name what is worth keeping (`named`); a policy says which of it is kept, in every layer.
+Layers name tensors worth keeping (`named`); a policy chooses among them, for every layer.
 Letters: B batch, T length, D model dimension, F hidden dimension, N and K heads of H features.
 
-  block_input                         [B, T, D] the stream, as a block gets it
-  attention_norm, feed_forward_norm   [B, T, D] what the two halves of a block read
-  attention_out, feed_forward_out     [B, T, D] what they add to the stream
-  query, key, value                   [B, T, N or K, H] as the core gets them
-  attention                           [B, T, N, H] what the core gives; of a core that works
-                                      by blocks also the log of its sums, [B, T, N] float32
+  block_input                         [B, T, D] the stream, as a block receives it
+  attention_norm, feed_forward_norm   [B, T, D] the inputs of a block's two halves
+  attention_out, feed_forward_out     [B, T, D] the outputs added to the stream
+  query, key, value                   [B, T, N or K, H] as the core receives them
+  attention                           [B, T, N, H] the core's output; for cores that work by
+                                      blocks also the log of its sums, [B, T, N] float32
   gate, up                            [B, T, F] projections of the feed-forward
-  hidden                              [B, T, F] what the feed-forward projects back
+  hidden                              [B, T, F] the input of the feed-forward's last projection
 """
 
 import dataclasses
@@ -43,14 +43,14 @@ PolicyName = Literal["none", "minimal", "dots", "save_attention", "full"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Remat:
-  """Keeps the named tensors of every layer; all others are computed again.
+  """Keeps the named tensors of every layer; all other tensors are computed again.
 
-  The input of a layer is kept anyway, unless "block_input" is offloaded.
+  A layer's input is always kept on the device, unless "block_input" is offloaded.
 
   Attributes:
-    save: kept on the device.
-    offload: kept in the host's memory, from which the backward pass fetches them. On CPU, where
-      the two are one, the same as `save`.
+    save: names of tensors kept on the device.
+    offload: names of tensors kept in host memory, from which the backward pass fetches them. On
+      CPU, where the memories are the same, it equals `save`.
   """
 
   save: tuple[TensorName, ...] = ()
@@ -70,19 +70,19 @@ _KEEPS_PRODUCTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
 _KEEPS_ATTENTION = jax.checkpoint_policies.save_only_these_names("attention")
 
 _POLICIES: dict[str, Callable | None] = {
-  # Products with weights and what attention gave: no product but the scores is done again.
+  # Keeps products with weights and attention's output: only the scores are computed again.
   "minimal": jax.checkpoint_policies.save_from_both_policies(_KEEPS_PRODUCTS, _KEEPS_ATTENTION),
-  # Products with weights; attention and what is elementwise is computed again.
+  # Keeps products with weights; attention and elementwise work are computed again.
   "dots": _KEEPS_PRODUCTS,
-  # The input of each block and what attention gave, which at length costs most to compute.
+  # Keeps each block's input and attention's output, the costliest part for long rows.
   "save_attention": _KEEPS_ATTENTION,
-  # Only the input of each block.
+  # Keeps only each block's input.
   "full": None,
 }
 
 
 def named(x: jax.Array, name: str) -> jax.Array:
-  """x, which a `Remat` can keep by this name; the name has to be one of `TensorName`."""
+  """x under a name by which a `Remat` can keep it; the name must be one of `TensorName`."""
   _check_name(name, "a layer's tensor")
   return cast(jax.Array, checkpoint_name(x, name))
 
@@ -92,10 +92,10 @@ def rematerialized(function: Callable, policy: RematPolicy, *, in_scan: bool) ->
 
   Args:
     function: of arrays.
-    policy: "none" keeps everything, "minimal" products with weights and what attention gave,
-      "dots" products with weights, "save_attention" what attention gave, "full" nothing.
-    in_scan: a scan's body is compiled apart, so nothing can be merged across the
-      recomputation and the barrier against it is left out.
+    policy: "none" keeps everything, "minimal" products with weights and attention's output,
+      "dots" products with weights, "save_attention" attention's output, "full" nothing.
+    in_scan: a scan's body is compiled separately, so XLA cannot merge the recomputation with
+      the first computation, and no barrier against that is needed.
   """
   if policy == "none":
     return function

@@ -3,10 +3,10 @@
 Feature pair i of a head turns by position * theta**(-2i / H). Pairs are (i, i + H / 2), as in
 Hugging Face's checkpoints; Meta's and LWM's pair neighbours, (2i, 2i + 1).
 
-In float32 the product of position and frequency is off by 0.006 radians at position 100,000,
-by 0.06 at a million; in bfloat16 positions beyond 256 fall together. Here an angle is a
-fraction of a turn in 32-bit fixed point. Integers drop whole turns exactly, so it is right to a
-millionth of a radian at every position up to 2**24, whatever the dtype of the features.
+In float32 the product of position and frequency is off by 0.006 radians at position 100,000 and
+by 0.06 at a million; in bfloat16 positions beyond 256 coincide. Here an angle is a fraction of
+a turn in 32-bit fixed point. Integer overflow drops whole turns exactly, so the angle is right
+to a millionth of a radian at every position up to 2**24, for any dtype of the features.
 
 Letters: B batch, T length, N heads, H head dimension.
 """
@@ -43,10 +43,10 @@ class LinearScaling:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Llama3Scaling:
-  """Slow pairs slowed by `factor`, fast ones kept, a ramp between (LLaMA 3.1, Meta, 2024).
+  """Slow pairs are slowed by `factor`, fast ones kept, with a ramp between (LLaMA 3.1, 2024).
 
-  Fast and slow: more than `high_turns` and fewer than `low_turns` turns within the
-  `original_length` of pretraining.
+  A pair is fast with more than `high_turns` turns within the `original_length` of pretraining,
+  and slow with fewer than `low_turns`.
   """
 
   factor: PositiveFloat = 8.0
@@ -79,9 +79,9 @@ class YarnScaling:
 
   Attributes:
     factor: new length over original_length.
-    fast_turns, slow_turns: pairs with more turns within original_length are kept, those with
-      fewer are slowed by `factor`, with a ramp over the pairs between.
-    attention_factor: what queries and keys are multiplied by; None: 0.1 ln(factor) + 1.
+    fast_turns, slow_turns: pairs with more than fast_turns turns within original_length are
+      kept, pairs with fewer than slow_turns are slowed by `factor`, with a ramp between.
+    attention_factor: multiplies queries and keys; None: 0.1 ln(factor) + 1.
     truncate: the ramp begins and ends at whole pairs.
   """
 
@@ -100,7 +100,7 @@ class YarnScaling:
 
   def frequencies(self, theta: float, head_dim: int) -> np.ndarray:
     """Radians a position, float64 [H / 2]."""
-    # The pair that turns so often within the original length, as a real number.
+    # The number of the pair (a real number) with so many turns within the original length.
     pair = lambda turns: (
       head_dim * math.log(self.original_length / (turns * 2 * math.pi)) / (2 * math.log(theta))
     )
@@ -126,7 +126,7 @@ class Rotary:
 
   Attributes:
     theta: the base; LLaMA's 10,000, more for longer contexts.
-    scaling: how frequencies change for contexts beyond those of pretraining; None: not at all.
+    scaling: how frequencies change for contexts longer than in pretraining; None: unchanged.
   """
 
   theta: Annotated[float, Range(above=1)] = 10_000.0
@@ -150,7 +150,7 @@ class Rotary:
 
 
 def turn(positions: jax.Array, frequencies: np.ndarray) -> jax.Array:
-  """position * frequency, less whole turns: float32 [..., F] in -pi .. pi.
+  """The angle position * frequency without whole turns: float32 [..., F] in -pi .. pi.
 
   Args:
     positions: [...] int32, from 0 to 2**24.

@@ -1,4 +1,4 @@
-"""The next token out of its logits.
+"""Draws the next token from its logits.
 
 Letters: B batch, V vocabulary.
 """
@@ -16,10 +16,10 @@ class Sampling:
   """How a token is drawn; the default is softmax(logits) itself.
 
   Attributes:
-    temperature: what logits are divided by; 0 takes the largest, the first of equals.
+    temperature: divides the logits; 0 takes the largest, and the first among equals.
     top_k: only the k largest logits count; None: all.
-    top_p: of those, only the fewest that together have this probability or more (nucleus
-      sampling, Holtzman et al., 2020, https://arxiv.org/abs/1904.09751); None: all.
+    top_p: only the fewest of these tokens with at least this probability together count
+      (nucleus sampling, Holtzman et al., 2020, https://arxiv.org/abs/1904.09751); None: all.
   """
 
   temperature: float = 1.0
@@ -42,7 +42,8 @@ class Sampling:
     draw = jax.vmap(jax.random.categorical)
     if self.top_k is None and self.top_p is None:
       return draw(keys, logits).astype(jnp.int32)
-    # Sorted, a rule is a prefix; of equal logits the first comes first, as in greedy.
+    # After sorting, each rule keeps a prefix; among equal logits the first comes first, as in
+    # greedy decoding.
     largest, ids = jax.lax.top_k(logits, min(self.top_k or logits.shape[-1], logits.shape[-1]))
     if self.top_p is not None:
       probabilities = jax.nn.softmax(largest)

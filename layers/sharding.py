@@ -1,14 +1,14 @@
-"""Logical axis names, and the one place where they meet a mesh.
+"""Logical axis names, and the one place that maps them to a mesh.
 
-A parameter names each of its dimensions (`partitioned_init`), an activation that matters is
-constrained by name (`constrain`). Rules from logical names to mesh axes belong to the
-experiment; layers never see the mesh. Names in use:
+A parameter names each of its dimensions (`partitioned_init`), and an important activation is
+constrained by names (`constrain`). The experiment has the rules from logical names to mesh
+axes; layers never see the mesh. Names in use:
 
   parameters    vocab, position, embed, heads, kv_heads, head_dim, mlp, layers
   activations   batch, length, activation_embed, activation_heads, activation_kv_heads,
                 activation_mlp, activation_vocab; cache_length: slots of layers/cache.py;
-                residual_length: the length of the stream between the products, which without
-                a rule of its own is "length"
+                residual_length: the length of the stream between the products, the same as
+                "length" unless a rule names it
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec
 
 Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
 
-# A logical axis that goes the way of another unless a rule is for it.
+# A logical axis without a rule -> the axis whose rule it follows.
 _GOES_WITH = {"residual_length": "length"}
 
 _MESH: contextvars.ContextVar[jax.sharding.Mesh | None] = contextvars.ContextVar(
@@ -39,7 +39,7 @@ _SEEN: contextvars.ContextVar[list["Constraint"] | None] = contextvars.ContextVa
 
 
 class Constraint(NamedTuple):
-  """What a layer asked of one activation: a logical name for each dimension."""
+  """A layer's constraint on one activation: a logical name for each dimension."""
 
   names: tuple[str | None, ...]
   shape: tuple[int, ...]
@@ -47,7 +47,7 @@ class Constraint(NamedTuple):
 
 @contextlib.contextmanager
 def partitioned(mesh: jax.sharding.Mesh, rules: Rules) -> Iterator[None]:
-  """Within, `constrain` means the dimensions of `mesh` that `rules` give."""
+  """In the `with` block, `constrain` uses this mesh and these rules."""
   token = _MESH.set(mesh)
   try:
     with nn.logical_axis_rules(rules):
@@ -58,7 +58,7 @@ def partitioned(mesh: jax.sharding.Mesh, rules: Rules) -> Iterator[None]:
 
 @contextlib.contextmanager
 def constraints_seen() -> Iterator[list[Constraint]]:
-  """Within, every call of `constrain` is added to the list: trace a model to learn its own."""
+  """Lists all calls of `constrain` in the `with` block, as when a model is traced in it."""
   seen: list[Constraint] = []
   token = _SEEN.set(seen)
   try:
@@ -68,7 +68,7 @@ def constraints_seen() -> Iterator[list[Constraint]]:
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
-  """Asks the compiler to lay `x` out by these logical axes; outside a mesh, x itself."""
+  """Asks the compiler to shard `x` by these logical axes; without a mesh, returns x."""
   if (seen := _SEEN.get()) is not None:
     seen.append(Constraint(names, x.shape))
   mesh = _mesh_to_split()
@@ -79,7 +79,7 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
 
 
 def names_in(rules: Rules, names: Sequence[str | None]) -> tuple[str | None, ...]:
-  """The names under which the rules have these logical axes."""
+  """The logical axes, each replaced by the axis it follows if no rule names it."""
   known = {name for name, _ in rules}
   return tuple(_GOES_WITH.get(str(n), n) if n not in known else n for n in names)
 
@@ -92,19 +92,19 @@ def partitioned_init(init: nn.initializers.Initializer, *names: str) -> Any:
 def per_device(
   function: Callable, inputs: tuple[Any, ...], output: Any, within: Any = ()
 ) -> Callable:
-  """`function` on every device, with the part that lies there; outside a mesh, as it is.
+  """`function` run on every device with that device's parts; without a mesh, unchanged.
 
-  Within it there is no mesh any more, only its platform: what it calls may use this too.
+  Inside `function` there is no mesh, only its platform, so it may call `per_device` again.
 
-  A logical axis is split as `axis_devices` says of all these arrays, and only where its devices
-  divide every dimension of that name; else each device gets the whole of it. Names of the
-  output are among those of the inputs.
+  A logical axis is split as `axis_devices` says for all these arrays, but only if its devices
+  divide every dimension with that name; otherwise each device gets all of it. The output may
+  only have names of the inputs.
 
   Args:
     function: of arrays and trees of arrays.
     inputs: for each argument a tree of tuples, the logical name of each dimension or None.
-    output: the same of the result.
-    within: the same of larger arrays that `function` makes a device's part of.
+    output: likewise for the result.
+    within: likewise for larger arrays of which `function` makes each device's part.
   """
   mesh = _mesh_to_split()
   if mesh is None:
@@ -132,7 +132,7 @@ def per_device(
 
 @contextlib.contextmanager
 def on_platform(name: str) -> Iterator[None]:
-  """Within, what has no mesh is for this platform and not for jax's default."""
+  """In the `with` block, code without a mesh is for this platform instead of jax's default."""
   token = _PLATFORM.set(name)
   try:
     yield
@@ -141,12 +141,12 @@ def on_platform(name: str) -> Iterator[None]:
 
 
 def on_mesh() -> bool:
-  """Whether this is a program for devices; elsewhere a model is only asked for its shapes."""
+  """Whether a program for devices is traced; otherwise only shapes are wanted."""
   return _MESH.get() is not None
 
 
 def platform() -> str:
-  """ "cpu", "gpu" or "tpu": of the mesh in use, whose devices need not be in this process."""
+  """ "cpu", "gpu" or "tpu": the platform of the mesh, whose devices may be absent here."""
   mesh = _MESH.get()
   name = mesh.devices.flat[0].platform if mesh is not None else _PLATFORM.get()
   name = name or jax.default_backend()
@@ -154,15 +154,15 @@ def platform() -> str:
 
 
 def axis_devices(name: str, arrays: Any = None) -> tuple[tuple[str, ...], int]:
-  """The mesh axes that a logical axis is split over, and how many devices lie along them.
+  """The mesh axes over which a logical axis is split, and the number of devices along them.
 
-  A mesh axis serves an array once, whichever rule comes first. Where two arrays would for
-  that reason have a logical axis split in two ways, it is split in none.
+  An array uses a mesh axis once, by the first rule that applies. If for that reason two arrays
+  would split a logical axis differently, it is not split at all.
 
   Args:
     name: of the logical axis.
-    arrays: a tree of tuples, the logical name of each dimension or None, as `per_device` has
-      them; None: one array of this axis alone.
+    arrays: a tree of tuples, the logical name of each dimension or None, as for `per_device`;
+      None: one array with only this axis.
   """
   mesh = _mesh_to_split()
   if mesh is None:
@@ -172,7 +172,7 @@ def axis_devices(name: str, arrays: Any = None) -> tuple[tuple[str, ...], int]:
 
 
 def dividing_axes(name: str, size: int, arrays: Any) -> tuple[str, ...]:
-  """The mesh axes over which `per_device` splits a dimension of that name and size.
+  """The mesh axes over which `per_device` splits a dimension with this name and size.
 
   Args:
     name: of the logical axis.
@@ -184,18 +184,18 @@ def dividing_axes(name: str, size: int, arrays: Any) -> tuple[str, ...]:
 
 
 def is_split() -> bool:
-  """Whether arrays here may lie on several devices."""
+  """Whether arrays may be split over several devices at this point."""
   return _mesh_to_split() is not None
 
 
 def _mesh_to_split() -> Any:
-  """The mesh in use; None where there is one device, or where this is one of its devices."""
+  """The mesh in use; None for a single device, and inside `per_device`."""
   mesh = _MESH.get()
   return None if mesh is None or mesh.size == 1 or _ON_A_DEVICE.get() else mesh
 
 
 def _agreed_axes(arrays: Any) -> dict[str, tuple[str, ...]]:
-  """Logical name -> mesh axes that all arrays of that name have for it; else none."""
+  """Logical name -> the mesh axes on which all arrays with that name agree; else ()."""
   agreed: dict[str, tuple[str, ...]] = {}
   for names in jax.tree.leaves(arrays, is_leaf=_is_names):
     found = nn.spmd.logical_to_mesh_axes(names) or ()
@@ -209,7 +209,7 @@ def _agreed_axes(arrays: Any) -> dict[str, tuple[str, ...]]:
 def _undivided(
   mesh: Any, axes: dict[str, tuple[str, ...]], names: Any, arrays: Any
 ) -> set[str]:
-  """Logical names of dimensions that their mesh axes do not divide."""
+  """Logical names of dimensions that are not divisible by their mesh axes."""
   pairs = zip(jax.tree.leaves(names, is_leaf=_is_names), jax.tree.leaves(arrays), strict=True)
   return {
     name

@@ -1,4 +1,4 @@
-"""The nearest names to a misspelt one, for error messages that say the cure."""
+"""Finds the nearest names to a misspelt one, for error messages."""
 
 import difflib
 from collections.abc import Iterable
@@ -7,13 +7,13 @@ from collections.abc import Iterable
 def nearest(
   word: str, options: Iterable[str], count: int = 5, likeness: float = 0.6
 ) -> list[str]:
-  """Up to `count` of `options`, most alike first; case does not matter, a shared part counts.
+  """Up to `count` of `options`, most similar first; case is ignored, a shared part counts.
 
   `nearest("gpt2.nan", ["gpt2.Nano", "lwm.Nano"])` is `["gpt2.Nano", "lwm.Nano"]`.
   """
   lowered = {option.lower(): option for option in options}
   if word.lower() in lowered:
-    return [lowered[word.lower()]]  # the case alone was wrong
+    return [lowered[word.lower()]]  # only the case was wrong
   close = difflib.get_close_matches(word.lower(), lowered, n=count, cutoff=likeness)
   if len(word) >= 3:
     close += [option for option in lowered if word.lower() in option and option not in close]
@@ -21,7 +21,7 @@ def nearest(
 
 
 def did_you_mean(word: str, options: Iterable[str], count: int = 5) -> str:
-  """The end of an error message: the nearest options, or all of them when none is near."""
+  """The end of an error message: the nearest options, or the first 12 if none is near."""
   options = list(dict.fromkeys(options))
   if close := nearest(word, options, count):
     return f"did you mean {' or '.join(close)}?"

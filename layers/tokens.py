@@ -1,4 +1,4 @@
-"""What a layer may know of each token besides its features: where it stands, and with whom.
+"""A token's coordinates, which a layer may use besides its features: position, segment, row.
 
 Letters: B batch, T length.
 """

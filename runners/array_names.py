@@ -1,4 +1,4 @@
-"""The names of a state's arrays: the keys that lead to each, as in params/head/kernel."""
+"""The names of a state's arrays, made from the keys on their paths: params/head/kernel."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,9 +7,9 @@ import jax
 
 
 def named_arrays(tree: Any) -> Iterator[tuple[str, Any]]:
-  """("a/b", array) of every array of a tree, or of what describes one.
+  """("a/b", array) for every array, or description of one, in a tree.
 
-  A state, and the dicts and lists in which Orbax describes it, give the same names.
+  A state gives the same names as the dicts and lists in which Orbax describes it.
   """
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
     yield array_name(path), leaf

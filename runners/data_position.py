@@ -1,7 +1,7 @@
-"""Where a run goes on in its training data: at the row after the last one that it has read.
+"""Continues a run in its training data at the first row that it has not read.
 
-A checkpoint notes how many rows were read, so that a batch size that changes leaves out no row
-and repeats none. Rows of another length are other rows: those read cannot be told among them.
+A checkpoint records the number of rows read, so that a changed batch size skips no row and
+repeats none. With another row length the rows already read cannot be identified.
 """
 
 from typing import Any
@@ -16,9 +16,9 @@ _ROWS, _LENGTH = "rows", "sequence_length"
 
 
 def describe(assembly: Assembly, step: int) -> dict[str, int]:
-  """What a checkpoint of `step` notes beside the number of its next batch."""
+  """The data position that a checkpoint of `step` records beside its next batch's number."""
   position = getattr(assembly.batches, "position", None)
-  if position is None:  # somebody's own Batches
+  if position is None:  # a user's own Batches
     return {}
   return {_ROWS: position(step), _LENGTH: assembly.trainer.sequence_length}
 
@@ -26,12 +26,12 @@ def describe(assembly: Assembly, step: int) -> dict[str, int]:
 def check_length(
   saved: dict[str, Any], before: fdl.Config | None, sequence_length: int, workdir: Any
 ) -> None:
-  """Raises UserError for a run whose rows were of another length.
+  """Raises UserError if the run's rows had another length.
 
   Args:
-    saved: what the checkpoint notes of the data.
-    before: the config of the start before, for checkpoints that do not say it.
-    sequence_length: of now.
+    saved: the checkpoint's record of the data.
+    before: the previous start's config, for checkpoints without a recorded length.
+    sequence_length: the present length, in tokens.
     workdir: for the message.
   """
   was = saved.get(_LENGTH, sequence_length if before is None else before.sequence_length)
@@ -45,7 +45,7 @@ def check_length(
 
 
 def go_on(assembly: Assembly, saved: dict[str, Any], before: fdl.Config | None) -> Assembly:
-  """The assembly whose next batch begins at the first row not read yet."""
+  """The assembly, with its next batch at the first row not read yet."""
   step, size = saved["batch"], assembly.trainer.batch_size
   size_before = size if before is None else before.batch_size
   rows = saved.get(_ROWS, step * size_before)
@@ -66,7 +66,7 @@ def go_on(assembly: Assembly, saved: dict[str, Any], before: fdl.Config | None) 
 
 
 def take_over(assembly: Assembly, saved: dict[str, Any]) -> Assembly:
-  """`go_on` with the position of another run, on the same data."""
+  """`go_on` from the position of another run on the same data."""
   if saved.get(_LENGTH, assembly.trainer.sequence_length) != assembly.trainer.sequence_length:
     note("init_from: rows of another length; the training data are read from their beginning.")
     saved = {**saved, _ROWS: 0}

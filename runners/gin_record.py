@@ -1,4 +1,4 @@
-"""operative_config.gin: with which values gin made a run's preprocessors work."""
+"""operative_config.gin: the gin values that were in force for a run's preprocessors."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ FILE_NAME = "operative_config.gin"
 
 
 def save(workdir: Path, data: Mapping[str, Batches]) -> None:
-  """Writes the file, a part for each of `data` (path -> batches) that gin had a say in."""
+  """Writes the file: a part for each of `data` (path -> batches) that used gin."""
   parts = [
     f"# {path}{below}\n\n{notes[OPERATIVE_GIN].strip()}\n"
     for path, batches in data.items()

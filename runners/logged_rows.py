@@ -1,4 +1,4 @@
-"""How many rows a run has logged, so that it can tell when some of metrics.jsonl are gone."""
+"""Counts the rows that a run has logged, to notice when rows of metrics.jsonl are missing."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ from runners.callbacks import Callback, Run
 
 
 class LoggedRows(Callback):
-  """Counts the rows. The last callback, since those before it may add the scalars of one."""
+  """Counts logged rows. It is the last callback, since earlier ones may add scalars."""
 
   def __init__(self) -> None:
-    self._count: int | None = 0  # None: the checkpoint does not say
+    self._count: int | None = 0  # None: an older checkpoint has no count
 
   def on_step(self, run: Run, scalars: dict[str, float]) -> None:
     if self._count is not None:
@@ -23,11 +23,11 @@ class LoggedRows(Callback):
     self._count = state["rows"]
 
   def forget(self) -> None:
-    """What the rows of a checkpoint are that was saved before they were counted."""
+    """Sets the count to unknown, for checkpoints from before rows were counted."""
     self._count = None
 
   def compare(self, num_rows: int, step: int) -> None:
-    """Says how many rows up to `step` are missing where metrics.jsonl has `num_rows`."""
+    """Notes how many rows up to `step` are missing from the `num_rows` in metrics.jsonl."""
     if self._count is not None and num_rows < self._count:
       note(
         f"metrics.jsonl has {num_rows:,} of the {self._count:,} rows that were written up to "

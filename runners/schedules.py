@@ -1,7 +1,7 @@
 """Learning-rate schedules: optax's, with lengths that follow the run.
 
-`num_steps` is derived from the trainer unless given, so that `--set=num_steps=100` is a whole
-override. Warmup and decay lengths are steps (an int) or a fraction of num_steps (a float).
+`num_steps` is derived from the trainer unless given, so that `--set=num_steps=100` needs no
+other override. Warmup and decay are in steps (an int) or a fraction of num_steps (a float).
 """
 
 import jax.numpy as jnp
@@ -16,11 +16,11 @@ from layers.ranges import (
   PositiveInt,
 )
 
-Length = NonNegativeInt | Fraction  # steps, or a part of num_steps
+Length = NonNegativeInt | Fraction  # steps, or a fraction of num_steps
 
 
 def steps_of(length: Length, num_steps: int) -> int:
-  """`length` in steps: an int as it is, a float as a fraction of num_steps."""
+  """`length` in steps: an int is steps already, a float a fraction of num_steps."""
   if isinstance(length, float):
     if not 0.0 <= length <= 1.0:
       raise UserError(f"a length of {length} is no fraction; write steps as an int")
@@ -85,7 +85,7 @@ def warmup_rsqrt(
   """Linear warmup, then peak * sqrt(warmup / step) (https://arxiv.org/abs/1706.03762, 5.3)."""
   steps = max(1, steps_of(warmup, _required(num_steps)))
 
-  def after_warmup(step):  # counted from the end of the warmup; optax asks before it too
+  def after_warmup(step):  # from the end of the warmup; optax also asks for negative steps
     return peak * jnp.sqrt(steps / (jnp.maximum(step, 0) + steps))
 
   return _warmed_up(after_warmup, peak, steps, steps)

@@ -1,4 +1,4 @@
-"""A run that is too short for its learning-rate schedule."""
+"""Notes a run that is too short for its learning-rate schedule."""
 
 import fiddle as fdl
 from fiddle import daglish
@@ -10,13 +10,13 @@ from runners.schedules import steps_of
 
 
 def note_short_run(config: fdl.Config, num_steps: int) -> None:
-  """Says aloud where a run ends before its warmup does, or cuts the decay of its schedule.
+  """Notes if a run ends within its warmup, or before the end of its schedule's decay.
 
-  That is no error: an experiment is tried by shortening it.
+  It is no error, because people try an experiment by shortening it.
 
   Args:
     config: of a Trainer.
-    num_steps: where the run ends.
+    num_steps: the run's last step.
   """
   for path, node, _ in walk(config):
     if path[0] != daglish.Attr("optimizer") or not isinstance(node, fdl.Buildable):

@@ -1,4 +1,4 @@
-"""How much of each source of a mixture a run has been trained on."""
+"""Counts the tokens of each source of a mixture that a run has been trained on."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ from runners.callbacks import Callback, Run
 
 
 class SourceTokens(Callback):
-  """Adds `data/<source>/tokens`, counted from the first step of the run, to what is logged.
+  """Adds `data/<source>/tokens`, counted from the run's first step, to the logged scalars.
 
-  The counts are saved with the state, so that they are exact after a restart, also one with
-  other sources or rates: what was read before was read before.
+  The counts are saved with the state, so that they are exact after a restart, even with other
+  sources or rates.
   """
 
   def __init__(self, batches: MixedBatches):
@@ -33,7 +33,7 @@ class SourceTokens(Callback):
     self._tokens = {name: int(count) for name, count in dict(state["tokens"]).items()}
 
   def _count(self) -> None:
-    """Of a long run without counts, such as one from before they were, all its steps."""
+    """Counts up to this step; for checkpoints older than the counts, counts the whole run."""
     read = self._batches.tokens_by_source(self._counted_to, self._step)
     self._tokens = {
       name: self._tokens.get(name, 0) + read.get(name, 0) for name in {**self._tokens, **read}

@@ -1,1 +1,1 @@
-"""How scores become weighted means: the dense reference, and what is faster on a device."""
+"""Ways to compute attention: the dense reference, and faster cores for devices and rings."""

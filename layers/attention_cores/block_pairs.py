@@ -1,4 +1,4 @@
-"""Attention over pairs of blocks: one step of a loop a pair; an empty pair is left out.
+"""Attention over pairs of blocks: a loop computes one pair at a step, and skips empty pairs.
 
 Letters: B batch, K key heads, G query heads per key head, T query length, S key length, H head
 dimension, P pairs.
@@ -20,10 +20,10 @@ Tree = TypeVar("Tree")
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-  """How attention is cut, and what is computed of each pair.
+  """The sizes of the blocks, and the mask and dtype for each pair.
 
   Attributes:
-    query, key: tokens of a block.
+    query, key: tokens in a block.
     mask: who may attend to whom.
     compute_dtype: of the products' operands.
   """
@@ -38,9 +38,10 @@ class Side(NamedTuple):
   """Queries with their coordinates, or keys and values with theirs.
 
   Attributes:
-    arrays: [B, K, G, T, H] each of queries, [B, K, S, H] of keys; or without H.
+    arrays: each [B, K, G, T, H] for queries, [B, K, S, H] for keys; or without H.
     tokens: [B, T] or [B, S].
-    places: where in its row each block begins; None: nothing follows from where it stands.
+    places: [blocks], where in its row each block begins; None: unknown, so no pair is skipped
+      by its distance.
   """
 
   arrays: tuple[jax.Array, ...]
@@ -49,10 +50,11 @@ class Side(NamedTuple):
 
 
 def in_reach(queries: Any, keys: Any, blocks: Blocks) -> Any:
-  """[query blocks, key blocks]: whether the mask's reach leaves anything of a pair.
+  """[query blocks, key blocks]: whether a pair is within the mask's reach.
 
   Args:
-    queries, keys: places of the blocks; of either kind of array, which is that of the result.
+    queries, keys: places of the blocks; both numpy or both jax arrays, like the result.
+    blocks: sizes and mask.
   """
   behind, ahead = reach(blocks.mask)
   distance = queries[:, None] - keys[None, :]
@@ -65,10 +67,10 @@ def in_reach(queries: Any, keys: Any, blocks: Blocks) -> Any:
 
 
 def attend(part: Partial, queries: Side, keys: Side, blocks: Blocks, which: Any) -> Partial:
-  """`part` [B, K, G, T, ...] after the keys of the pairs `which`.
+  """`part` [B, K, G, T, ...] after attending to the keys of the pairs `which`.
 
   Args:
-    part: of these queries.
+    part: the queries' attention to earlier keys.
     queries: arrays (query,), scaled.
     keys: arrays (key, value).
     blocks: sizes that divide T and S, mask and dtype.
@@ -97,7 +99,7 @@ def attend(part: Partial, queries: Side, keys: Side, blocks: Blocks, which: Any)
 def gradients(
   sums: Gradients, queries: Side, keys: Side, blocks: Blocks, which: Any
 ) -> Gradients:
-  """`sums` with what the pairs `which` add.
+  """`sums` plus the gradients from the pairs `which`.
 
   Args:
     sums: query [B, K, G, T, H], key and value [B, K, S, H], float32.
@@ -137,16 +139,16 @@ def gradients(
 
 
 def _together(tree: Tree) -> Tree:
-  """The tree, none of which is there before all of it is.
+  """The tree behind an optimization barrier.
 
-  Coordinates and pairs alone are the same in every layer. A scan over layers would compute
-  before it what follows from them, for all pairs, and keep it: masks of the whole row.
+  Coordinates and pairs are the same in every layer, so without it XLA would hoist the masks of
+  all pairs, that is of whole rows, out of the scan over layers and keep them.
   """
   return jax.lax.optimization_barrier(tree)
 
 
 def _needed(queries: Side, keys: Side, blocks: Blocks) -> jax.Array:
-  """[query blocks, key blocks]: whether some row may have a pair of tokens to compute there."""
+  """[query blocks, key blocks]: whether any row may have allowed tokens in a pair."""
   first, last = _segment_range(queries.tokens, blocks.query)
   key_first, key_last = _segment_range(keys.tokens, blocks.key)
   overlap = (first[:, :, None] <= key_last[:, None]) & (key_first[:, None] <= last[:, :, None])
@@ -157,7 +159,7 @@ def _needed(queries: Side, keys: Side, blocks: Blocks) -> jax.Array:
 
 
 def _segment_range(tokens: Tokens, size: int) -> tuple[jax.Array, jax.Array]:
-  """[B, blocks] lowest and highest number of a segment in each block."""
+  """[B, blocks] each: the lowest and highest segment number in a block."""
   segments = tokens.segments.reshape(tokens.segments.shape[0], -1, size)
   return segments.min(axis=-1), segments.max(axis=-1)
 

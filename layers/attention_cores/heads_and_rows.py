@@ -1,4 +1,4 @@
-"""How heads lie in memory and on a mesh where attention is computed.
+"""Layouts of heads for attention, in memory and on a mesh.
 
 Letters: B batch, T length, N query heads, K key heads, G = N / K, H head dimension.
 """
@@ -12,7 +12,7 @@ from layers.tokens import Tokens
 
 
 class Layout(NamedTuple):
-  """Logical axes of what an attention core gets and gives.
+  """Logical axes of an attention core's arguments and result.
 
   Attributes:
     inputs: query, key, value, query tokens, key tokens.
@@ -33,7 +33,7 @@ def _layout(length: str | None) -> Layout:
 WHOLE_ROWS = _layout(None)
 SPLIT_ROWS = _layout("length")
 
-# Segments of what fills up a row: neither equals any other.
+# Segment numbers of filler tokens: they differ from each other and from every segment.
 _QUERY_FILL, _KEY_FILL = -1, -2
 
 
@@ -63,7 +63,7 @@ def both_filled(
   key_tokens: Tokens,
   multiples: tuple[int, int],
 ) -> tuple[jax.Array, jax.Array, jax.Array, Tokens, Tokens]:
-  """Queries and keys filled up to a multiple each, with tokens that see each other nowhere."""
+  """Queries and keys padded to a multiple each, with tokens that no token attends to."""
   query, query_tokens = _filled(query, query_tokens, multiples[0], _QUERY_FILL)
   key, _ = _filled(key, key_tokens, multiples[1], _KEY_FILL)
   value, key_tokens = _filled(value, key_tokens, multiples[1], _KEY_FILL)
@@ -73,7 +73,7 @@ def both_filled(
 def rows_filled(
   query: jax.Array, key: jax.Array, value: jax.Array, tokens: Tokens, multiple: int
 ) -> tuple[jax.Array, jax.Array, jax.Array, Tokens]:
-  """Rows that attend to themselves filled up, with tokens that see one another alone."""
+  """Pads rows for self-attention with tokens that attend only to one another."""
   key, value = (_filled(x, tokens, multiple, _QUERY_FILL)[0] for x in (key, value))
   query, tokens = _filled(query, tokens, multiple, _QUERY_FILL)
   return query, key, value, tokens
@@ -82,7 +82,7 @@ def rows_filled(
 def _filled(
   x: jax.Array, tokens: Tokens, multiple: int, segment: int
 ) -> tuple[jax.Array, Tokens]:
-  """x [B, T, ...] and its tokens, filled up to a multiple of tokens with ones of `segment`."""
+  """x [B, T, ...] and its tokens, padded to a multiple with tokens of `segment`."""
   missing = -x.shape[1] % multiple
   if missing == 0:
     return x, tokens

@@ -8,7 +8,7 @@ With unnormalised weights e = exp(q k^T - max), their sums l and o = e v / l, th
   g = do / l,  delta = sum_h(g o),  ds = e (g v^T - delta)
   dq = ds k,  dk = ds^T q,  dv = e^T g
 
-so that neither direction divides a [T, S] matrix, and the backward pass reduces none.
+so neither pass divides a [T, S] matrix, and the backward pass sums over none.
 """
 
 import functools
@@ -35,7 +35,7 @@ def attend(
   Args:
     query: [N, T, H], scaled.
     key, value: [N, S, H].
-    allowed: [N, T, S] bool. A row without any gives 0.
+    allowed: [N, T, S] bool. A row with no True gives 0.
     kept: [N, T, S] factors on the weights after the softmax (dropout), or None.
     compute_dtype: of the products' operands.
 
@@ -62,7 +62,7 @@ def _forward(query, key, value, allowed, kept, compute_dtype):
   weights = weights.astype(dtype)
   mixed = product("nts,nsh->nth", _times(weights, kept), operands[2], compute_dtype) / sums
   mixed = named(mixed, "attention")
-  # Only dtypes matter of these: empty arrays carry them.
+  # Empty arrays that carry the inputs' dtypes.
   like = tuple(jnp.empty(0, x.dtype) for x in (query, key, value))
   return mixed, (*operands, weights, kept, sums, mixed, like)
 
@@ -72,8 +72,8 @@ def _backward(compute_dtype, residuals, gradient):
   gradient = gradient / sums
   delta = (gradient * mixed).sum(axis=-1, keepdims=True)
   dweights = product("nth,nsh->nts", gradient, value, compute_dtype)
-  # Weights are 0 where attention is not allowed, but for rows that may attend to nothing: there
-  # the infinite sum has made gradient and delta 0.
+  # Weights are 0 where attention is not allowed, except in rows that may attend to nothing;
+  # there the infinite sum has made gradient and delta 0.
   dscores = weights * (_times(dweights, kept) - delta)
   dquery = product("nts,nsh->nth", dscores, key, compute_dtype)
   dkey = product("nts,nth->nsh", dscores, query, compute_dtype)

@@ -1,9 +1,9 @@
 """Softmax attention over keys that come block by block, forward and backward.
 
-A block of keys changes what is known so far, (o, m, l): the unnormalised mean, the highest
-score and the sum of weights (Milakov and Gimelshein, 2018, https://arxiv.org/abs/1805.02867;
-Dao et al., 2022, https://arxiv.org/abs/2205.14135, algorithm 1). From the output, the log of
-the sums and the gradient, each block's gradients follow alone (the same, algorithm 4):
+Each block of keys updates (o, m, l): the unnormalised mean, the highest score and the sum of
+weights (Milakov and Gimelshein, 2018, https://arxiv.org/abs/1805.02867; Dao et al., 2022,
+https://arxiv.org/abs/2205.14135, algorithm 1). Given the output, the log of the sums and the
+output's gradient, each block's gradients can be computed separately (the same, algorithm 4):
 
   e = exp(q k^T - lse),  ds = e (do v^T - delta),  delta = sum_h(do o)
   dq = ds k,  dk = ds^T q,  dv = e^T do
@@ -24,7 +24,7 @@ LOWEST = float(jnp.finfo(jnp.float32).min)
 
 
 class Partial(NamedTuple):
-  """What is known of the queries' attention after some of the keys.
+  """The queries' attention to the keys seen so far.
 
   Attributes:
     mixed: [B, K, T, H] float32, sum of exp(score - highest) * value.
@@ -38,7 +38,7 @@ class Partial(NamedTuple):
 
   @classmethod
   def none(cls, shape: tuple[int, ...]) -> "Partial":
-    """Of queries [B, K, T, H] that have seen no key."""
+    """For queries [B, K, T, H] that have seen no key."""
     rows = shape[:-1]
     return cls(jnp.zeros(shape), jnp.full(rows, LOWEST), jnp.zeros(rows))
 
@@ -50,7 +50,7 @@ class Partial(NamedTuple):
     allowed: jax.Array,
     compute_dtype: str,
   ) -> "Partial":
-    """After a block of keys.
+    """The attention after one more block of keys.
 
     Args:
       query: [B, K, T, H], scaled.
@@ -61,7 +61,7 @@ class Partial(NamedTuple):
     scores = product("bkth,bksh->bkts", query, key, compute_dtype)
     scores = jnp.where(allowed, scores, LOWEST)
     highest = jnp.maximum(self.highest, scores.max(axis=-1))
-    # The second `where` is for rows that have seen nothing yet: exp(LOWEST - LOWEST) is 1.
+    # This second `where` is for rows that have seen nothing yet: exp(LOWEST - LOWEST) is 1.
     weights = jnp.where(allowed, jnp.exp(scores - highest[..., None]), 0.0)
     shrink = jnp.exp(self.highest - highest)
     mixed = product("bkts,bksh->bkth", weights, value, compute_dtype)
@@ -74,7 +74,7 @@ class Partial(NamedTuple):
   def finish(self) -> tuple[jax.Array, jax.Array]:
     """The attention [B, K, T, H], and log sum exp of the scores [B, K, T].
 
-    Queries that saw nothing give 0, and a log that makes all their weights 0.
+    Queries that saw no key give 0, and a log that makes all their weights 0.
     """
     seen = self.total > 0
     total = jnp.where(seen, self.total, 1.0)
@@ -83,15 +83,15 @@ class Partial(NamedTuple):
 
 
 def kept(mixed: jax.Array, log_sum: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
-  """Attention and the log of its sums for the backward pass, in the dtype of the products.
+  """Attention and the log of its sums, to be kept for the backward pass in the products' dtype.
 
-  Named (layers/rematerialization.py): who keeps these two does not attend again.
+  Both are named (layers/rematerialization.py): a policy that keeps them saves attending again.
   """
   return named(mixed.astype(dtype), "attention"), named(log_sum, "attention")
 
 
 class Gradients(NamedTuple):
-  """Of query [B, K, T, H], key and value [B, K, S, H]; float32."""
+  """Gradients of query [B, K, T, H], key and value [B, K, S, H]; float32."""
 
   query: jax.Array
   key: jax.Array
@@ -108,7 +108,7 @@ def block_gradients(
   delta: jax.Array,
   compute_dtype: str,
 ) -> Gradients:
-  """What one block of keys adds to the gradients.
+  """The contribution of one block of keys to the gradients.
 
   Args:
     query, key, value, allowed: as for `Partial.absorb`.

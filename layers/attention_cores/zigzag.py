@@ -1,8 +1,8 @@
 """A ring of devices that holds one row in zig-zag order.
 
-Of 2 R chunks device i of R holds number i and number 2 R - 1 - i. Under a causal mask every
-device then has the same work with every other's keys, where in plain order the last device
-would do twice the mean (Zhu, 2024, https://github.com/zhuzilin/ring-flash-attention/issues/2).
+The row has 2 R chunks; device i holds chunks i and 2 R - 1 - i. Under a causal mask every
+device then has the same work with every other device's keys. In plain order the last device
+would have twice the mean (Zhu, 2024, https://github.com/zhuzilin/ring-flash-attention/issues/2).
 
 Letters: R devices.
 """
@@ -19,10 +19,10 @@ Tree = TypeVar("Tree")
 
 @dataclasses.dataclass(frozen=True)
 class Ring:
-  """Devices that pass things on to the next; only within `sharding.per_device`.
+  """Devices that pass arrays on to the next one; use it only within `sharding.per_device`.
 
   Attributes:
-    axes: of the mesh, which the row is split over.
+    axes: the mesh axes over which the row is split.
     size: R.
   """
 
@@ -34,11 +34,11 @@ class Ring:
     return jax.lax.axis_index(self.axes)
 
   def chunk(self, device: Any, half: Any) -> Any:
-    """The number of the chunk that is the first or second half of what `device` holds."""
+    """The number of the chunk that `device` holds as its first or second half (0 or 1)."""
     return device + half * (2 * self.size - 1 - 2 * device)
 
   def passed_on(self, tree: Tree) -> Tree:
-    """What the device before this one holds."""
+    """The tree that the previous device holds."""
     to_next = [(i, (i + 1) % self.size) for i in range(self.size)]
     return jax.tree.map(lambda x: jax.lax.ppermute(x, self.axes, to_next), tree)
 
@@ -59,14 +59,14 @@ class Ring:
     return jnp.concatenate([even, odd], axis)
 
   def go_round(self, meet: Callable, stays: Any, travels: Any, held: Any) -> tuple[Any, Any]:
-    """`meet` with what every device of the ring holds, this one's own first.
+    """Calls `meet` with every device's `held` in turn, this device's own first.
 
     Args:
-      meet: (source, stays, travels, held) -> (stays, travels), where `held` is what the device
-        `source` holds; None: this one.
-      stays: what is gathered for this device.
-      travels: what is gathered for what is held; it goes round with it, and comes home.
-      held: by this device.
+      meet: (source, stays, travels, held) -> (stays, travels). `held` belongs to the device
+        `source`; None means this device.
+      stays: accumulates results for this device.
+      travels: accumulates results for `held`; it goes round with it, and returns home.
+      held: arrays of this device, such as its keys and values.
     """
 
     def meet_those_of(source: Any, stays: Any, travels: Any, held: Any):
@@ -75,21 +75,21 @@ class Ring:
 
     def step(carry: Any, source: jax.Array):
       stays, travels, held = carry
-      arriving = self.passed_on(held)  # nothing below needs it: it is on its way meanwhile
+      arriving = self.passed_on(held)  # not needed below, so it travels during the computation
       return (*meet_those_of(source, stays, travels, held), arriving), None
 
     arriving = self.passed_on(held)
     stays, travels = meet_those_of(None, stays, travels, held)
     sources = (self.here() - jnp.arange(1, self.size)) % self.size
     (stays, travels, held), _ = jax.lax.scan(step, (stays, travels, arriving), sources[:-1])
-    return meet_those_of(sources[-1], stays, travels, held)  # which need not be passed on
+    return meet_those_of(sources[-1], stays, travels, held)  # the last `held` stays here
 
   def _routes(self, parity: int) -> list[tuple[int, int]]:
-    """From each device, where its even or odd chunk of the plain order belongs."""
+    """(device, the device that its even or odd chunk of the plain order goes to)."""
     chunks = [2 * i + parity for i in range(self.size)]
     return [(i, min(c, 2 * self.size - 1 - c)) for i, c in enumerate(chunks)]
 
   def _ordered(self, x: jax.Array, y: jax.Array, axis: int) -> jax.Array:
-    """x before y on even devices, after it on odd ones: chunk i is even where i is."""
+    """x before y on even devices, y before x on odd ones, since chunk i is even if i is."""
     is_even = self.here() % 2 == 0
     return jnp.concatenate([jnp.where(is_even, x, y), jnp.where(is_even, y, x)], axis)
