@@ -3,11 +3,11 @@
 An optimizer is any function that returns an optax.GradientTransformation; a parameter of
 that function called `learning_rate` is logged. Moments are float32 whatever the parameters.
 
-`frozen` are regular expressions: parameters in whose name ("stack/layers/attention/out/kernel")
-one is found neither move nor decay, have no moments, and do not count where gradients are
+`frozen` has regular expressions: a parameter whose name ("stack/layers/attention/out/kernel")
+matches one neither moves nor decays, has no moments, and does not count when gradients are
 clipped.
 
-`decay_mask` says of which parameters the weights decay; None: of all, norm scales included.
+`decay_mask` chooses the parameters that decay; None: all of them, norm scales included.
 """
 
 import re
@@ -114,7 +114,7 @@ def _clipped(
   frozen: Sequence[str],
   *transformations: optax.GradientTransformation,
 ) -> optax.GradientTransformation:
-  """The chain in float32, behind a clip by global norm unless clip_norm is None."""
+  """The chain in float32, after a clip by global norm unless clip_norm is None."""
   clip = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
   return _in_float32(_freezing(frozen, optax.chain(*clip, *transformations)))
 
@@ -122,10 +122,10 @@ def _clipped(
 def _freezing(
   patterns: Sequence[str], inner: optax.GradientTransformation
 ) -> optax.GradientTransformation:
-  """`inner` for parameters whose name no pattern is found in; the others stay as they are."""
+  """`inner` for parameters whose names match no pattern; the others stay unchanged."""
   if not patterns:
     return inner
-  if isinstance(patterns, str):  # its characters are in every name
+  if isinstance(patterns, str):  # each of its characters would be a pattern
     raise UserError(f"optimizer.frozen={patterns!r}: write a list, [{patterns!r}]")
   for pattern in patterns:
     try:
@@ -142,7 +142,7 @@ def _freezing(
       return "frozen" if any(re.search(p, names[-1]) for p in patterns) else "trained"
 
     labels = jax.tree_util.tree_map_with_path(of, params)
-    for pattern in patterns if names else ():  # none in the blank that optax asks about
+    for pattern in patterns if names else ():  # optax also asks about a tree without arrays
       if not any(re.search(pattern, name) for name in names):
         raise UserError(
           f"optimizer.frozen: {pattern!r} is found in no parameter: "
@@ -156,7 +156,7 @@ def _freezing(
 def _in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformation:
   """`inner` as if parameters and gradients were float32.
 
-  optax has a dtype for first moments only; second moments take that of the parameters.
+  optax can set the dtype of first moments only; second moments take the parameters' dtype.
   """
 
   def cast(tree: Any) -> Any:

@@ -35,7 +35,7 @@ class Jsonl(ExampleText):
   Attributes:
     files: paths, globs and URLs; plain, .gz, .zst or .parquet.
     validation_fraction: the fraction (0 to 1) of lines in the validation split, chosen by a
-      hash of each line.
+      hash of each line; 1: all lines.
     max_line_bytes: a longer line counts as bad and is not read into memory; tokenising a line
       takes about twenty times its size.
     The others are those of ExampleText.

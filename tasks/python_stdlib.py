@@ -3,7 +3,7 @@
 About 10 MB in some 600 files (depending on the Python version), each one document, as bytes. A
 hash of its name puts about one file in twenty into `validation`, so the split does not move
 when other files come or go. Tests, installed packages and generated tables (encodings, pydoc
-topics, build configuration) are left out, because their repetitions would flatter the loss.
+topics, build configuration) are left out, because they would flatter the loss.
 Files that are not UTF-8 are left out too, and named.
 """
 
