@@ -1,8 +1,8 @@
-"""What an experiment may hang on the loop: hooks, in an order that is law.
+"""Callbacks: hooks that an experiment may add to the loop, called in a fixed order.
 
 The loop (runners/train_loop.py) calls `on_step` after each step, callbacks in list order, when
-the scalars of the step are known and before they are written and the state is saved. So what
-a callback adds is written, and a run restored at that step does not see the step again.
+the scalars of the step are known and before they are written and the state is saved. So scalars
+added by a callback are written, and a run restored at that step does not see the step again.
 """
 
 import contextlib
@@ -19,26 +19,26 @@ from layers.suggestions import did_you_mean
 from runners.lent_state import COPY, LentState
 from runners.metrics.media import Medium, as_medium
 
-# A signal may cut a step off before its row, and its on_step_start is not called again then.
+# A signal may end a step before its row, and a restart does not repeat on_step_start.
 _WITHOUT_ROW = ("on_step_start", "on_end")
 _GONE = ("Array has been deleted", "Buffer has been deleted")  # what jax says
 
 
 @dataclasses.dataclass
 class Run:
-  """What callbacks see of the run, and what they may ask of it.
+  """A callback's view of the run, and its requests to it.
 
   Attributes:
-    workdir: where the run lives.
-    num_steps: where it ends.
-    data_content: names the training data, see Batches.content.
+    workdir: the run's folder.
+    num_steps: the last step.
+    data_content: the name of the training data's content, see Batches.content.
     step: steps done.
-    stop_reason: set by `stop`; the loop ends after saving the step at hand.
-    position: what is to be saved of the data's position after a step, beside its batch.
-    owed: the scalars of the step at hand where a signal cut its evaluation off: it comes first
-      when the run goes on, before callbacks and writers see the step.
-    metrics: names of scalars that a step may lack although their kind is logged: it had nothing
-      to measure them on, such as a batch without loss weights.
+    stop_reason: set by `stop`; the loop ends after saving the current step.
+    position: step -> the data position to save beside the batch number.
+    owed: the current step's scalars, if a signal cut its evaluation off. A restart begins with
+      that evaluation, before callbacks and writers see the step.
+    metrics: names of scalars that a step may lack although their kind is logged, if it had
+      nothing to measure them on, such as a batch without loss weights.
   """
 
   workdir: str
@@ -57,19 +57,19 @@ class Run:
 
   @property
   def state(self) -> LentState:
-    """The state after `step` steps, to be read within a hook alone: see LentState."""
+    """The state after `step` steps, readable only within a hook: see LentState."""
     if self._lent is None:
       raise UserError("run.state can be read within a callback's hook, and nowhere else")
     return self._lent
 
   def write_media(self, name: str, value: str | Medium) -> None:
-    """Has every writer that can write a text, Image or Histogram (runners/metrics/media.py).
+    """Gives a text, Image or Histogram (runners/metrics/media.py) to each writer that takes it.
 
-    It belongs to the row of the step at hand, in `on_start` of the first one, and is written
-    after that row and before the checkpoint: a run that goes on writes none twice.
+    It belongs to the current step's row (in `on_start`, the first step's), and is written after
+    that row and before the checkpoint, so that a continued run writes none twice.
 
     Raises:
-      UserError: another value, a name that the row has already, or a hook that has no row.
+      UserError: another type of value, a name used twice in a row, or a hook without a row.
     """
     if self._hook in _WITHOUT_ROW:
       raise UserError(f"write_media({name!r}) in {self._hook}, which has no row: use on_step")
@@ -78,20 +78,20 @@ class Run:
     self._media[name] = as_medium(name, value)
 
   def take_media(self) -> dict[str, Medium]:
-    """For the loop: what waits to be written with the row of this step."""
+    """For the loop: removes and returns the media to write with this step's row."""
     media, self._media = self._media, {}
     return media
 
   @contextlib.contextmanager
   def lend(self, state: Any, callback: "Callback", hook: str) -> Iterator[None]:
-    """For the loop: `state` can be read within, by this hook of the callback."""
+    """For the loop: in the `with` block, this hook of the callback can read `state`."""
     who = f"{type(callback).__name__}.{hook}"
     lent = self._lent = LentState(state, f"{who} at step {self.step}")
     self._hook = hook
     try:
       yield
       lent.check()
-    except (RuntimeError, ValueError) as error:  # jax has both for a buffer that is gone
+    except (RuntimeError, ValueError) as error:  # jax raises either for a deleted buffer
       if not any(words in str(error) for words in _GONE):
         raise
       raise UserError(
@@ -104,7 +104,7 @@ class Run:
 
   @property
   def is_over(self) -> bool:
-    """Whether nothing is left to do."""
+    """Whether the run has nothing left to do."""
     return self.step >= self.num_steps and self.owed is None
 
   def stop(self, reason: str) -> None:
@@ -115,8 +115,8 @@ class Run:
 class Callback:
   """Override what you need. `state` and `restore` make a callback survive a restart.
 
-  Of a step come `on_step_start`, `on_eval` where it is evaluated, `on_step`: each hook of all
-  callbacks before the next hook of any, in list order.
+  For each step the loop calls `on_step_start`, `on_eval` (if it is evaluated) and `on_step`.
+  Each hook is called for all callbacks, in list order, before the next hook.
   """
 
   def on_start(self, run: Run) -> None:
@@ -135,20 +135,20 @@ class Callback:
     """After the last step, also when the run ends by an error."""
 
   def state(self) -> dict[str, Any]:
-    """What to save, as JSON."""
+    """The state to save, as JSON."""
     return {}
 
   def restore(self, state: dict[str, Any]) -> None:
-    """Takes back what `state` gave."""
+    """Restores the value that `state` returned."""
 
 
 def save_callbacks(callbacks: Sequence[Callback]) -> list[Any]:
-  """The state of each with the name of its class, as JSON."""
+  """(class name, state) for each callback, as JSON."""
   return [[type(callback).__name__, callback.state()] for callback in callbacks]
 
 
 def restore_callbacks(callbacks: Sequence[Callback], saved: Sequence[Any]) -> None:
-  """Gives each the state of the first of its class not given yet; a new one begins anew."""
+  """Gives each callback the next saved state of its class; one without a state starts fresh."""
   left = [tuple(entry) for entry in saved]
   for callback in callbacks:
     entry = next((entry for entry in left if entry[0] == type(callback).__name__), None)
@@ -164,9 +164,10 @@ def restore_callbacks(callbacks: Sequence[Callback], saved: Sequence[Any]) -> No
 
 
 def _value(metric: str, run: Run, scalars: dict[str, float]) -> float | None:
-  """The metric, or None on a step that has none of its kind, or nothing to measure it on.
+  """The metric's value; None on a step without its kind, or with nothing to measure it on.
 
-  UserError where its kind (`train`, `eval`) is there without it: nothing would ever happen.
+  Raises UserError if its kind (`train`, `eval`) is logged without it: the callback would never
+  act.
   """
   kind = metric.partition("/")[0] + "/"
   if (
@@ -184,9 +185,9 @@ class EarlyStopping(Callback):
 
   Attributes:
     metric: the scalar to watch.
-    patience: evaluations without improvement that are tolerated.
-    min_delta: what counts as an improvement.
-    mode: whether smaller or larger is better.
+    patience: the run ends after so many evaluations without improvement.
+    min_delta: the least change that counts as an improvement.
+    mode: whether smaller ("min") or larger ("max") is better.
   """
 
   metric: str = "eval/validation/loss"
@@ -199,7 +200,7 @@ class EarlyStopping(Callback):
     self._bad = 0
 
   def on_start(self, run: Run) -> None:
-    self._judge(run)  # a run that it ended stays ended when it is started again
+    self._judge(run)  # if it had ended the run, a new start ends at once
 
   def on_step(self, run: Run, scalars: dict[str, float]) -> None:
     if (value := _value(self.metric, run, scalars)) is None:

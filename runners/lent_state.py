@@ -1,4 +1,4 @@
-"""The state of a run, lent to a callback for the time of one call."""
+"""The state of a run, lent to a callback for the duration of one call."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ COPY = "copy what is to be kept, as in jax.tree.map(numpy.array, run.state.param
 class LentState:
   """Reads like a TrainState (`lent.params`, `lent.opt_state`), until the call is over.
 
-  The next step is given the state's buffers, so no array of it outlives the call. Each tree
-  that is read is a new one of the same arrays, so that no change to it reaches the training.
+  The next step takes over the state's buffers, so no array of it outlives the call. Reading a
+  field gives a new tree of the same arrays, so that changing the tree does not affect training.
   """
 
   __slots__ = ("_read", "_state", "_where")
@@ -21,14 +21,14 @@ class LentState:
   def __init__(self, state: Any, where: str):
     """`where` names the call in error messages: "Name.on_step at step 3".
 
-    `state` is None where a step has failed that it had been given to.
+    `state` is None if a step that had taken its buffers failed.
     """
     object.__setattr__(self, "_state", state)
     object.__setattr__(self, "_where", where)
     object.__setattr__(self, "_read", False)
 
   def __getattr__(self, name: str) -> Any:
-    if name.startswith("__"):  # asked by copy, pickle and the like
+    if name.startswith("__"):  # copy and pickle look these up
       raise AttributeError(name)
     if self._state is None:
       raise UserError(
@@ -42,7 +42,7 @@ class LentState:
     raise UserError(f"run.state is read only: {self._where} set its {name!r}")
 
   def check(self) -> None:
-    """Raises UserError where the borrower has deleted or donated an array."""
+    """Raises UserError if the callback has deleted or donated an array."""
     if self._read and any(
       isinstance(x, jax.Array) and x.is_deleted() for x in jax.tree.leaves(self._state)
     ):
@@ -52,5 +52,5 @@ class LentState:
       )
 
   def take_back(self) -> None:
-    """From now on nothing can be read."""
+    """Ends the loan: nothing can be read any more."""
     object.__setattr__(self, "_state", None)

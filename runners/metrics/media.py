@@ -1,7 +1,7 @@
-"""What is logged beside scalars: texts, images and histograms.
+"""Media that are logged beside scalars: texts, images and histograms.
 
-A callback hands them to `run.write_media`, and each writer that has CLU's method for one of
-them (`write_texts`, `write_images`, `write_histograms`) gets it.
+A callback passes them to `run.write_media`, which passes each to all writers that have CLU's
+method for it (`write_texts`, `write_images`, `write_histograms`).
 """
 
 import dataclasses
@@ -47,7 +47,7 @@ class Image:
       raise UserError(f"an image of {pixels.dtype}: give uint8, or floats between 0 and 1")
     if pixels.dtype != np.uint8:
       pixels = pixels.astype(np.float32)  # bfloat16 and bool too
-      if not ((pixels >= 0) & (pixels <= 1)).all():  # NaN is neither
+      if not ((pixels >= 0) & (pixels <= 1)).all():  # false for NaN
         raise UserError("an image of floats has a value that is not between 0 and 1")
       pixels = np.round(pixels * 255).astype(np.uint8)
     object.__setattr__(self, "pixels", pixels)  # [N, H, W, C] uint8
@@ -58,7 +58,7 @@ class Histogram:
   """The distribution of all numbers of an array of any shape, copied.
 
   Raises:
-    UserError: no numbers, or some that are not finite.
+    UserError: there are no numbers, or some are not finite.
   """
 
   values: Any
@@ -75,7 +75,7 @@ Medium = Text | Image | Histogram
 
 
 def as_medium(name: str, value: Any) -> Medium:
-  """`value`, where a str is a Text; UserError for what could be more than one medium."""
+  """`value` as a medium; a str becomes a Text. UserError for any other type."""
   if isinstance(value, str):
     return Text(value)
   if isinstance(value, Medium):
