@@ -1,6 +1,7 @@
 # Each target makes its own environment when it is missing or when what it needs has changed.
 #   make demo                        train gpt2.Nano on real text for about a minute
 #   make test                        the whole suite;  make test-fast leaves out the slow tests
+#   make test-optimized              the suite with all programs compiled as users' are (longer)
 #   make lint                        format, lint and types, as .ci/run checks them
 #   make test PYTHON=python3.12 VENV=.venv-3.12      another interpreter beside the first
 PYTHON ?= python3
@@ -12,7 +13,7 @@ INSTALLED := $(VENV)/.installed
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -q --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 
-.PHONY: install demo test test-fast lint format clean
+.PHONY: install demo test test-fast test-optimized lint format clean
 .DEFAULT_GOAL := test
 
 install: $(INSTALLED)
@@ -33,6 +34,9 @@ test: $(INSTALLED)
 
 test-fast: $(INSTALLED)
 	$(PYTEST) -m "not slow"
+
+test-optimized: $(INSTALLED)
+	STRATA_TESTS_OPTIMIZED=1 $(PYTEST)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -3,6 +3,7 @@
 import collections
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from input_pipelines import allowed_packages
 from layers import notices
 from runners.processes.simulated_devices import give_threads
+from tests import machine_code
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,6 +24,9 @@ os.environ.setdefault("STRATA_CACHE", str(ROOT / ".pytest_cache" / "strata"))
 os.environ["PYTHONPATH"] = os.pathsep.join(
   filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
 )
+
+machine_code.keep_programs(os.environ["STRATA_CACHE"])
+PROGRAMS = os.environ["JAX_COMPILATION_CACHE_DIR"]
 
 allowed_packages.allow("tests")  # whose classes the configs of tests are made of
 
@@ -37,6 +42,12 @@ def pytest_collection_modifyitems(items):
   """Files with most slow tests come first: the last ones to run should leave no worker idle."""
   slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
   items.sort(key=lambda item: -slow[item.path])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+  """Before the fixtures of a test, which may compile too."""
+  machine_code.choose(plain=item.get_closest_marker("plain") is not None)
 
 
 @pytest.fixture
@@ -63,13 +74,17 @@ def run_with_devices():
       assert run_with_devices(8, "import jax, json; print(json.dumps(jax.device_count()))") == 8
 
   No program may have made the compiler gather an array whole to lay it out anew: on a pod that
-  would be the step's largest transfer.
+  would be the step's largest transfer. The compiler says so only when it compiles, so that the
+  programs of these processes are kept apart, and thrown away when one was such.
   """
+  kept = f"{PROGRAMS}/simulated_devices"
 
   def run(num_devices: int, code: str, *, timeout_s: float = 600):
     devices = f"--xla_force_host_platform_device_count={num_devices}"
     environment = {**os.environ, "XLA_FLAGS": devices}
     environment.pop("NPROC", None)
+    if environment.get("JAX_COMPILATION_CACHE_DIR") == PROGRAMS:  # not a place of its own
+      environment["JAX_COMPILATION_CACHE_DIR"] = kept
     give_threads(environment)
     result = subprocess.run(
       [sys.executable, "-c", code],
@@ -79,8 +94,10 @@ def run_with_devices():
       text=True,
       timeout=timeout_s,
     )
+    if "Involuntary full rematerialization" in result.stderr:
+      shutil.rmtree(kept, ignore_errors=True)
+      pytest.fail(result.stderr)
     assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
-    assert "Involuntary full rematerialization" not in result.stderr, result.stderr
     return json.loads(result.stdout.strip().splitlines()[-1])
 
   return run

@@ -14,6 +14,7 @@ from tests.experiments.shrinking import ENTRIES, shrink, write_text
 
 
 @pytest.mark.slow
+@pytest.mark.plain
 @pytest.mark.parametrize("name", ENTRIES)
 def test_every_experiment_shrunk_trains_two_steps(name, tmp_path):
   text_file = write_text(tmp_path / "text.txt")

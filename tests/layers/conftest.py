@@ -14,6 +14,11 @@ from layers.normalization import LayerNorm
 from layers.tokens import Tokens
 
 
+def pytest_itemcollected(item):
+  """Formulas are compared with references here, to a tolerance (tests/machine_code.py)."""
+  item.add_marker("plain")
+
+
 @pytest.fixture(scope="session")
 def make_decoder():
   """Builds a decoder of 3 layers, width 32, 67 ids; keywords override its fields."""

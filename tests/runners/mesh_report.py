@@ -10,7 +10,6 @@ import numpy as np
 
 from runners import optimizers
 from runners.devices.meshes import MeshShape
-from runners.processes import compilation_cache
 from tests.runners import toy_run
 
 NUM_STEPS = 3
@@ -37,7 +36,6 @@ def report(config: fdl.Config, num_steps: int = NUM_STEPS) -> dict[str, Any]:
   What pads the vocabulary is apart, rows of the table and columns of an untied head: how many
   there are is the mesh's.
   """
-  compilation_cache.enable(os.environ["STRATA_CACHE"])
   assembly, state = toy_run.begin(config, os.environ["STRATA_CACHE"])
   vocab_size = assembly.trainer.model.vocab_size
   params, padding = _cut(state.params, vocab_size)
