@@ -24,7 +24,7 @@ def shrink(config: fdl.Config, text_file: Path) -> fdl.Config:
   """The same experiment with two thin layers, short rows and few of them."""
   config = copy_config(config)
   config.model.num_layers = 2
-  config.model.model_dim = 16 * config.model.block.attention.num_heads // 4
+  config.model.model_dim = 16  # one width for all: sizes of a family become the same program
   config.model.block.attention.num_heads = 4
   config.model.block.attention.head_dim = 4
   if getattr(config.model.block.feed_forward, "hidden_dim", None):
