@@ -19,6 +19,7 @@ from runners.checkpoints.reading import in_portions, open_step, read_arrays, res
 from runners.checkpoints.retention import Checkpoints
 from runners.checkpoints.saved_run import check_saved_run
 from runners.checkpoints.writing import CheckpointWriter
+from tests.canary import FUZZ
 from tests.runners.toy_state import abstract, toy_state
 
 pytestmark = [
@@ -27,7 +28,6 @@ pytestmark = [
   pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-MANY = 10_000
 LOSS = "eval/validation/loss"
 INVENTORY = "inventory/metadata"
 DOCUMENTS = ["run/metadata", "origin/metadata", "metrics/metrics", INVENTORY]
@@ -52,16 +52,6 @@ VALUES = [
   "float32",
 ]
 VALUES += ["x" * 5000, "²", "../../x", "O", "f4,f4", [], [[]], [-1], [2**70], {}, {"a": {}}]
-
-
-def _many(max_examples):
-  return hypothesis.settings(
-    derandomize=True,
-    deadline=None,
-    database=None,
-    max_examples=max_examples,
-    suppress_health_check=list(hypothesis.HealthCheck),
-  )
 
 
 def _places(value: Any, path: tuple = ()) -> list[tuple]:
@@ -153,7 +143,7 @@ def test_documents_of_any_content_are_read_or_named(saved, tmp_path, monkeypatch
   folder = shutil.copytree(saved, tmp_path / "checkpoints") / "3"
   contents = {name: (folder / name).read_bytes() for name in FILES}
 
-  @_many(MANY)
+  @FUZZ
   @hypothesis.given(
     st.sampled_from(FILES),
     st.integers(0, 5),
@@ -180,7 +170,7 @@ def test_headers_of_any_content_are_read_or_named(saved, tmp_path):
   step = open_step(folder)
   limits = st.integers(0, 5), st.integers(0, 10**4), st.integers(0, 10**4)
 
-  @_many(MANY)
+  @FUZZ
   @hypothesis.given(*limits)
   def read(how, where, what):
     (folder / HEADER).write_bytes(_mutated(content, how, where, what))
@@ -196,7 +186,7 @@ def test_a_restore_from_documents_of_any_content_ends_in_one_line(saved, tmp_pat
   wanted = abstract(toy_state(0)).params
   limits = st.integers(0, 5), st.integers(0, 10**4), st.integers(0, 10**4)
 
-  @_many(200)  # Orbax takes a while for each
+  @hypothesis.settings(FUZZ, max_examples=200)  # Orbax takes a while for each
   @hypothesis.given(st.sampled_from(names), *limits)
   def read(name, how, where, what):
     (folder / name).write_bytes(_mutated(contents[name], how, where, what))

@@ -16,6 +16,7 @@ from runners.interchange.hugging_face_config import fields
 from runners.interchange.hugging_face_tokenizer import tokenizer_files as exported
 from runners.interchange.params_reading import ParamsReader, check_sizes
 from runners.interchange.safetensors_files import TensorFolder
+from tests.canary import FUZZ
 from tests.runners.their_folder import LLAMA, L, write_folder
 from tests.runners.toy_run import ToyText
 
@@ -23,13 +24,6 @@ pytest.importorskip(
   "safetensors", reason="safetensors is not installed: pip install 'strata[hf]'"
 )
 
-MANY = hypothesis.settings(
-  derandomize=True,
-  deadline=None,
-  database=None,
-  max_examples=10_000,
-  suppress_health_check=list(hypothesis.HealthCheck),
-)
 GPT2 = {
   "model_type": "gpt2",
   "vocab_size": 260,
@@ -95,7 +89,7 @@ PLACES += [(GPT2, (name,)) for name in ("n_inner", "activation_function", "scale
 
 
 @pytest.mark.slow
-@MANY
+@FUZZ
 @hypothesis.given(st.sampled_from(PLACES), JUNK, st.sampled_from(PLACES), JUNK)
 def test_any_value_anywhere_in_a_config_is_read_or_refused(place, value, other, more):
   config = with_value(place[0], place[1], value)
@@ -156,7 +150,7 @@ FILES += [
 
 
 @pytest.mark.slow
-@MANY
+@FUZZ
 @hypothesis.given(
   st.sampled_from(["file", "tensor", "map", "bytes"]),
   st.integers(0, 10**6),
@@ -199,7 +193,7 @@ LENGTHS = [0, 1, 2**62, 2**63, 2**64 - 1]
 
 
 @pytest.mark.slow
-@MANY
+@FUZZ
 @hypothesis.given(
   st.sampled_from(["bytes", "length", "cut", "entry"]),
   st.integers(0, 10**6),
@@ -246,7 +240,7 @@ def tokenizer(tmp_path_factory):
 
 
 @pytest.mark.slow
-@MANY
+@FUZZ
 @hypothesis.given(st.sampled_from(paths_of(TOKENIZER_CONFIG)), JUNK, st.integers(0, 3000))
 def test_any_tokenizer_config_is_read_or_refused(tokenizer, path, value, at):
   text = json.dumps(with_value(TOKENIZER_CONFIG, path, value))
