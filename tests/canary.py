@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 # An input that fails is found and made small. To explain it too would trace every line of all.
 FUZZ = settings(
-  phases=[Phase.generate, Phase.shrink],
+  phases=[Phase.explicit, Phase.generate, Phase.shrink],
   derandomize=True,
   deadline=None,
   database=None,
