@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from layers.attention_cores.auto import auto_attention, core_for_rows
+from layers.attention_cores.auto import auto_attention, chosen
 from layers.attention_cores.dense import dense_attention
-from layers.masks import causal_mask
+from layers.attention_cores.request import AttentionRequest
 from layers.tokens import Tokens
 from runners.assembly import draw, jitted_train_step
 from runners.devices.flops import peak_flops
@@ -56,7 +56,8 @@ def device() -> dict[str, Any]:
 def core(reference: Callable[..., Any], shape: Shape) -> Any:
   """The attention core that a class or function means; what `auto_attention` takes here."""
   if reference is auto_attention:
-    return core_for_rows(shape.length, shape.head_dim, causal_mask, DTYPE)
+    heads = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in _operands(shape)[:3]]
+    return chosen(_request(heads, tokens(shape.rows, 1, shape.length), DTYPE)).core
   return reference() if isinstance(reference, type) else reference
 
 
@@ -110,8 +111,7 @@ def attention_time(attend: Any, shape: Shape, backward: bool, repeats: int) -> d
   there = tokens(shape.rows, 1, shape.length)
 
   def forward(there: Tokens, *heads: Any) -> Any:
-    out = attend(*heads, there, there, mask=causal_mask, compute_dtype=DTYPE)
-    return out.astype(DTYPE)
+    return attend(_request(heads, there, DTYPE)).astype(DTYPE)
 
   def both(there: Tokens, gradient: Any, *heads: Any) -> Any:
     return jax.vjp(functools.partial(forward, there), *heads)[1](gradient)
@@ -221,14 +221,17 @@ def _operands(shape: Shape) -> list[np.ndarray]:
   return [random.standard_normal(size, np.float32).astype(jnp.bfloat16) for size in sizes]
 
 
+def _request(heads: Sequence[Any], there: Tokens, compute_dtype: str) -> AttentionRequest:
+  query, key, value = heads
+  return AttentionRequest(query, key, value, there, there, compute_dtype=compute_dtype)
+
+
 def _results(
   attend: Any, compute_dtype: str, operands: Sequence[Any], there: Tokens
 ) -> list[np.ndarray]:
   @jax.jit
   def run(there: Tokens, gradient: Any, *heads: Any) -> Any:  # constants would be folded
-    forward = lambda *heads: attend(
-      *heads, there, there, mask=causal_mask, compute_dtype=compute_dtype
-    )
+    forward = lambda *heads: attend(_request(heads, there, compute_dtype))
     out, pullback = jax.vjp(forward, *heads)
     return [out, *pullback(gradient)]
 

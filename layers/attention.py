@@ -4,7 +4,6 @@ Letters: B batch, T query length, S key length, K key/value heads, H head dimens
          N query heads, D model dimension.
 """
 
-import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -12,7 +11,8 @@ import jax
 
 from layers import cache, initializers
 from layers.attention_cores.dense import AttentionCore, dense_attention
-from layers.dropout import Drop, check_rate, drop
+from layers.attention_cores.request import AttentionRequest, attend_with
+from layers.dropout import Drop, check_rate
 from layers.dtypes import DType
 from layers.errors import UserError
 from layers.masks import Mask, causal_mask, reach
@@ -76,7 +76,13 @@ class Attention(nn.Module):
           "says that it sees none ahead (layers/masks.py)"
         )
       key, value, key_tokens = cache.remember(self, key, value, tokens, self.compute_dtype)
-    mixed = self._attend(query, key, value, tokens, key_tokens).astype(x.dtype)
+    request = AttentionRequest(
+      *(query, key, value, tokens, key_tokens),
+      mask=self.mask,
+      compute_dtype=self.compute_dtype,
+      drop_weights=self._drop_weights(tokens),
+    )
+    mixed = self._attend(request).astype(x.dtype)
     mixed = constrain(mixed, "batch", "length", "activation_heads", None)
     return Projection(
       features=x.shape[-1:],
@@ -89,27 +95,13 @@ class Attention(nn.Module):
       name="out",
     )(mixed)
 
-  def _attend(
-    self,
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    query_tokens: Tokens,
-    key_tokens: Tokens,
-  ) -> jax.Array:
-    """What the core gives; while parameters are made, anything of that shape."""
-    core = functools.partial(
-      self.core,
-      mask=self.mask,
-      compute_dtype=self.compute_dtype,
-      drop_weights=self._drop_weights(query_tokens),
-    )
+  def _attend(self, request: AttentionRequest) -> jax.Array:
+    """The core's answer; while parameters are made, anything of that shape."""
     if not self.is_initializing():
-      return core(query, key, value, query_tokens, key_tokens)
+      return attend_with(self.core, request)
     # Traced apart and thrown away: it may refuse what is asked, but makes no kernel.
-    asked = lambda q, k, v, tokens: core(q, k, v, tokens, tokens)
-    jax.eval_shape(asked, query, key, value, query_tokens)
-    return query
+    jax.eval_shape(lambda: attend_with(self.core, request))
+    return request.query
 
   def _head_shape(self, model_dim: int) -> tuple[int, int]:
     num_kv_heads = self.num_kv_heads or self.num_heads
@@ -143,4 +135,4 @@ class Attention(nn.Module):
     if self.dropout_rate == 0.0 or not self.has_rng("dropout"):
       return None
     key = self.make_rng("dropout")
-    return lambda weights: drop(weights, self.dropout_rate, key, tokens.rows)
+    return Drop(self.dropout_rate, key, tokens.rows)

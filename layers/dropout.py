@@ -3,16 +3,13 @@
 Letters: B batch.
 """
 
-from collections.abc import Callable
-
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 
 from layers.errors import UserError
 from layers.ranges import FractionBelowOne
-
-Drop = Callable[[jax.Array], jax.Array]
 
 
 def check_rate(rate: float) -> None:
@@ -36,6 +33,18 @@ def drop(x: jax.Array, rate: float, key: jax.Array, rows: jax.Array) -> jax.Arra
   keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
   keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1.0 - rate, x.shape[1:]))(keys)
   return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
+
+
+@flax.struct.dataclass
+class Drop:
+  """`drop` with all but its array, to be handed on to who has that: called with [B, ...]."""
+
+  rate: float = flax.struct.field(pytree_node=False)
+  key: jax.Array
+  rows: jax.Array
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return drop(x, self.rate, self.key, self.rows)
 
 
 class Dropout(nn.Module):

@@ -23,9 +23,8 @@ from layers.attention_cores.heads_and_rows import (
   by_token,
 )
 from layers.attention_cores.online_softmax import Gradients, Partial, kept
-from layers.dropout import Drop
+from layers.attention_cores.request import AttentionRequest
 from layers.errors import UserError
-from layers.masks import Mask, causal_mask
 from layers.ranges import PositiveInt
 from layers.sharding import per_device
 from layers.tokens import Tokens
@@ -49,39 +48,26 @@ class BlockwiseAttention:
     if min(self.query_block, self.key_block) < 1:
       raise UserError(f"{self}: blocks have at least one token")
 
-  def __call__(
-    self,
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    query_tokens: Tokens,
-    key_tokens: Tokens,
-    *,
-    mask: Mask = causal_mask,
-    compute_dtype: str = "float32",
-    drop_weights: Drop | None = None,
-  ) -> jax.Array:
+  def __call__(self, request: AttentionRequest) -> jax.Array:
     """See `AttentionCore`.
 
     Raises:
       UserError: dropout of the attention weights, which no block sees whole.
     """
-    refuse_dropout(drop_weights, "BlockwiseAttention")
+    refuse_dropout(request, "BlockwiseAttention")
     blocks = Blocks(
-      min(self.query_block, query.shape[1]),
-      min(self.key_block, key.shape[1]),
-      mask,
-      compute_dtype,
+      min(self.query_block, request.query.shape[1]),
+      min(self.key_block, request.key.shape[1]),
+      request.mask,
+      request.compute_dtype,
     )
-    # Only of the same tokens is it known which lie behind which.
-    in_order = query_tokens is key_tokens
-    local = per_device(functools.partial(_attend_locally, blocks, in_order), *WHOLE_ROWS)
-    return local(query, key, value, query_tokens, key_tokens)
+    attend = functools.partial(_attend_locally, blocks, request.same_tokens)
+    return per_device(attend, *WHOLE_ROWS)(*request.operands)
 
 
-def refuse_dropout(drop_weights: Drop | None, core: str) -> None:
+def refuse_dropout(request: AttentionRequest, core: str) -> None:
   """Raises UserError where attention weights are to be dropped."""
-  if drop_weights is not None:
+  if request.drop_weights is not None:
     raise UserError(
       f"{core} has no dropout of attention weights: set the attention's dropout_rate to 0, or "
       "core=@dense_attention"
@@ -97,7 +83,13 @@ def _attend_locally(
   query_tokens: Tokens,
   key_tokens: Tokens,
 ) -> jax.Array:
-  """What one device computes: all of its rows and heads, [B, T, N, H]."""
+  """What one device computes: all of its rows and heads, [B, T, N, H].
+
+  Args:
+    blocks: how it is cut.
+    in_order: whether keys stand in the queries' order, so that pairs can be left out unseen.
+    query, key, value, query_tokens, key_tokens: as in `AttentionRequest`.
+  """
   length = query.shape[1]
   query, key, value, query_tokens, key_tokens = both_filled(
     query, key, value, query_tokens, key_tokens, (blocks.query, blocks.key)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from layers import dtypes
 from layers.attention_cores.blockwise import BlockwiseAttention, refuse_dropout
 from layers.attention_cores.heads_and_rows import WHOLE_ROWS, both_filled
-from layers.dropout import Drop
+from layers.attention_cores.request import AttentionRequest
 from layers.errors import UserError
 from layers.masks import Mask, SlidingWindow, causal_mask, full_mask, reach
 from layers.ranges import PositiveInt
@@ -52,33 +52,20 @@ class CudnnAttention:
     if self.query_block < 64 or self.query_block % 64:
       raise UserError(f"{self}: query_block is not a multiple of 64")
 
-  def __call__(
-    self,
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    query_tokens: Tokens,
-    key_tokens: Tokens,
-    *,
-    mask: Mask = causal_mask,
-    compute_dtype: str = "float32",
-    drop_weights: Drop | None = None,
-  ) -> jax.Array:
+  def __call__(self, request: AttentionRequest) -> jax.Array:
     """See `AttentionCore`.
 
     Raises:
       UserError: dropout of the attention weights; what `refusal` says.
     """
-    refuse_dropout(drop_weights, "CudnnAttention")
-    if query_tokens is not key_tokens:
-      return BlockwiseAttention()(
-        query, key, value, query_tokens, key_tokens, mask=mask, compute_dtype=compute_dtype
-      )
-    if why := refusal(query.shape[-1], compute_dtype):
+    refuse_dropout(request, "CudnnAttention")
+    if not request.same_tokens:
+      return BlockwiseAttention()(request)
+    if why := refusal(request.query.shape[-1], request.compute_dtype):
       raise UserError(f"CudnnAttention {why} (core=@BlockwiseAttention() runs anywhere)")
-    run = functools.partial(dot_product, "cudnn", compute_dtype)
-    local = per_device(functools.partial(attend, run, mask, self.query_block), *WHOLE_ROWS)
-    return local(query, key, value, query_tokens, key_tokens)
+    run = functools.partial(dot_product, "cudnn", request.compute_dtype)
+    attend_here = functools.partial(attend, run, request.mask, self.query_block)
+    return per_device(attend_here, *WHOLE_ROWS)(*request.operands)
 
 
 def refusal(head_dim: int, compute_dtype: str) -> str | None:
@@ -144,7 +131,7 @@ def attend(
     run: `dot_product` of an implementation and a dtype.
     mask: who may attend to whom.
     query_block: C at most.
-    query, key, value, query_tokens, key_tokens: as for `AttentionCore`.
+    query, key, value, query_tokens, key_tokens: as in `AttentionRequest`.
   """
   operands = query, key, value, query_tokens, key_tokens
   masked = functools.partial(_attend_masked, run, mask, query_block)

@@ -23,6 +23,7 @@ from layers.attention_cores import block_pairs as attention_blocks
 from layers.attention_cores import splash_kernels
 from layers.attention_cores.block_pairs import Blocks, Side
 from layers.attention_cores.blockwise import BlockwiseAttention, pairs, refuse_dropout
+from layers.attention_cores.choice import kernel_for
 from layers.attention_cores.heads_and_rows import (
   SPLIT_ROWS,
   both_filled,
@@ -31,13 +32,13 @@ from layers.attention_cores.heads_and_rows import (
   by_token,
 )
 from layers.attention_cores.online_softmax import Gradients, Partial, kept
+from layers.attention_cores.request import AttentionRequest
 from layers.attention_cores.splash import SplashAttention, refuse_gpu
 from layers.attention_cores.splash_ring import SplashRing
 from layers.attention_cores.zigzag import Ring
-from layers.dropout import Drop
 from layers.errors import UserError
-from layers.masks import Mask, causal_mask, full_mask, reach
-from layers.sharding import axis_devices, per_device, platform
+from layers.masks import Mask, reach
+from layers.sharding import axis_devices, per_device
 from layers.tokens import Tokens
 
 
@@ -51,67 +52,51 @@ class RingAttention:
   is filled up.
 
   Attributes:
-    inner: what computes a step of the ring, by its blocks, lowered to the chunk where that is
+    inner: computes a step of the ring, in blocks that are lowered to the chunk where that is
       shorter: `SplashAttention`, whose kernels know causal and full masks here, or
-      `BlockwiseAttention`, any. None: the former on TPU where it knows the mask and a device's
-      part of a row is not too long for its tables, else the latter.
+      `BlockwiseAttention`, which knows any. None: `kernel_for` chooses.
   """
 
   inner: SplashAttention | BlockwiseAttention | None = None
 
-  def __call__(
-    self,
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    query_tokens: Tokens,
-    key_tokens: Tokens,
-    *,
-    mask: Mask = causal_mask,
-    compute_dtype: str = "float32",
-    drop_weights: Drop | None = None,
-  ) -> jax.Array:
+  def __call__(self, request: AttentionRequest) -> jax.Array:
     """See `AttentionCore`.
 
     Raises:
       UserError: dropout of the attention weights, a mask that `inner` does not know,
         `SplashAttention` on a GPU.
     """
-    refuse_dropout(drop_weights, "RingAttention")
+    refuse_dropout(request, "RingAttention")
     ring = Ring(*axis_devices("length", SPLIT_ROWS))
-    inner = self._inner(mask, math.ceil(query.shape[1] / ring.size))
-    if ring.size == 1 or query_tokens is not key_tokens:
-      return inner(
-        query, key, value, query_tokens, key_tokens, mask=mask, compute_dtype=compute_dtype
-      )
-    length = query.shape[1]
-    chunk = math.ceil(length / (2 * ring.size))
+    inner: Any = self._given(request.mask) or kernel_for(request, ring_size=ring.size).core
+    if ring.size == 1 or not request.same_tokens:
+      return inner(request)
     if isinstance(inner, SplashAttention):
-      steps = SplashRing.of(inner, ring, mask, query.shape, compute_dtype)
-      return steps(query, key, value, query_tokens)
-    blocks = Blocks(
-      min(inner.query_block, chunk), min(inner.key_block, chunk), mask, compute_dtype
-    )
-    multiple = 2 * ring.size * math.lcm(blocks.query, blocks.key)
-    rows = both_filled(query, key, value, query_tokens, key_tokens, (multiple, multiple))
-    local = per_device(functools.partial(_attend_in_ring, blocks, ring), *SPLIT_ROWS)
-    return local(*rows)[:, :length]
+      return SplashRing.of(inner, ring, request)(request)
+    return _by_blocks(inner, ring, request)
 
-  def _inner(self, mask: Mask, length: int) -> SplashAttention | BlockwiseAttention:
-    """What computes a step where a device has `length` tokens of a row."""
-    is_known = mask in (causal_mask, full_mask)
+  def _given(self, mask: Mask) -> SplashAttention | BlockwiseAttention | None:
+    """`inner`, refused where it cannot compute the steps."""
     if isinstance(self.inner, SplashAttention):
       refuse_gpu("core=@RingAttention() with inner unset")
-      if not is_known:
+      if not splash_kernels.is_known(mask, in_parts=True):
         raise UserError(
           f"RingAttention.inner=SplashAttention does not know the mask {mask}: leave inner "
           "unset"
         )
-    if self.inner is not None:
-      return self.inner
-    is_short = length <= splash_kernels.MOST_TOKENS
-    flash = is_known and is_short and platform() == "tpu"
-    return SplashAttention() if flash else BlockwiseAttention()
+    return self.inner
+
+
+def _by_blocks(inner: BlockwiseAttention, ring: Ring, request: AttentionRequest) -> jax.Array:
+  """[B, rows' length, N, H] of rows filled up to what blocks and devices divide."""
+  length = request.query.shape[1]
+  chunk = math.ceil(length / (2 * ring.size))
+  sizes = min(inner.query_block, chunk), min(inner.key_block, chunk)
+  multiple = 2 * ring.size * math.lcm(*sizes)
+  rows = both_filled(*request.operands, (multiple, multiple))
+  blocks = Blocks(*sizes, request.mask, request.compute_dtype)
+  local = per_device(functools.partial(_attend_in_ring, blocks, ring), *SPLIT_ROWS)
+  return local(*rows)[:, :length]
 
 
 def own_pairs(length: int, blocks: Blocks) -> np.ndarray:

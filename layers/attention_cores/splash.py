@@ -13,10 +13,10 @@ from layers import dtypes
 from layers.attention_cores import splash_kernels
 from layers.attention_cores.blockwise import BlockwiseAttention, refuse_dropout
 from layers.attention_cores.heads_and_rows import WHOLE_ROWS, by_head, rows_filled
+from layers.attention_cores.request import AttentionRequest
 from layers.attention_cores.splash_kernels import Kernel
-from layers.dropout import Drop
 from layers.errors import UserError
-from layers.masks import Mask, causal_mask
+from layers.masks import Mask
 from layers.ranges import PositiveInt
 from layers.sharding import on_mesh, per_device, platform
 from layers.tokens import Tokens
@@ -42,43 +42,26 @@ class SplashAttention:
     splash_kernels.check_block(self.query_block, self)
     splash_kernels.check_block(self.key_block, self)
 
-  def __call__(
-    self,
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    query_tokens: Tokens,
-    key_tokens: Tokens,
-    *,
-    mask: Mask = causal_mask,
-    compute_dtype: str = "float32",
-    drop_weights: Drop | None = None,
-  ) -> jax.Array:
+  def __call__(self, request: AttentionRequest) -> jax.Array:
     """See `AttentionCore`.
 
     Raises:
       UserError: dropout of the attention weights, a mask that the kernels do not know, a GPU.
     """
-    refuse_dropout(drop_weights, "SplashAttention")
-    alone = functools.partial(
-      BlockwiseAttention(query_block=self.query_block, key_block=self.key_block),
-      *(query, key, value, query_tokens, key_tokens),
-      mask=mask,
-      compute_dtype=compute_dtype,
-    )
-    if query_tokens is not key_tokens:
-      return alone()
-    if not splash_kernels.is_known(mask):
+    refuse_dropout(request, "SplashAttention")
+    by_blocks = BlockwiseAttention(query_block=self.query_block, key_block=self.key_block)
+    if not request.same_tokens:
+      return by_blocks(request)
+    if not splash_kernels.is_known(request.mask):
       raise UserError(
-        f"SplashAttention does not know the mask {mask}: take core=@BlockwiseAttention(), "
-        "which honours any"
+        f"SplashAttention does not know the mask {request.mask}: take "
+        "core=@BlockwiseAttention(), which honours any"
       )
     refuse_gpu("core=@CudnnAttention()")
     if not on_mesh() and platform() == "tpu":  # only shapes are asked: no kernel is made
-      return alone()
-    attend = functools.partial(_attend_locally, self, mask, compute_dtype)
-    local = per_device(attend, *WHOLE_ROWS)
-    return local(query, key, value, query_tokens, key_tokens)
+      return by_blocks(request)
+    attend = functools.partial(_attend_locally, self, request.mask, request.compute_dtype)
+    return per_device(attend, *WHOLE_ROWS)(*request.operands)
 
 
 def refuse_gpu(cure: str) -> None:

@@ -136,9 +136,11 @@ class Kernel:
     return jax.vmap(row_gradients)(*rows)
 
 
-def is_known(mask: Mask) -> bool:
-  """Whether a kernel can compute `mask`."""
-  return mask in (causal_mask, full_mask) or isinstance(mask, (SlidingWindow, BlockCausal))
+def is_known(mask: Mask, *, in_parts: bool = False) -> bool:
+  """Whether a kernel can compute `mask`; in parts (`attend_part`) those that need no places."""
+  if mask in (causal_mask, full_mask):
+    return True
+  return not in_parts and isinstance(mask, (SlidingWindow, BlockCausal))
 
 
 def block(size: int, length: int) -> int:

@@ -13,7 +13,7 @@ dimension.
 import dataclasses
 import functools
 import math
-from typing import Any, cast
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +22,11 @@ from layers import dtypes
 from layers.attention_cores import splash_kernels
 from layers.attention_cores.heads_and_rows import SPLIT_ROWS, by_head, rows_filled
 from layers.attention_cores.online_softmax import LOWEST, kept
+from layers.attention_cores.request import AttentionRequest
 from layers.attention_cores.splash import SplashAttention
 from layers.attention_cores.splash_kernels import Kernel
 from layers.attention_cores.zigzag import Ring
-from layers.masks import Mask, full_mask
+from layers.masks import full_mask
 from layers.sharding import per_device, platform
 from layers.tokens import Tokens
 
@@ -47,25 +48,24 @@ class SplashRing:
   compute_dtype: str
 
   @classmethod
-  def of(
-    cls, core: SplashAttention, ring: Ring, mask: Mask, shape: Any, compute_dtype: str
-  ) -> "SplashRing":
-    """For queries of `shape` [B, rows' length, N, H]; `mask` is causal or full."""
-    chunk = math.ceil(shape[1] / (2 * ring.size))
+  def of(cls, core: SplashAttention, ring: Ring, request: AttentionRequest) -> "SplashRing":
+    """For rows that attend to themselves; the mask is causal or full."""
+    length, num_heads = request.query.shape[1:3]
+    chunk = math.ceil(length / (2 * ring.size))
     query_block = splash_kernels.block(core.query_block, chunk)
     key_block = splash_kernels.block(core.key_block, chunk)
     chunk += -chunk % math.lcm(query_block, key_block)
     blocks = (query_block, key_block, platform() == "cpu")
-    own = Kernel(mask, shape[2], 2 * chunk, 2 * chunk, *blocks)
-    met = own if mask is full_mask else Kernel(full_mask, shape[2], chunk, chunk, *blocks)
-    return cls(ring, own, met, compute_dtype)
+    own = Kernel(request.mask, num_heads, 2 * chunk, 2 * chunk, *blocks)
+    met = own
+    if request.mask is not full_mask:
+      met = Kernel(full_mask, num_heads, chunk, chunk, *blocks)
+    return cls(ring, own, met, request.compute_dtype)
 
-  def __call__(
-    self, query: jax.Array, key: jax.Array, value: jax.Array, tokens: Tokens
-  ) -> jax.Array:
-    """Attention of rows [B, rows' length, heads, H] to themselves; float32."""
-    length, multiple = query.shape[1], self.ring.size * self.own.num_queries
-    query, key, value, tokens = rows_filled(query, key, value, tokens, multiple)
+  def __call__(self, request: AttentionRequest) -> jax.Array:
+    """Attention of rows [B, rows' length, N, H] to themselves; float32."""
+    length, multiple = request.query.shape[1], self.ring.size * self.own.num_queries
+    query, key, value, tokens = rows_filled(*request.operands[:4], multiple)
     local = per_device(functools.partial(_attend_locally, self), *SPLIT_ROWS)
     return local(query, key, value, tokens, tokens)[:, :length]
 

@@ -8,6 +8,7 @@ sequence axis.
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +17,8 @@ from layers.attention_cores.auto import auto_attention
 from layers.attention_cores.blockwise import refuse_dropout
 from layers.attention_cores.dense import AttentionCore
 from layers.attention_cores.heads_and_rows import SPLIT_ROWS, rows_filled
-from layers.dropout import Drop
+from layers.attention_cores.request import AttentionRequest, attend_with
 from layers.errors import UserError
-from layers.masks import Mask, causal_mask
 from layers.sharding import axis_devices, per_device
 from layers.tokens import Tokens
 
@@ -38,35 +38,27 @@ class UlyssesAttention:
 
   core: AttentionCore = auto_attention
 
-  def __call__(
-    self,
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    query_tokens: Tokens,
-    key_tokens: Tokens,
-    *,
-    mask: Mask = causal_mask,
-    compute_dtype: str = "float32",
-    drop_weights: Drop | None = None,
-  ) -> jax.Array:
+  def __call__(self, request: AttentionRequest) -> jax.Array:
     """See `AttentionCore`.
 
     Raises:
       UserError: dropout of the attention weights, heads that do not divide over the devices,
         and what `core` refuses.
     """
-    refuse_dropout(drop_weights, "UlyssesAttention")
-    core = functools.partial(
-      self.core, mask=mask, compute_dtype=compute_dtype, drop_weights=None
-    )
+    refuse_dropout(request, "UlyssesAttention")
     axes, size = axis_devices("length", SPLIT_ROWS)
-    if size == 1 or query_tokens is not key_tokens:
-      return core(query, key, value, query_tokens, key_tokens)
-    length = query.shape[1]
-    query, key, value, tokens = rows_filled(query, key, value, query_tokens, size)
+    if size == 1 or not request.same_tokens:
+      return attend_with(self.core, request)
+    *heads, tokens = rows_filled(*request.operands[:4], size)
+
+    def core(*operands: Any) -> jax.Array:
+      asked = AttentionRequest(
+        *operands, mask=request.mask, compute_dtype=request.compute_dtype
+      )
+      return attend_with(self.core, asked)
+
     local = per_device(functools.partial(_attend_locally, core, axes, size), *SPLIT_ROWS)
-    return local(query, key, value, tokens, tokens)[:, :length]
+    return local(*heads, tokens, tokens)[:, : request.query.shape[1]]
 
 
 def key_repeats(num_heads: int, num_kv_heads: int, size: int) -> int:

@@ -1,5 +1,6 @@
 """The benchmark for accelerators runs on a CPU too, and would show a core that is wrong."""
 
+import dataclasses
 import importlib
 import math
 import subprocess
@@ -52,9 +53,9 @@ def test_a_core_that_does_not_run_here_is_an_error_of_one_line():
 
 
 def test_parity_shows_a_core_that_lets_documents_see_each_other():
-  def without_segments(query, key, value, query_tokens, key_tokens, **options):
-    whole = Tokens.unpacked(*query.shape[:2])
-    return dense_attention(query, key, value, whole, whole, **options)
+  def without_segments(request):
+    whole = Tokens.unpacked(*request.query.shape[:2])
+    return dense_attention(dataclasses.replace(request, query_tokens=whole, key_tokens=whole))
 
   good, bad = (
     on_device.parity(attend, PACKED) for attend in (BlockwiseAttention(), without_segments)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from layers.attention_cores.dense import dense_attention
+from layers.attention_cores.request import AttentionRequest
 from layers.masks import BlockCausal, Mask, SlidingWindow, causal_mask, full_mask
 from layers.tokens import Tokens
 
@@ -77,7 +78,7 @@ def results(core: Any, batch: Batch, mask: Mask) -> list[jax.Array]:
 
 @functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=_COMPILED_ONCE)
 def _results(core, mask, query, key, value, tokens, gradient):
-  attend = lambda *heads: core(*heads, tokens, tokens, mask=mask)
+  attend = lambda *heads: core(AttentionRequest(*heads, tokens, tokens, mask=mask))
   out, pullback = jax.vjp(attend, query, key, value)
   return [out, *pullback(gradient)]
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from layers.attention_cores.blockwise import BlockwiseAttention
+from layers.attention_cores.request import AttentionRequest
 from layers.attention_cores.splash import SplashAttention
 from layers.errors import UserError
 from layers.feed_forward import GatedFeedForward
@@ -36,7 +37,8 @@ def repeated(make_decoder, packed):
 def _attention_flops():
   heads = lambda num: jnp.ones((2, 12, num, D // 4))
   tokens = Tokens.unpacked(2, 12)
-  return LAYERS * count(lambda: BLOCKWISE(heads(4), heads(2), heads(2), tokens, tokens))
+  request = AttentionRequest(heads(4), heads(2), heads(2), tokens, tokens)
+  return LAYERS * count(lambda: BLOCKWISE(request))
 
 
 def _product_flops(*features):
@@ -58,7 +60,8 @@ def test_nobody_attends_again_who_keeps_what_attention_gave(repeated):
 def gradient_kernels(core, length, policy):
   """How many Pallas kernels a gradient of `core` calls under a policy."""
   heads, tokens = jnp.ones((1, length, 2, 8)), Tokens.unpacked(1, length)
-  attend = lambda x: core(x, x, x, tokens, tokens, compute_dtype="bfloat16").sum()
+  request = lambda x: AttentionRequest(x, x, x, tokens, tokens, compute_dtype="bfloat16")
+  attend = lambda x: core(request(x)).sum()
   attend = rematerialized(attend, policy, in_scan=False)
   return _kernels_in(jax.make_jaxpr(jax.grad(attend))(heads).jaxpr)
 

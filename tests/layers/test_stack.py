@@ -102,7 +102,7 @@ def test_every_parameter_names_its_axes(make_decoder, packed):
     assert len(leaf.names) == leaf.value.ndim
 
 
-def _cannot_be_batched(query, key, value, *tokens, **options):
+def _cannot_be_batched(request):
   """An attention core like cuDNN's, whose kernel refuses to be made under `jax.vmap`."""
   kernel = jax.custom_batching.custom_vmap(lambda query: query)
 
@@ -110,7 +110,7 @@ def _cannot_be_batched(query, key, value, *tokens, **options):
   def refuse(*_):
     raise TypeError("cannot be batched")
 
-  return kernel(query)
+  return kernel(request.query)
 
 
 @pytest.mark.parametrize("scan_layers", [True, False])
@@ -129,9 +129,9 @@ def test_parameters_are_made_without_a_forward_pass(make_decoder, packed, scan_l
 def test_a_model_that_has_parameters_traces_each_layer_once(make_decoder, packed):
   calls = []
 
-  def counted(*arguments, **options):
+  def counted(request):
     calls.append(1)
-    return dense_attention(*arguments, **options)
+    return dense_attention(request)
 
   params = _params(make_decoder(scan_layers=False), *packed)
   model = make_decoder(scan_layers=False, core=counted)

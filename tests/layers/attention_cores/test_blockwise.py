@@ -9,6 +9,7 @@ import pytest
 from layers.attention import Attention
 from layers.attention_cores.block_pairs import Blocks
 from layers.attention_cores.blockwise import BlockwiseAttention, pairs
+from layers.attention_cores.request import AttentionRequest
 from layers.errors import UserError
 from layers.masks import SlidingWindow, causal_mask, full_mask
 from layers.tokens import Tokens
@@ -80,7 +81,8 @@ def test_a_scan_over_layers_keeps_no_mask():
   tokens = Tokens(*jnp.ones((2, batch, length), jnp.int32), jnp.zeros(batch, jnp.int32))
 
   def loss(x):
-    layer = jax.checkpoint(lambda x, _: (x + core(x, x, x, tokens, tokens), None))
+    attend = lambda x: core(AttentionRequest(x, x, x, tokens, tokens))
+    layer = jax.checkpoint(lambda x, _: (x + attend(x), None))
     return jax.lax.scan(layer, x, jnp.zeros(4))[0].sum()
 
   largest = max(_sizes(jax.make_jaxpr(jax.grad(loss))(x).jaxpr))

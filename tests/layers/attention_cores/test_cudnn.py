@@ -15,6 +15,7 @@ from layers.attention import Attention
 from layers.attention_cores import cudnn as cudnn_attention
 from layers.attention_cores.cudnn import CudnnAttention, attend, dot_product
 from layers.attention_cores.dense import dense_attention
+from layers.attention_cores.request import AttentionRequest
 from layers.errors import UserError
 from layers.masks import causal_mask
 from layers.sharding import partitioned
@@ -30,9 +31,9 @@ from tests.layers.attention_batches import (
 XLA = functools.partial(dot_product, "xla", "float32")
 
 
-def on_xla(query, key, value, query_tokens, key_tokens, *, mask):
+def on_xla(request):
   """What CudnnAttention(query_block=64) computes on one device."""
-  return attend(XLA, mask, 64, query, key, value, query_tokens, key_tokens)
+  return attend(XLA, request.mask, 64, *request.operands)
 
 
 @pytest.mark.parametrize(("layout", "mask"), [*CASES, ("whole", "window"), ("whole", "full")])
@@ -50,10 +51,8 @@ def test_a_query_that_may_see_nothing_gives_nothing():
     return causal_mask(queries, keys) & earlier
 
   q, k, v, tokens, _ = batch("packed", 40)
-  mixed, wanted = (
-    jax.jit(functools.partial(core, mask=before))(q, k, v, tokens, tokens)
-    for core in (on_xla, dense_attention)
-  )
+  request = AttentionRequest(q, k, v, tokens, tokens, mask=before)
+  mixed, wanted = (jax.jit(core)(request) for core in (on_xla, dense_attention))
   np.testing.assert_allclose(mixed, wanted, atol=1e-5)
   assert not mixed[tokens.positions == 0].any()
 

@@ -13,6 +13,7 @@ import pytest
 
 from layers.attention import Attention
 from layers.attention_cores import splash_kernels
+from layers.attention_cores.request import AttentionRequest
 from layers.attention_cores.ring import RingAttention
 from layers.attention_cores.splash import SplashAttention
 from layers.errors import UserError
@@ -100,7 +101,8 @@ def test_who_asks_for_shapes_alone_makes_no_kernel(core, monkeypatch):
   monkeypatch.setattr(splash_kernels, "_made", lambda *_, **__: pytest.fail("a kernel is made"))
   heads, tokens = jnp.ones((1, 256, 2, 8)), Tokens.unpacked(1, 256)
   with on_platform("tpu"):
-    mixed = jax.eval_shape(lambda x: core(x, x, x, tokens, tokens), heads)
+    request = lambda x: AttentionRequest(x, x, x, tokens, tokens)
+    mixed = jax.eval_shape(lambda x: core(request(x)), heads)
   assert mixed.shape == heads.shape
 
 
@@ -118,6 +120,7 @@ import jax, jax.numpy as jnp, numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from layers.masks import BlockCausal, SlidingWindow, causal_mask
+from layers.attention_cores.request import AttentionRequest
 from layers.attention_cores.ring import RingAttention
 from layers.sharding import partitioned
 from layers.attention_cores.splash import SplashAttention
@@ -129,7 +132,9 @@ def kernels(core, shape, head_dim, mask, length=600):
   def loss(query, key, value, positions, segments):
     tokens = Tokens(positions, segments, jnp.arange(4))
     with partitioned(mesh, DEFAULT_RULES):
-      mixed = core(query, key, value, tokens, tokens, mask=mask, compute_dtype="bfloat16")
+      heads = query, key, value
+      request = AttentionRequest(*heads, tokens, tokens, mask=mask, compute_dtype="bfloat16")
+      mixed = core(request)
     return mixed.sum()
   rows = NamedSharding(mesh, P(("data", "fsdp")))
   array = lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
