@@ -30,13 +30,16 @@ def in_use(module: nn.Module) -> bool:
   return module.is_mutable_collection(COLLECTION) and not module.is_initializing()
 
 
-def empty_cache(model: nn.Module, params: Any, num_rows: int, num_slots: int) -> Any:
+def empty_cache(
+  model: nn.Module, params: Any, num_rows: int, num_slots: int, kept: Any = None
+) -> Any:
   """The variables to pass beside the parameters at first: {"cache": zeros}.
 
   Args:
     model: called as (ids, tokens).
     params: its parameters, or their shapes.
     num_rows, num_slots: B, and S: the positions that will be used.
+    kept: collection -> what the model keeps beside its parameters.
 
   Raises:
     UserError: no layer of the model keeps keys and values.
@@ -45,7 +48,8 @@ def empty_cache(model: nn.Module, params: Any, num_rows: int, num_slots: int) ->
 
   def one_slot(params: Any) -> Any:
     tokens = Tokens.unpacked(num_rows, 1)
-    return model.apply({"params": params}, ids, tokens, mutable=[COLLECTION])[1]
+    variables = {**(kept or {}), "params": params}
+    return model.apply(variables, ids, tokens, mutable=[COLLECTION])[1]
 
   shapes = jax.eval_shape(one_slot, params)
   if not jax.tree.leaves(shapes):

@@ -5,16 +5,20 @@ i are keyed by i alone, so that both forms begin with the same values and drop t
 elements, and a checkpoint of one converts to the other by stacking.
 """
 
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core.scope import subtract_filters
 
 from layers import cache
 from layers.ranges import PositiveInt
 from layers.rematerialization import RematPolicy, rematerialized
+from layers.reports import COLLECTION, over_layers, seen_in_stack
 from layers.tokens import Tokens
+from layers.variables import first_variables
 
 
 class Stack(nn.Module):
@@ -36,59 +40,78 @@ class Stack(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, tokens: Tokens) -> jax.Array:
-    """x [B, T, D] gives [B, T, D]."""
+    """x [B, T, D] gives [B, T, D].
+
+    All collections of the block have the layers where its parameters have them; its reports
+    (layers/reports.py) are added up over the layers, or kept apart, as they say.
+    """
     block = self.block.clone(parent=None, name=None)
+    if not self.has_variable("params", "layers"):
+      self._init_layers(block, x, tokens)
+      return x  # a model that is only initialised needs the shape alone
+    # Not `param`, which traces all layers once more to compare shapes.
+    variables = {
+      name: nn.unbox(self.get_variable(name, "layers", {})) for name in self.variables
+    }
+    assert self.scope is not None  # within a call there is one
+    mutable = subtract_filters(self.scope.mutable, "params")
+
+    def apply_layer(variables: Any, x: jax.Array, key: jax.Array | None) -> Any:
+      rngs = {} if key is None else {"dropout": key}
+      return block.apply(variables, x, tokens, rngs=rngs, mutable=mutable)
+
+    # Without a gradient nothing is kept, and nothing to be computed again.
+    remat = "none" if cache.in_use(self) else self.remat
+    apply_layer = rematerialized(apply_layer, remat, in_scan=self.scan_layers)
+    keys = self._dropout_keys()
+    if self.scan_layers:
+      body = lambda x, layer: apply_layer(layer[0], x, layer[1])
+      x, updated = jax.lax.scan(body, x, (variables, keys))
+    else:
+      x, updated = self._unrolled(apply_layer, variables, x, keys)
+    self._hand_out(dict(updated))
+    return x
+
+  def _init_layers(self, block: nn.Module, x: jax.Array, tokens: Tokens) -> None:
+    """Makes the layers' parameters, and whatever variables else they begin with."""
+    num_layers, others = self.num_layers, {}
+    # Shapes alone go through the block: no kernel of its attention is made, or batched.
+    inputs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (x, tokens))
+    init_layer = lambda key: first_variables(block, key, *inputs)
 
     def init_layers(key: jax.Array) -> Any:
       keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(num_layers))
       if not self.scan_layers:
-        return {str(i): init_layer(keys[i]) for i in range(num_layers)}
-      return nn.meta.add_axis(jax.vmap(init_layer)(keys), 0, {nn.PARTITION_NAME: "layers"})
+        layers = {str(i): init_layer(keys[i]) for i in range(num_layers)}
+        others.update(_by_collection(layers))
+      else:
+        stacked = jax.vmap(init_layer)(keys)
+        others.update(nn.meta.add_axis(stacked, 0, {nn.PARTITION_NAME: "layers"}))
+      return others.pop("params", {})
 
-    def init_layer(key: jax.Array) -> Any:
-      # Shapes alone go through the block: no kernel of its attention is made, or batched.
-      inputs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (x, tokens))
-      return block.lazy_init(key, *inputs)["params"]
-
-    def apply_layer(params: Any, x: jax.Array, key: jax.Array | None) -> jax.Array:
-      rngs = {} if key is None else {"dropout": key}
-      y = block.apply({"params": params}, x, tokens, rngs=rngs)
-      return cast(jax.Array, y)
-
-    num_layers = self.num_layers
-    if not self.has_variable("params", "layers"):
+    with seen_in_stack(num_layers):
       self.param("layers", init_layers)
-      return x  # a model that is only initialised needs the shape alone
-    # Not `param`, which traces all layers once more to compare shapes.
-    params = nn.unbox(self.get_variable("params", "layers"))
-    if cache.in_use(self):
-      return self._with_cache(block, params, x, tokens)
-    keys = self._dropout_keys()
-    apply_layer = rematerialized(apply_layer, self.remat, in_scan=self.scan_layers)
-    if self.scan_layers:
-      body = lambda x, layer: (apply_layer(layer[0], x, layer[1]), None)
-      return jax.lax.scan(body, x, (params, keys))[0]
-    for i in range(num_layers):
-      x = apply_layer(params[str(i)], x, None if keys is None else keys[i])
-    return x
+    for name, values in others.items():
+      self.put_variable(name, "layers", values)
 
-  def _with_cache(self, block: nn.Module, params: Any, x: jax.Array, tokens: Tokens) -> Any:
-    """x [B, T, D] through layers that each have a cache, under the key of their parameters."""
-    caches = self.get_variable(cache.COLLECTION, "layers", {})
+  def _unrolled(
+    self, apply_layer: Callable, variables: Any, x: jax.Array, keys: jax.Array | None
+  ) -> tuple[jax.Array, Any]:
+    updated = {}
+    for i in range(self.num_layers):
+      layer = {name: values[str(i)] for name, values in variables.items() if str(i) in values}
+      x, updated[str(i)] = apply_layer(layer, x, None if keys is None else keys[i])
+    return x, _by_collection(updated)
 
-    def apply_layer(x: jax.Array, layer: tuple[Any, Any]) -> tuple[jax.Array, Any]:
-      variables = {"params": layer[0]} | ({cache.COLLECTION: layer[1]} if layer[1] else {})
-      y, updated = block.apply(variables, x, tokens, mutable=[cache.COLLECTION])
-      return cast(jax.Array, y), updated.get(cache.COLLECTION, {})
-
-    if self.scan_layers:
-      x, caches = jax.lax.scan(apply_layer, x, (params, caches))
-    else:
-      before, caches = caches, {}
-      for i in map(str, range(self.num_layers)):
-        x, caches[i] = apply_layer(x, (params[i], before.get(i, {})))
-    self.put_variable(cache.COLLECTION, "layers", caches)
-    return x
+  def _hand_out(self, updated: dict[str, Any]) -> None:
+    """Puts what the layers changed or said where the model finds it."""
+    reports = updated.pop(COLLECTION, None)
+    if reports and not self.scan_layers:
+      reports = jax.tree.map(lambda *x: jnp.stack(x), *reports.values())
+    if reports:
+      self.put_variable(COLLECTION, "layers", over_layers(reports))
+    for name, values in updated.items():
+      self.put_variable(name, "layers", values)
 
   def _dropout_keys(self) -> jax.Array | None:
     if not self.has_rng("dropout"):
@@ -96,3 +119,9 @@ class Stack(nn.Module):
     base = self.make_rng("dropout")
     layers = jnp.arange(self.num_layers)
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(base, layers)
+
+
+def _by_collection(layers: Mapping[str, Any]) -> dict[str, Any]:
+  """Layer -> collection -> values as collection -> layer -> values."""
+  names = dict.fromkeys(name for layer in layers.values() for name in layer)
+  return {name: {i: layer.get(name, {}) for i, layer in layers.items()} for name in names}

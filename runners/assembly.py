@@ -38,6 +38,7 @@ from runners.step_flops import model_flops
 from runners.train_state import Initializer, ModelInit
 from runners.train_step import make_eval_step, make_train_step
 from runners.trainer import Trainer
+from tasks.objective import check_objective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,8 +119,10 @@ class Assembly:
       mesh=self.mesh,
       rules=trainer.sharding,
     )
+    shardings = self.initializer.shardings
     jitted = jax.jit(
-      step, in_shardings=(self.initializer.shardings.params, self.batch_sharding)
+      step,
+      in_shardings=(shardings.params, shardings.variables, self.batch_sharding),
     )
     return Evaluator(jitted, trainer.objective, self.eval_batches, self.batch_sharding, give_up)
 
@@ -135,6 +138,7 @@ def jitted_train_step(
     num_microbatches=trainer.num_microbatches,
     mesh=mesh,
     rules=trainer.sharding,
+    step=trainer.step,
   )
   shardings = initializer.shardings
   return jax.jit(
@@ -170,6 +174,8 @@ class Blueprint:
       seed=trainer.seed,
       mesh=mesh,
       rules=trainer.sharding,
+      statistics=trainer.step.statistics,
+      variables=trainer.step.variables,
     )
 
 
@@ -194,6 +200,7 @@ def draw(
   vocabulary = vocabulary or train_data.vocabulary()
   config = derive(config, vocabulary=vocabulary, mesh=mesh.shape, platform=platform)
   trainer: Trainer = fdl.build(derive_schedules(config, config.num_steps or 1))
+  check_objective(trainer.objective, trainer.num_microbatches)
   example = train_data.example(trainer.sequence_length)
   model = ModelInit(trainer.model, trainer.objective, example)
   num_rows = trainer.microbatch_size or trainer.batch_size
@@ -254,7 +261,8 @@ def _of_length(
 
 def _check_vocabulary(name: str, data: Any, train_data: Any) -> None:
   """An id means another thing in another vocabulary, and the loss would mean nothing."""
-  if data.vocabulary().fingerprint() != train_data.vocabulary().fingerprint():
+  of = lambda data: (vocabulary := data.vocabulary()) and vocabulary.fingerprint()
+  if of(data) != of(train_data):
     raise UserError(
       f"eval_data['{name}'] ({type(data).__name__}) and train_data "
       f"({type(train_data).__name__}) have different vocabularies; evaluate on the same kind "

@@ -6,7 +6,7 @@ from input_pipelines.token_store import default_cache_dir
 from layers.errors import UserError
 from runners.assembly import assemble
 from runners.checkpoints.listing import best_step, find_step_folder, steps
-from runners.checkpoints.reading import DamagedCheckpoint, restore_params
+from runners.checkpoints.reading import DamagedCheckpoint, restore_model
 from runners.processes import compilation_cache
 
 
@@ -36,14 +36,14 @@ def evaluate(
   for number in chosen:
     folder = find_step_folder(workdir, number).absolute()
     try:
-      params = restore_params(folder, abstract.params, unpadded.params)
+      model = restore_model(folder, abstract, unpadded)
     except DamagedCheckpoint as error:
       if step != "all":
         raise
       print(f"step {number}  {error}", flush=True)
       code = 1
       continue
-    scalars = evaluator(params)
+    scalars = evaluator(*model)
     figures = "  ".join(f"{k}={v:.6f}" for k, v in scalars.items())
     print(f"step {number}  {figures or 'nothing was measured'}", flush=True)
   return code

@@ -1,6 +1,7 @@
 """Weighted metrics over the whole of each evaluation set."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -12,18 +13,21 @@ from input_pipelines.prefetch import GivenUp
 from input_pipelines.progress import Progress
 from layers.notices import note
 from runners.devices.meshes import place
+from runners.train_step import EvalSums
 from tasks.objective import Objective
-from tasks.weighted_metrics import measured
+from tasks.weighted_metrics import means, measured
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Evaluator:
-  """Evaluates parameters on fixed data: the same rows in the same order, every time.
+  """Evaluates a model on fixed data: the same rows in the same order, every time.
 
   It draws no random number and moves no training data, so a run with evaluation is bitwise
   the run without. Sums merge in float64 on the host: the same number at any batch size.
 
   Args:
-    eval_step: (params, batch) -> CLU collection, jitted.
+    eval_step: (params, variables, batch) -> EvalSums, jitted.
     objective: for the summary.
     data: name -> batches in evaluation order.
     sharding: of a batch.
@@ -32,7 +36,7 @@ class Evaluator:
 
   def __init__(
     self,
-    eval_step: Callable[[Any, Any], Any],
+    eval_step: Callable[[Any, Any, Any], EvalSums],
     objective: Objective,
     data: Mapping[str, Batches],
     sharding: NamedSharding,
@@ -42,16 +46,21 @@ class Evaluator:
     self._eval_step, self._objective = eval_step, objective
     self._data, self._sharding = data, sharding
 
-  def __call__(self, params: Any) -> dict[str, float]:
+  def __call__(self, params: Any, variables: Any = _NOTHING) -> dict[str, float]:
     """`eval/<name>/<metric>` -> value, over every evaluation set.
+
+    Args:
+      params, variables: of the model.
 
     A metric that is the mean over no weight at all is left out, and that is said.
     """
     scalars: dict[str, float] = {}
     for name, batches in self._data.items():
       with Progress(f"evaluating {name}", batches.num_batches, "batches") as progress:
-        total = self._evaluate(params, batches, progress)
-      values, missing = measured(self._objective, total)
+        total = self._evaluate((params, dict(variables)), batches, progress)
+      values, missing = measured(self._objective, total.objective)
+      reported, unreported = means(total.reports)
+      values, missing = values | reported, missing + unreported
       scalars |= {f"eval/{name}/{key}": value for key, value in values.items()}
       if missing:
         note(
@@ -60,22 +69,22 @@ class Evaluator:
         )
     return scalars
 
-  def _evaluate(self, params: Any, batches: Batches, progress: Progress) -> Any:
+  def _evaluate(self, model: tuple[Any, Any], batches: Batches, progress: Progress) -> EvalSums:
     empty = jax.device_get(self._objective.empty_metrics())
-    total: Any = jax.tree.map(np.float64, empty)
+    total = EvalSums(jax.tree.map(np.float64, empty), {})
     pending = []
     for n in range(batches.num_batches or 0):
       if self._give_up():
         raise GivenUp
-      pending.append(self._eval_step(params, place(batches[n], self._sharding)))
+      pending.append(self._eval_step(*model, place(batches[n], self._sharding)))
       # A few in flight keep the device busy; all of them would fill its memory.
       if len(pending) == 4:
         total = _merge(total, pending.pop(0))
         progress.advance()
-    for collection in pending:
-      total = _merge(total, collection)
+    for sums in pending:
+      total = _merge(total, sums)
     return total
 
 
-def _merge(total: Any, collection: Any) -> Any:
-  return total.merge(jax.tree.map(np.float64, jax.device_get(collection)))
+def _merge(total: EvalSums, sums: EvalSums) -> EvalSums:
+  return total.merge(jax.tree.map(np.float64, jax.device_get(sums)))

@@ -14,6 +14,7 @@ import jax
 from layers.attention_cores.dense import dense_attention
 from runners.configs.tree import copy_config, walk
 from runners.devices.flops import train_step_flops
+from runners.forward import ModelForward, outcome
 from runners.train_state import TrainState
 from runners.trainer import Trainer
 from tasks.objective import with_rows
@@ -28,12 +29,13 @@ def model_flops(model: fdl.Config, trainer: Trainer, state: TrainState) -> int:
   """
   reference: Any = fdl.build(_with_dense_cores(model))
 
-  def forward(params: Any, batch: Any) -> Any:
-    apply = lambda *inputs: reference.apply({"params": params}, *inputs)
-    return trainer.objective.loss(apply, batch, trainer.objective.totals(batch))[0]
+  def loss(params: Any, variables: Any, batch: Any) -> Any:
+    forward = ModelForward(reference, params, variables, batch)
+    return outcome(objective, forward, batch, objective.totals(batch)).loss
 
+  objective = trainer.objective
   batch = jax.eval_shape(with_rows, global_batch(trainer))
-  return train_step_flops(forward, state.params, batch)
+  return train_step_flops(loss, state.params, state.variables, batch)
 
 
 def global_batch(trainer: Trainer, sharding: Any = None) -> dict[str, jax.ShapeDtypeStruct]:

@@ -56,7 +56,7 @@ class TrainLoop:
     train_step: Callable[[TrainState, Any], tuple[TrainState, jax.Array]],
     batches: Any,
     fetch: Callable[[TrainState], tuple[dict[str, float], TrainState]],
-    evaluator: Evaluator | Callable[[Any], dict[str, float]],
+    evaluator: Evaluator | Callable[[Any, Any], dict[str, float]],
     callbacks: Sequence[Callback],
     writer: MultiWriter,
     checkpoints: CheckpointWriter,
@@ -146,7 +146,7 @@ class TrainLoop:
     """The scalars of the step with those of its evaluation, which is owed if it is cut off."""
     self._throughput.pause()
     try:
-      found = self._evaluator(state.params)
+      found = self._evaluator(state.params, state.variables)
     except GivenUp:
       self._run.owed = scalars
       self._save(state, scalars)

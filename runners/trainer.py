@@ -17,11 +17,13 @@ from layers.ranges import PositiveInt, Seed
 from layers.sharding import Rules
 from runners.callbacks import Callback
 from runners.checkpoints.retention import Checkpoints
+from runners.configs.fields import ONLY_IF_SET
 from runners.devices.collective_budget import Allowance
 from runners.devices.meshes import DEFAULT_RULES, MeshShape
 from runners.interchange.init_from import InitFrom
 from runners.metrics.writers import WriterConfig
 from runners.optimizer_labels import one_transformation
+from runners.train_step import TrainStep
 from tasks.objective import Objective
 
 
@@ -69,6 +71,7 @@ class Trainer:
     init_from: a run, checkpoint or Hugging Face folder whose parameters a fresh run begins
       with; see runners/interchange/init_from.py.
     collective_budget: what the compiled program may exchange; `runner plan` checks it.
+    step: how an update is made of a batch: see runners/train_step.py.
   """
 
   model: nn.Module
@@ -92,6 +95,7 @@ class Trainer:
   writers: Sequence[WriterConfig] = ()
   init_from: str | InitFrom | None = None
   collective_budget: Sequence[Allowance] = ()
+  step: TrainStep = dataclasses.field(default=TrainStep(), metadata=ONLY_IF_SET)
 
   @property
   def transformation(self) -> optax.GradientTransformation:

@@ -38,9 +38,9 @@ from runners.processes import compilation_cache, host_allocator
 from runners.processes.signals import Interruption, leave
 from runners.short_runs import note_short_run
 from runners.train_loop import TrainLoop
-from runners.train_state import TrainState, empty_metrics
+from runners.train_state import TrainState
 from runners.workdir import Workdir
-from tasks.weighted_metrics import measured, metric_names
+from tasks.weighted_metrics import means, measured, metric_names, report_names
 
 
 def train(
@@ -207,7 +207,8 @@ def _start(
 
 def _metrics(assembly: Assembly) -> frozenset[str]:
   """What is logged on a step that has something to measure it on."""
-  names = metric_names(assembly.trainer.objective)
+  reports = assembly.initializer.abstract.metrics.reports
+  names = [*metric_names(assembly.trainer.objective), *report_names(reports)]
   kinds = ["train", *(f"eval/{name}" for name in assembly.eval_batches)]
   return frozenset(f"{kind}/{name}" for kind in kinds for name in names)
 
@@ -270,12 +271,13 @@ def _loop(
 
 def _fetcher(assembly: Assembly):
   """(state) -> the interval's scalars, and the state with empty sums."""
-  objective, shardings = assembly.trainer.objective, assembly.initializer.shardings
-  empty = jax.jit(lambda: empty_metrics(objective), out_shardings=shardings.metrics)
+  objective, initializer = assembly.trainer.objective, assembly.initializer
+  empty = jax.jit(initializer.empty_metrics, out_shardings=initializer.shardings.metrics)
 
   def fetch(state: TrainState) -> tuple[dict[str, float], TrainState]:
     sums, step = jax.device_get((state.metrics, state.step))
     summary, _ = measured(objective, sums.objective)
+    summary |= means(sums.reports)[0] | means(sums.statistics)[0]
     summary["grad_norm"] = float(sums.grad_norm.compute())
     for name, rate in assembly.learning_rates.items():
       summary[name] = float(np.asarray(rate(step - 1) if callable(rate) else rate))

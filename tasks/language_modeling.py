@@ -16,7 +16,7 @@ from clu import metrics
 from layers.cross_entropy import token_losses
 from layers.ranges import NonNegativeFloat
 from layers.tokens import Tokens
-from tasks.objective import ROWS, Apply, Batch
+from tasks.objective import ROWS, Batch, Forward, Objective, Outcome
 from tasks.weighted_metrics import average, collect
 
 
@@ -30,7 +30,7 @@ class TokenMetrics(metrics.Collection):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NextToken:
+class NextToken(Objective):
   """sum(weight * nll) / sum(weight) over the global batch.
 
   Attributes:
@@ -50,8 +50,9 @@ class NextToken:
   def totals(self, batch: Batch) -> jax.Array:
     return batch["decoder_loss_weights"].sum()
 
-  def loss(self, apply: Apply, batch: Batch, totals: Any) -> tuple[jax.Array, TokenMetrics]:
-    logits = apply(*self.model_inputs(batch))  # [B, T, V] float32
+  def loss(self, forward: Forward, batch: Batch, totals: Any) -> Outcome:
+    answer = forward(*self.model_inputs(batch))
+    logits = answer.output  # [B, T, V] float32
     targets = batch["decoder_target_tokens"]
     weights, count = self._weights(batch), self.totals(batch)
     nll, log_z = token_losses(logits, targets)
@@ -59,12 +60,13 @@ class NextToken:
     z_sum = (weights * jnp.square(log_z)).sum()
     # Weights may well sum to less than 1: see TextData.equal_documents.
     loss = (nll_sum + self.z_loss * z_sum) / jnp.where(totals > 0, totals, 1.0)
-    return loss, collect(
+    collection = collect(
       TokenMetrics,
       loss=average(nll_sum, count),
       bits_per_byte=average(nll_sum / math.log(2), self._bytes(targets, weights)),
       z_loss=average(self.z_loss * z_sum, count),
     )
+    return answer.outcome(loss, collection)
 
   def empty_metrics(self) -> TokenMetrics:
     none = average(0.0, 0.0)

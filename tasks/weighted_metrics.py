@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from clu import metrics
 
+from layers.reports import Report, Reports
 from tasks.objective import Objective
 
 C = TypeVar("C", bound=metrics.Collection)
@@ -39,6 +40,32 @@ def measured(objective: Objective, collection: Any) -> tuple[dict[str, float], l
   weights = {name: getattr(getattr(collection, name, None), "count", 1) for name in summary}
   values = {name: float(np.asarray(x)) for name, x in summary.items() if weights[name] != 0}
   return values, [name for name in summary if name not in values]
+
+
+def means(reports: Reports) -> tuple[dict[str, float], list[str]]:
+  """What was reported, as sums on the host, and the names of which nothing was.
+
+  Of a report [L] that keeps the layers apart each layer has its number: `load/0`, `load/1`.
+  """
+  values: dict[str, float] = {}
+  missing = []
+  for name, one in reports.items():
+    totals, weights = np.asarray(one.total), np.asarray(one.weight)
+    if not weights.any():
+      missing.append(name)
+    for index in np.ndindex(totals.shape):
+      if weights[index]:
+        values["/".join([name, *map(str, index)])] = float(totals[index] / weights[index])
+  return values, missing
+
+
+def report_names(reports: Reports) -> list[str]:
+  """The names under which `means` gives what has these shapes."""
+  ones: Any = {
+    name: Report(*(np.ones(one.total.shape) for _ in range(2)))  # pyright: ignore[reportArgumentType]
+    for name, one in reports.items()
+  }
+  return list(means(ones)[0])
 
 
 def metric_names(objective: Objective) -> list[str]:

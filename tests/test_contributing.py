@@ -29,7 +29,10 @@ def folder(tmp_path) -> Path:
 
 def test_there_is_a_snippet_for_each_thing_that_people_add():
   files = [snippet.partition("\n")[0] for snippet in SNIPPETS]
-  names = ("recipes", "llamas", "layers", "tasks", "optimizers", "callbacks", "experiments")
+  names = (
+    *("recipes", "llamas", "layers", "tasks", "optimizers", "callbacks", "steps"),
+    "experiments",
+  )
   assert files == [f"# my_lab/{name}.py" for name in names]
 
 

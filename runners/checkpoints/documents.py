@@ -2,7 +2,7 @@
 
 A checkpoint is a folder checkpoints/<step> with the items
 
-  state      the TrainState: parameters, optimizer, RNG key, sums of the current interval
+  state      the TrainState: parameters, variables, optimizer, RNG key, sums of an interval
   run        JSON: the data's position and content, the callbacks' state
   origin     JSON: the step, and the config of the run that saved it
   metrics    JSON: the metric that decides which checkpoint is best, where it is known
@@ -28,7 +28,7 @@ from runners.checkpoints.inventory import Inventory, SavedArray
 
 STATE, RUN, ORIGIN = "state", "run", "origin"
 METRICS, INVENTORY = "metrics", "inventory"
-PARAMS = "params"  # the field of the state
+PARAMS, VARIABLES = "params", "variables"  # fields of the state
 
 _FILES = {
   RUN: "run/metadata",

@@ -25,6 +25,7 @@ from runners.checkpoints.documents import (
   PARAMS,
   RUN,
   STATE,
+  VARIABLES,
   Step,
   open_documents,
   unreadable,
@@ -45,6 +46,7 @@ __all__ = [
   "open_step",
   "read_arrays",
   "restore",
+  "restore_model",
   "restore_params",
   "restore_some",
 ]
@@ -90,7 +92,9 @@ def _damage(folder: Path, what: str = "its arrays") -> Iterator[None]:
     raise DamagedCheckpoint(f"{what} cannot be read: {reason(cause)}") from error
 
 
-def restore(step: Step, abstract: Any, unpadded: Any = None, below: str = "") -> Any:
+def restore(
+  step: Step, abstract: Any, unpadded: Any = None, below: str | tuple[str, ...] = ""
+) -> Any:
   """The arrays of a checkpoint, laid out as `abstract` says, their values verified.
 
   Vocabulary padding, which depends on the mesh, is cut or added, and dtypes are converted, as
@@ -100,7 +104,7 @@ def restore(step: Step, abstract: Any, unpadded: Any = None, below: str = "") ->
     step: the checkpoint to read.
     abstract: the saved tree or a part of it: shapes, dtypes, shardings.
     unpadded: the same tree with the shapes before padding.
-    below: restores only arrays whose names begin with it.
+    below: restores only arrays whose names begin with it, or with one of them.
 
   Raises:
     UserError: an array is missing from the checkpoint or from `abstract`, or its shape differs.
@@ -113,11 +117,14 @@ def restore(step: Step, abstract: Any, unpadded: Any = None, below: str = "") ->
   if has_stores(step.folder):
     check_headers(step.folder, saved)
   as_saved = lambda path, x: _as_saved(saved[array_name(path)], x)
-  restored = _read(
-    step, jax.tree_util.tree_map_with_path(as_saved, abstract), partial=bool(below)
-  )
-  _verify(step, dict(named_arrays(restored)))
-  return jax.tree.map(fit, restored, abstract)
+  target = jax.tree_util.tree_map_with_path(as_saved, abstract)
+  if below:
+    arrays = dict(named_arrays(_read(step, target, partial=True)))
+  else:
+    arrays = _read_all(step, dict(named_arrays(target)))
+  _verify(step, arrays)
+  fitted = lambda path, x: fit(arrays[array_name(path)], x)
+  return jax.tree_util.tree_map_with_path(fitted, abstract)
 
 
 def restore_some(
@@ -140,17 +147,22 @@ def restore_some(
   if has_stores(step.folder):
     check_headers(step.folder, step.arrays)  # Orbax opens all of them
 
-  def choose(path: Any, _: Any) -> Any:
-    name = array_name(path)
-    return _as_saved(saved[name], wanted[name]) if name in wanted else ocp.PLACEHOLDER
-
-  # Orbax demands the whole saved tree, even to read a part.
-  with _damage(step.folder):
-    target = jax.tree_util.tree_map_with_path(choose, state_metadata(step.folder))
-  arrays = dict(named_arrays(_read(step, target, partial=False)))
+  arrays = _read_all(step, {name: _as_saved(saved[name], wanted[name]) for name in wanted})
   arrays = {name: arrays[name] for name in wanted}
   _verify(step, arrays)
   return {name: fit(arrays[name], wanted[name]) for name in wanted}
+
+
+def _read_all(step: Step, targets: Mapping[str, Any]) -> dict[str, Any]:
+  """Name -> array of the checkpoint; an array without a target is not read.
+
+  Orbax demands the whole saved tree. It also compares empty branches, such as the variables of
+  a model that has none, which checkpoints of earlier versions lack: so the tree is theirs.
+  """
+  choose = lambda path, _: targets.get(array_name(path), ocp.PLACEHOLDER)
+  with _damage(step.folder):
+    target = jax.tree_util.tree_map_with_path(choose, state_metadata(step.folder))
+  return dict(named_arrays(_read(step, target, partial=False)))
 
 
 def _as_saved(array: SavedArray, wanted: Any) -> jax.ShapeDtypeStruct:
@@ -166,9 +178,28 @@ def restore_params(folder: Path, abstract: Any, unpadded: Any = None) -> Any:
     UserError: they belong to another model.
     DamagedCheckpoint: they differ from what was saved; the message names the folder.
   """
-  wrapped = ({PARAMS: tree} if tree is not None else None for tree in (abstract, unpadded))
+  return _restore_named(
+    folder, {PARAMS: abstract}, None if unpadded is None else {PARAMS: unpadded}
+  )[PARAMS]
+
+
+def restore_model(folder: Path, state: Any, unpadded: Any) -> tuple[Any, Any]:
+  """Parameters and variables of the checkpoint `folder`, as `restore_params` has the former.
+
+  Args:
+    folder: of the step.
+    state, unpadded: with `params` and `variables`, of which see `restore`.
+  """
+  names = [PARAMS, *([VARIABLES] if jax.tree.leaves(state.variables) else [])]
+  part = lambda tree: {name: getattr(tree, name) for name in names}
+  found = _restore_named(folder, part(state), part(unpadded))
+  return found[PARAMS], found.get(VARIABLES, state.variables)
+
+
+def _restore_named(folder: Path, wanted: dict[str, Any], unpadded: Any) -> dict[str, Any]:
+  below = tuple(f"{name}/" for name in wanted)
   try:
-    return restore(open_step(folder), *wrapped, below=f"{PARAMS}/")[PARAMS]
+    return restore(open_step(folder), wanted, unpadded, below)
   except DamagedCheckpoint as error:
     raise DamagedCheckpoint(
       f"the checkpoint {folder} is damaged: {error}; name another step"

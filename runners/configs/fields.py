@@ -22,18 +22,26 @@ class _Required:
 
 REQUIRED = _Required()
 
+# Metadata of a dataclass field that came later: see Field.
+ONLY_IF_SET = {"shown": "if set"}
+
 # linen adds these two to every module for its own use; nobody configures them.
 _LINEN_FIELDS = ("parent", "name")
 
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-  """One argument of a callable; `annotation` is Any if it is missing or unreadable."""
+  """One argument of a callable; `annotation` is Any if it is missing or unreadable.
+
+  A field that is shown `only_if_set` came later than configs that were printed without it; with
+  its default, they print as they did.
+  """
 
   name: str
   annotation: Any = Any
   default: Any = REQUIRED
   default_factory: Callable[[], Any] | None = None
+  only_if_set: bool = False
 
   def default_value(self) -> Any:
     """A fresh default, or REQUIRED."""
@@ -48,7 +56,7 @@ def fields(target: Callable) -> Mapping[str, Field]:
   except ValueError:  # builtins such as `dict` have no signature
     return {}
   hints = _type_hints(target)
-  factories = _default_factories(target)
+  factories, younger = _default_factories(target), _only_if_set(target)
   hidden = _LINEN_FIELDS if _is_linen(target) else ()
   named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
   return {
@@ -57,6 +65,7 @@ def fields(target: Callable) -> Mapping[str, Field]:
       hints.get(p.name, Any),
       REQUIRED if p.default is inspect.Parameter.empty else p.default,
       factories.get(p.name),
+      p.name in younger,
     )
     for p in parameters
     if p.kind in named and p.name not in hidden
@@ -100,8 +109,15 @@ def value_of(node: fdl.Buildable, name: str) -> Any:
 
 
 def names_of(node: fdl.Buildable) -> list[str]:
-  """Every field of a node in signature order, then arguments set through **kwargs."""
-  known = fields(target_of(node))
+  """Every field of a node in signature order, then arguments set through **kwargs.
+
+  A field that is shown only if it is set is left out where it is not.
+  """
+  known = {
+    name: field
+    for name, field in fields(target_of(node)).items()
+    if not field.only_if_set or name in node.__arguments__
+  }
   hidden = _LINEN_FIELDS if _is_linen(target_of(node)) else ()
   extra = (name for name in node.__arguments__ if isinstance(name, str))
   return [*known, *(name for name in extra if name not in known and name not in hidden)]
@@ -133,6 +149,16 @@ def _default_factories(target: Callable) -> dict[str, Callable[[], Any]]:
     field.name: field.default_factory
     for field in dataclasses.fields(target)
     if field.default_factory is not dataclasses.MISSING
+  }
+
+
+def _only_if_set(target: Callable) -> set[str]:
+  if not dataclasses.is_dataclass(target):
+    return set()
+  return {
+    field.name
+    for field in dataclasses.fields(target)
+    if ONLY_IF_SET.items() <= field.metadata.items()
   }
 
 

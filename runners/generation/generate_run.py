@@ -12,7 +12,7 @@ from layers.errors import UserError
 from layers.sampling import Sampling
 from runners.assembly import draw
 from runners.checkpoints.listing import find_step_folder
-from runners.checkpoints.reading import restore_params
+from runners.checkpoints.reading import restore_model
 from runners.configs.ranges import check_ranges
 from runners.evaluate_run import chosen_steps
 from runners.generation.generator import Generator, check_context
@@ -88,7 +88,7 @@ def generate(
   )
   for number in steps:
     folder = find_step_folder(workdir, number).absolute()
-    params = restore_params(folder, initializer.abstract.params, initializer.unpadded().params)
+    params, variables = restore_model(folder, initializer.abstract, initializer.unpadded())
     with Progress("generating"):
       continuations = generator(
         params,
@@ -96,6 +96,7 @@ def generate(
         max_tokens=max_tokens,
         sampling=request.sampling,
         seed=request.seed,
+        variables=variables,
       )
     for n, ids in enumerate(continuations):
       print(f"step {number}  prompt {n + 1}  {len(prompts[n])} + {len(ids)} tokens")

@@ -13,6 +13,7 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
@@ -29,6 +30,7 @@ from layers.sharding import Rules, partitioned
 from layers.tokens import Tokens
 from runners.devices.meshes import BATCH_AXES, batch_sharding, place
 
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _NONE = -1  # in place of tokens after a row's end
 _SHORTEST = 16  # the least P
 
@@ -71,6 +73,7 @@ class Generator:
     max_tokens: int,
     sampling: Sampling,
     seed: int = 0,
+    variables: Mapping[str, Any] = _NOTHING,
   ) -> list[np.ndarray]:
     """The new ids of each prompt, int32 [at most max_tokens], including the id that ends it.
 
@@ -80,6 +83,7 @@ class Generator:
       max_tokens: N, at least 1.
       sampling: how a token is drawn.
       seed: of the random draws.
+      variables: collection -> what the model keeps beside its parameters.
 
     Raises:
       UserError: a prompt and its continuation are longer than the context.
@@ -93,7 +97,11 @@ class Generator:
     batch = self._batch(prompts, padded, seed)
     with partitioned(self._mesh, self._rules):
       rows = self._jitted(
-        params, batch, num_slots=num_slots, max_tokens=max_tokens, sampling=sampling
+        {**variables, "params": params},
+        batch,
+        num_slots=num_slots,
+        max_tokens=max_tokens,
+        sampling=sampling,
       )
     return [row[row != _NONE] for row in np.asarray(rows)[: len(prompts)]]
 
@@ -116,7 +124,7 @@ class Generator:
 
   def _generate(
     self,
-    params: Any,
+    model: dict[str, Any],
     batch: Mapping[str, jax.Array],
     num_slots: int,
     max_tokens: int,
@@ -129,9 +137,7 @@ class Generator:
     def apply(variables: Any, ids: jax.Array, positions: jax.Array, is_token: jax.Array):
       rows = jnp.arange(num_rows, dtype=jnp.int32)
       tokens = Tokens(positions, is_token.astype(jnp.int32), rows)
-      return self._model.apply(
-        {"params": params} | variables, ids, tokens, mutable=[cache.COLLECTION]
-      )
+      return self._model.apply(model | variables, ids, tokens, mutable=[cache.COLLECTION])
 
     def step(state: tuple[Any, ...]) -> tuple[Any, ...]:
       n, variables, last, ended, written = state
@@ -147,7 +153,7 @@ class Generator:
         ended |= drawn == end_id
       return n + 1, variables, drawn, ended, written
 
-    variables = cache.empty_cache(self._model, params, num_rows, num_slots)
+    variables = cache.empty_cache(self._model, model["params"], num_rows, num_slots, kept=model)
     if ids.shape[1] > 1:  # the logits are unused, so the compiler drops the head
       before = jnp.broadcast_to(jnp.arange(ids.shape[1] - 1), (num_rows, ids.shape[1] - 1))
       _, variables = apply(variables, ids[:, :-1], before, before < lengths[:, None] - 1)

@@ -13,6 +13,7 @@ import jax
 from layers.errors import UserError
 from layers.suggestions import nearest
 from runners.array_names import array_name, named_arrays
+from runners.checkpoints.documents import VARIABLES
 from runners.checkpoints.listing import find_step_folder
 from runners.checkpoints.reading import (
   PARAMS,
@@ -74,7 +75,8 @@ def warm_state(
 
 def _from_checkpoint(source: InitFrom, step: Step, initializer: Initializer) -> TrainState:
   abstract = initializer.abstract
-  asked = lambda name: source.everything or name.startswith(_BELOW)
+  below = (_BELOW, *(f"{VARIABLES}/{name}/" for name in initializer.kept_by_model))
+  asked = lambda name: source.everything or name.startswith(below)
   wanted = {name: x for name, x in named_arrays(abstract) if asked(name)}
   real = dict(named_arrays(initializer.unpadded()))
   there = {here: at for here, at in _renamed(step, source.rules).items() if asked(here)}
@@ -99,8 +101,10 @@ def _from_checkpoint(source: InitFrom, step: Step, initializer: Initializer) -> 
 
   if source.everything:
     return jax.tree_util.tree_map_with_path(choose, abstract)
-  params = jax.tree_util.tree_map_with_path(choose, {PARAMS: abstract.params})[PARAMS]
-  return initializer.init_around(params)
+  kept = {name: abstract.variables[name] for name in initializer.kept_by_model}
+  model = {PARAMS: abstract.params, VARIABLES: kept}
+  model = jax.tree_util.tree_map_with_path(choose, model)
+  return initializer.init_around(model[PARAMS], model[VARIABLES])
 
 
 def _renamed(step: Step, rules: Sequence[tuple[str, str]]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from experiments.llama import Size
 from experiments.lwm import TextLlama7B32K, TextLlamaDebug
 from experiments.registry import all_experiments
 from runners.devices.meshes import place
+from runners.forward import ModelForward
 from tasks.language_modeling import NextToken
 from tasks.objective import with_rows
 from tests.runners.toy_run import begin, snapshot, toy_config
@@ -68,8 +69,8 @@ def test_ten_steps_are_those_of_adamw_that_decays_everything(experiment, rate):
 
   @jax.jit
   def gradient(params, batch):
-    apply = lambda params: lambda *inputs: built.apply({"params": params}, *inputs)
-    loss = lambda params: objective.loss(apply(params), batch, objective.totals(batch))[0]
+    forward = lambda params: ModelForward(built, params, {}, batch)
+    loss = lambda params: objective.loss(forward(params), batch, objective.totals(batch)).loss
     return jax.grad(loss)(params)
 
   for n in range(STEPS):

@@ -26,6 +26,7 @@ class FakeState:
   params: int
   sums: int
   donated: set
+  variables: tuple = ()
 
   def check(self):
     assert self not in self.donated, "a donated state was read"
@@ -152,7 +153,7 @@ class Harness:
     self.log.events.append(("fetch", state.params))
     return {"train/sums": state.sums}, dataclasses.replace(state, sums=0)
 
-  def _evaluate(self, params):
+  def _evaluate(self, params, variables):
     if self.gives_up:
       raise GivenUp
     self.log.events.append(("evaluate", params))

@@ -12,7 +12,7 @@ from runners.checkpoints.reading import restore_params
 from runners.checkpoints.retention import Checkpoints
 from runners.evaluation import Evaluator
 from runners.metrics.writers import JsonLines
-from runners.train_step import make_eval_step
+from runners.train_step import EvalSums, make_eval_step
 from runners.training import train
 from tasks.language_modeling import NextToken
 from tests.runners import toy_run
@@ -88,7 +88,7 @@ def test_the_number_is_the_weighted_mean_over_all_tokens(whole):
   )
   nll, weight = 0.0, 0.0
   for row in rows:
-    loss = step(params, row).loss
+    loss = step(params, {}, row).objective.loss
     nll, weight = nll + float(loss.total), weight + float(loss.count)
   assert scalars["eval/validation/loss"] == pytest.approx(nll / weight, rel=1e-6)
 
@@ -105,7 +105,7 @@ def test_every_set_has_its_own_numbers_and_num_batches_limits_one(whole):
 
 
 def test_no_evaluation_data_give_no_scalars():
-  def forbidden(params, batch):
+  def forbidden(params, variables, batch):
     raise AssertionError("nothing is to be evaluated")
 
   assert Evaluator(forbidden, NextToken(), {}, None)(params=None) == {}
@@ -121,10 +121,10 @@ def test_sums_merge_in_float64_on_the_host():
 
   objective = NextToken()
 
-  def step(params, batch):
+  def step(params, variables, batch):
     metrics = objective.empty_metrics()
     loss = metrics.loss.replace(total=batch["value"][0], count=np.float32(1))
-    return metrics.replace(loss=loss, bits_per_byte=loss, z_loss=loss)
+    return EvalSums(metrics.replace(loss=loss, bits_per_byte=loss, z_loss=loss), {})
 
   evaluator = Evaluator(step, objective, {"x": Batches()}, jax.devices()[0])
   assert evaluator(None)["eval/x/loss"] * 3 == 2.0**24 + 2

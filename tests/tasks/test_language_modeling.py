@@ -9,7 +9,7 @@ import pytest
 
 from input_pipelines.packing import PackedRows, PaddedRows
 from tasks.language_modeling import NextToken, RowMeanNextToken
-from tasks.objective import with_rows
+from tasks.objective import Answer, with_rows
 
 B, T, V = 4, 5, 7
 
@@ -38,6 +38,11 @@ def _apply(ids, tokens):
   return jnp.cos(place * (1.0 + jnp.arange(V)))
 
 
+def _forward(ids, tokens):
+  """As a runner calls a model that reports nothing and keeps nothing."""
+  return Answer(_apply(ids, tokens), {}, {})
+
+
 def _by_hand(batch, z_loss):
   """(weighted mean of the loss, sum of nll, sum of weights), token by token."""
   logits = np.asarray(_apply(*NextToken().model_inputs(batch)), np.float64)
@@ -54,7 +59,7 @@ def _by_hand(batch, z_loss):
 @pytest.mark.parametrize("z_loss", [0.0, 0.1])
 def test_the_loss_is_the_weighted_mean_of_each_tokens_loss(batch, z_loss):
   objective = NextToken(z_loss=z_loss)
-  loss, collection = objective.loss(_apply, batch, objective.totals(batch))
+  loss, collection, *_ = objective.loss(_forward, batch, objective.totals(batch))
   want, nll_sum, weight_sum = _by_hand(batch, z_loss)
   np.testing.assert_allclose(loss, want, rtol=1e-5)
   summary = objective.summary(collection)
@@ -67,11 +72,11 @@ def test_the_loss_is_the_weighted_mean_of_each_tokens_loss(batch, z_loss):
 def test_the_losses_of_parts_sum_to_that_of_the_whole(batch, cuts):
   objective = NextToken(z_loss=0.1, token_bytes=np.arange(V, dtype=np.float32))
   totals = objective.totals(batch)
-  whole, collection = objective.loss(_apply, batch, totals)
+  whole, collection, *_ = objective.loss(_forward, batch, totals)
   loss_sum, merged = 0.0, objective.empty_metrics()
   for rows in np.split(np.arange(B), cuts):
     part = jax.tree.map(lambda x, rows=rows: x[rows], batch)
-    loss, metrics = objective.loss(_apply, part, totals)
+    loss, metrics, *_ = objective.loss(_forward, part, totals)
     loss_sum, merged = loss_sum + loss, merged.merge(metrics)
   np.testing.assert_allclose(loss_sum, whole, rtol=1e-5)
   got, want = objective.summary(merged), objective.summary(collection)
@@ -83,7 +88,7 @@ def test_the_losses_of_parts_sum_to_that_of_the_whole(batch, cuts):
 def test_bits_per_byte_count_the_bytes_that_tokens_stand_for(batch):
   token_bytes = np.arange(V, dtype=np.float32)
   objective = NextToken(token_bytes=token_bytes)
-  _, collection = objective.loss(_apply, batch, objective.totals(batch))
+  _, collection, *_ = objective.loss(_forward, batch, objective.totals(batch))
   num_bytes = (
     token_bytes[batch["decoder_target_tokens"]] * batch["decoder_loss_weights"]
   ).sum()
@@ -93,14 +98,14 @@ def test_bits_per_byte_count_the_bytes_that_tokens_stand_for(batch):
 
 def test_what_is_not_known_is_not_reported(batch):
   objective = NextToken()
-  _, collection = objective.loss(_apply, batch, objective.totals(batch))
+  _, collection, *_ = objective.loss(_forward, batch, objective.totals(batch))
   assert set(objective.summary(collection)) == {"loss"}
 
 
 def test_a_batch_of_padding_alone_has_no_loss_and_no_nan(batch):
   batch = batch | {"decoder_loss_weights": jnp.zeros((B, T))}
   objective = NextToken(z_loss=0.1)
-  loss, collection = objective.loss(_apply, batch, objective.totals(batch))
+  loss, collection, *_ = objective.loss(_forward, batch, objective.totals(batch))
   assert loss == 0.0
   assert collection.loss.total == collection.loss.count == 0.0
 
@@ -123,9 +128,11 @@ def test_with_equal_documents_the_loss_is_the_mean_of_the_documents_means(kind):
   def loss_of(kind, sequence_length, offsets, **weighting):
     rows = kind(tokens, offsets, sequence_length, **weighting)
     batch = with_rows(jax.tree.map(jnp.asarray, rows.rows(np.arange(rows.num_rows))))
-    apply = lambda ids, tokens: _apply(ids, tokens.replace(rows=jnp.zeros_like(tokens.rows)))
+    forward = lambda ids, tokens: _forward(
+      ids, tokens.replace(rows=jnp.zeros_like(tokens.rows))
+    )
     objective = NextToken()
-    return objective.loss(apply, batch, objective.totals(batch))[0]
+    return objective.loss(forward, batch, objective.totals(batch)).loss
 
   means = [loss_of(PaddedRows, 9, offsets[i : i + 2], weights=learned) for i in range(4)]
   whole = loss_of(kind, 40, offsets, weights=learned, equal_documents=True)
@@ -135,10 +142,10 @@ def test_with_equal_documents_the_loss_is_the_mean_of_the_documents_means(kind):
 def test_weights_that_sum_to_less_than_1_give_a_mean_still(batch):
   objective, key = NextToken(), "decoder_loss_weights"
   small = {**batch, key: batch[key] / 1000}
-  loss = objective.loss(_apply, batch, objective.totals(batch))[0]
+  loss = objective.loss(_forward, batch, objective.totals(batch))[0]
   assert objective.totals(small) < 0.1
   np.testing.assert_allclose(
-    objective.loss(_apply, small, objective.totals(small))[0], loss, rtol=1e-6
+    objective.loss(_forward, small, objective.totals(small))[0], loss, rtol=1e-6
   )
 
 
@@ -149,10 +156,10 @@ def test_by_rows_the_loss_is_the_mean_of_the_rows_means_however_they_are_split(b
   batch = {**batch, key: jnp.asarray(weights), "decoder_segment_ids": jnp.ones((B, T), int)}
   objective, tokens = RowMeanNextToken(), NextToken()
   of_row = lambda row, objective: objective.loss(
-    _apply, {name: x[row : row + 1] for name, x in batch.items()}, jnp.float32(1.0)
+    _forward, {name: x[row : row + 1] for name, x in batch.items()}, jnp.float32(1.0)
   )[0]
   means = [of_row(0, tokens) / 0.5, of_row(1, tokens) / T]  # LWM: sum / max(sum of weights)
-  loss, collection = objective.loss(_apply, batch, objective.totals(batch))
+  loss, collection, *_ = objective.loss(_forward, batch, objective.totals(batch))
   np.testing.assert_allclose(loss, sum(means) / B, rtol=1e-6)
   np.testing.assert_allclose(collection.compute()["loss"], loss, rtol=1e-6)
   parts = [of_row(row, objective) for row in range(B)]
@@ -160,5 +167,5 @@ def test_by_rows_the_loss_is_the_mean_of_the_rows_means_however_they_are_split(b
   # Rows of padding fill a last batch up, and change nothing.
   padded = jax.tree.map(lambda x: jnp.concatenate([x, jnp.zeros_like(x)]), batch)
   assert objective.totals(padded) == B
-  again = objective.loss(_apply, padded, objective.totals(padded))[0]
+  again = objective.loss(_forward, padded, objective.totals(padded))[0]
   np.testing.assert_allclose(again, loss, rtol=1e-6)
