@@ -53,6 +53,7 @@ def adamw(params, gradients, moments, step, rate):
 
 
 @pytest.mark.slow
+@pytest.mark.plain
 @pytest.mark.parametrize(
   ("experiment", "rate"), [(TextLlama7B32K, constant), (TextLlamaDebug, cosine)]
 )
