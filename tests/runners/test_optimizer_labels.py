@@ -9,7 +9,11 @@ import pytest
 
 from layers.errors import UserError
 from runners import optimizers, schedules
+from runners.array_names import named_arrays
+from runners.metrics.json_lines import JsonLines, read
 from runners.optimizer_labels import by_label, learning_rates, one_transformation
+from runners.training import train
+from tests.runners.toy_run import begin, toy_config
 
 
 def _params():
@@ -110,3 +114,43 @@ def test_each_label_has_its_own_learning_rate():
   assert float(several["learning_rate/a"](10)) == pytest.approx(float(fdl.build(rate)(10)))
   assert learning_rates(fdl.Config(by_label, optimizers={"a": adamw, "b": sgd})).keys() == names
   assert learning_rates(sgd) == {"learning_rate": 0.5} and learning_rates(bare) == {}
+
+
+def test_a_run_with_several_goes_on_bitwise_and_logs_the_rate_of_each(tmp_path):
+  parts = {
+    "matrices": fdl.Config(optimizers.adamw, learning_rate=1e-2, frozen=["/out/"]),
+    "rest": fdl.Config(optimizers.sgdm, learning_rate=0.5),
+  }
+  patterns = {"matrices": ["kernel$"], "rest": ["."]}
+
+  def go_to(workdir, num_steps):
+    config = toy_config(
+      optimizer=fdl.Config(by_label, optimizers=parts, patterns=patterns),
+      num_steps=num_steps,
+      log_every=1,
+      writers=[fdl.Config(JsonLines)],
+    )
+    assert train(config, "toy.Run", str(workdir), accept_changes=["num_steps"]) == 0
+    rows = read(str(workdir / "metrics.jsonl"))
+    return [{k: v for k, v in row.items() if not k.startswith("perf/")} for row in rows]
+
+  go_to(tmp_path / "broken", 2)
+  broken, unbroken = go_to(tmp_path / "broken", 4), go_to(tmp_path / "unbroken", 4)
+  assert broken == unbroken
+  assert [row["step"] for row in broken] == [1, 2, 3, 4]
+  assert {row["train/learning_rate/matrices"] for row in broken} == {1e-2}
+  assert {row["train/learning_rate/rest"] for row in broken} == {0.5}
+
+
+def test_moments_of_each_label_lie_as_their_parameters_do():
+  parts = {"matrices": fdl.Config(optimizers.adamw, learning_rate=1e-2)}
+  parts["rest"] = fdl.Config(optimizers.sgdm, learning_rate=1e-2)
+  patterns = {"matrices": ["kernel$"], "rest": ["."]}
+  optimizer = fdl.Config(by_label, optimizers=parts, patterns=patterns)
+  assembly, state = begin(toy_config(optimizer=optimizer))
+  shardings = dict(named_arrays(assembly.initializer.shardings.params))
+  moments = [(name, x) for name, x in named_arrays(state.opt_state) if x.ndim]
+  assert len(moments) > len(shardings)  # two of each matrix, one of each other
+  for name, x in moments:
+    mine = max((key for key in shardings if name.endswith(f"/{key}")), key=len)
+    assert x.sharding == shardings[mine], name
