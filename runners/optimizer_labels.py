@@ -21,6 +21,8 @@ from layers.errors import UserError
 from layers.suggestions import did_you_mean, nearest
 from runners.array_names import array_name
 
+_PART = ("(^|/)", "(/|$)")  # around a label that has no patterns
+
 
 def by_label(
   optimizers: Mapping[str, optax.GradientTransformation],
@@ -51,7 +53,8 @@ def by_label(
     tree = jax.tree_util.tree_map_with_path(of, params)
     for label in rules.keys() - set(names.values()) if names else ():  # none in optax's blank
       raise UserError(
-        f"optimizer: no parameter has the label {label!r} ({_shown(rules[label])}): "
+        f"optimizer: no parameter has the label {label!r}, of the patterns "
+        f"{[*map(_bare, rules[label])]}: "
         f"{did_you_mean(label, names, 3)}"
       )
     return tree
@@ -108,7 +111,7 @@ def _rules(
         message = f"optimizer.patterns: {pattern!r} is no regular expression: {error}"
         raise UserError(message) from error
   return {
-    label: list(patterns.get(label, [f"(^|/){re.escape(label)}(/|$)"])) for label in optimizers
+    label: list(patterns.get(label, [re.escape(label).join(_PART)])) for label in optimizers
   }
 
 
@@ -116,13 +119,14 @@ def _label(name: str, rules: Mapping[str, Sequence[str]]) -> str:
   for label, patterns in rules.items():
     if any(re.search(pattern, name) for pattern in patterns):
       return label
-  of_pattern = {p: label for label, patterns in rules.items() for p in patterns}
-  (close,) = nearest(name, of_pattern, 1, likeness=0.0) or list(of_pattern)[:1] or [""]
+  bare = {_bare(pattern): label for label, patterns in rules.items() for pattern in patterns}
+  close = next(iter(nearest(name, bare, 1, likeness=0.0)), next(iter(bare), ""))
   raise UserError(
-    f"optimizer: the parameter {name!r} has no label; nearest is {of_pattern.get(close)!r} "
-    f"({_shown([close])}); give it one with @by_label(optimizers=..., patterns=...)"
+    f"optimizer: the parameter {name!r} has no label; the nearest pattern is {close!r} of "
+    f"{bare.get(close)!r}; give it a label with @by_label(optimizers=..., patterns=...)"
   )
 
 
-def _shown(patterns: Sequence[str]) -> str:
-  return " or ".join(map(repr, patterns)) or "without a pattern"
+def _bare(pattern: str) -> str:
+  """A pattern as a message shows it: the label itself for a label without patterns."""
+  return pattern.removeprefix(_PART[0]).removesuffix(_PART[1])

@@ -74,7 +74,9 @@ def test_patterns_give_labels_and_the_first_found_counts():
 
 def test_a_label_is_a_whole_part_of_a_name():
   parts = {"in": optimizers.sgdm(1.0), "a": optimizers.sgdm(1.0)}
-  with pytest.raises(UserError, match="'inner/kernel' has no label; nearest is 'in'"):
+  with pytest.raises(
+    UserError, match="'inner/kernel' has no label; the nearest pattern is 'in'"
+  ):
     one_transformation(parts).init({"inner": {"kernel": jnp.ones(1)}})
 
 
@@ -85,7 +87,7 @@ def test_a_parameter_without_a_label_is_named_with_the_nearest_pattern():
   with pytest.raises(UserError) as error:
     optimizer.init(params)
   assert "'stack/layer_0/kernel' has no label" in str(error.value)
-  assert "nearest is 'blocks' ('^stack/layers')" in str(error.value)
+  assert "nearest pattern is '^stack/layers' of 'blocks'" in str(error.value)
 
 
 @pytest.mark.parametrize(
