@@ -69,7 +69,8 @@ def open_writers(
   """
   if process_index != 0:
     return MultiWriter([])
-  return MultiWriter([config.open(workdir, num_steps) for config in configs])
+  names = [type(config).__name__ for config in configs]
+  return MultiWriter([config.open(workdir, num_steps) for config in configs], names)
 
 
 class MultiWriter:
@@ -82,8 +83,10 @@ class MultiWriter:
   When an error leaves the `with` block, closing reports nothing more.
   """
 
-  def __init__(self, writers: Sequence[Writer]):
+  def __init__(self, writers: Sequence[Writer], names: Sequence[str] | None = None):
+    """`names` are those by which users know the writers; None: the names of their classes."""
     self._writers = tuple(writers)
+    self._names = names or [type(writer).__name__ for writer in writers]
     self._failing: set[int] = set()
     self._waiting: set[int] = set()
     self._without_media: set[str] = set()
@@ -110,10 +113,10 @@ class MultiWriter:
   def write_media(self, step: int, media: Mapping[str, Medium]) -> None:
     """To each writer what it has a place for; once, a note names those that leave some out."""
     left_out: dict[str, str] = {}  # name of a writer -> of a medium
-    for writer in self._writers:
+    for writer, called in zip(self._writers, self._names, strict=True):
       with self._reported(writer, f"media of step {step}"):
         for name in _write_media(writer, step, media):
-          left_out.setdefault(type(writer).__name__.removesuffix("Writer"), name)
+          left_out.setdefault(called, name)
     news = {
       writer: name for writer, name in left_out.items() if writer not in self._without_media
     }
