@@ -1,4 +1,4 @@
-"""What layers report, added to a loss: a balance of experts, a distance to a codebook.
+"""Adds layers' reports to a loss: a balance of experts, a distance to a codebook.
 
 --set=objective=@WithReports(objective=@NextToken(),weights={'load_balance': 0.01})
 """
@@ -22,13 +22,12 @@ from tasks.objective import ROWS, Batch, Forward, Objective, Outcome
 class WithReports(Objective):
   """The loss of another objective plus the weighted means of reports.
 
-  What is logged as the loss is the other objective's alone: each report is logged apart, under
-  its name and without its weight. The loss is a sum over microbatches where a report's weight
-  is in proportion to the batch's tokens that are no padding (for data without segments, to its
-  rows).
+  The logged loss is the other objective's alone; each report is logged separately, under its
+  name and without its factor. The loss is a sum over microbatches if a report's weight is
+  proportional to the batch's tokens without padding (for data without segments, to its rows).
 
   Attributes:
-    objective: whose loss it accompanies.
+    objective: the other objective.
     weights: name of a report -> its factor in the loss.
   """
 
@@ -37,19 +36,19 @@ class WithReports(Objective):
 
   @property
   def splits(self) -> bool:
-    """As the other objective has it."""
+    """Whether the other objective's loss is a sum over microbatches."""
     return getattr(self.objective, "splits", True)
 
   def model_inputs(self, batch: Batch) -> tuple[Any, ...]:
-    """Those of the other objective."""
+    """The other objective's model inputs."""
     return self.objective.model_inputs(batch)
 
   def totals(self, batch: Batch) -> Any:
-    """The other objective's, and the number of tokens or rows."""
+    """The other objective's totals, and the number of tokens or rows, float32 scalar."""
     return self.objective.totals(batch), _count(batch)
 
   def loss(self, forward: Forward, batch: Batch, totals: Any) -> Outcome:
-    """The other objective's outcome, whose loss is larger by the reports'."""
+    """The other objective's outcome, with factor * mean of each report added to the loss."""
     of_other, count = totals
     found = self.objective.loss(forward, batch, of_other)
     share = _count(batch) / jnp.where(count > 0, count, 1.0)
@@ -57,16 +56,16 @@ class WithReports(Objective):
     return found._replace(loss=found.loss + share * added)
 
   def empty_metrics(self) -> metrics.Collection:
-    """That of the other objective."""
+    """The other objective's empty collection."""
     return self.objective.empty_metrics()
 
   def summary(self, collection: Any) -> dict[str, Any]:
-    """That of the other objective; reports are logged by the runner."""
+    """The other objective's summary; the runner logs reports itself."""
     return self.objective.summary(collection)
 
 
 def _count(batch: Batch) -> jax.Array:
-  """Tokens that are no padding, float32 scalar; rows where the data have no segments."""
+  """The number of tokens without padding, or of rows without segments; float32 scalar."""
   segments = batch.get("decoder_segment_ids")
   counted = batch[ROWS] >= 0 if segments is None else segments > 0
   return counted.sum().astype(jnp.float32)

@@ -25,7 +25,7 @@ class TokenMetrics(metrics.Collection):
   """Pairs (sum, weight), so that any split of the tokens merges to the same values."""
 
   loss: metrics.Average  # nats per token
-  bits_per_byte: metrics.Average  # of the text that the tokens stand for
+  bits_per_byte: metrics.Average  # bits per byte of the tokens' text
   z_loss: metrics.Average
 
 
@@ -36,21 +36,24 @@ class NextToken(Objective):
   Attributes:
     z_loss: coefficient of log(Z)^2, which keeps logits from drifting (Chowdhery et al.,
       2022, https://arxiv.org/abs/2204.02311, section 5). 0 leaves it out; 1e-4 is usual.
-    token_bytes: [V] float32, bytes of UTF-8 that each id stands for; derived from the
-      vocabulary. None: bits per byte are not reported.
+    token_bytes: [V] float32, UTF-8 bytes of each id's text; derived from the vocabulary. None:
+      bits per byte are not reported.
   """
 
   z_loss: NonNegativeFloat = 0.0
   token_bytes: np.ndarray | None = None
 
   def model_inputs(self, batch: Batch) -> tuple[jax.Array, Tokens]:
+    """The input ids, int32 [B, T], and the tokens' positions, segments and row numbers."""
     tokens = Tokens(batch["decoder_positions"], batch["decoder_segment_ids"], batch[ROWS])
     return batch["decoder_input_tokens"], tokens
 
   def totals(self, batch: Batch) -> jax.Array:
+    """The sum of the loss weights, float32 scalar."""
     return batch["decoder_loss_weights"].sum()
 
   def loss(self, forward: Forward, batch: Batch, totals: Any) -> Outcome:
+    """This (micro)batch's share of the loss, in nats per token, and its TokenMetrics."""
     answer = forward(*self.model_inputs(batch))
     logits = answer.output  # [B, T, V] float32
     targets = batch["decoder_target_tokens"]
@@ -69,10 +72,12 @@ class NextToken(Objective):
     return answer.outcome(loss, collection)
 
   def empty_metrics(self) -> TokenMetrics:
+    """Metrics of no tokens: every sum and weight is 0."""
     none = average(0.0, 0.0)
     return collect(TokenMetrics, loss=none, bits_per_byte=none, z_loss=none)
 
   def summary(self, collection: TokenMetrics) -> dict[str, Any]:
+    """Name -> float32 scalar: loss (nats per token); bits per byte and z-loss if in use."""
     values = collection.compute()
     if self.token_bytes is None:
       del values["bits_per_byte"]
@@ -81,7 +86,7 @@ class NextToken(Objective):
     return values
 
   def _weights(self, batch: Batch) -> jax.Array:
-    """Of each target in the sum, [B, T]."""
+    """The weight of each target in the loss, float32 [B, T]."""
     return batch["decoder_loss_weights"]
 
   def _bytes(self, targets: jax.Array, weights: jax.Array) -> jax.Array:
@@ -92,15 +97,15 @@ class NextToken(Objective):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RowMeanNextToken(NextToken):
-  """The mean over rows of the mean over a row's learned tokens, as LWM's code has its loss.
+  """The mean over rows of the mean over a row's learned tokens, as in LWM's code.
 
-  (tux, loss.py, cross_entropy_loss_and_accuracy.) A row of three learned tokens weighs as much
-  as a full one; a row without any counts as a loss of 0. The padding that fills up a batch
-  counts for nothing. To weigh documents alike and not rows: TextData.equal_documents.
+  (tux, loss.py, cross_entropy_loss_and_accuracy.) A row with three learned tokens weighs as
+  much as a full one; a row with none counts as a loss of 0. Rows of padding do not count. To
+  weigh documents instead of rows alike, set TextData.equal_documents.
   """
 
   def totals(self, batch: Batch) -> jax.Array:
-    """How many rows are no padding."""
+    """The number of rows that are not padding, float32 scalar."""
     return (batch["decoder_segment_ids"] > 0).any(-1).sum().astype(jnp.float32)
 
   def _weights(self, batch: Batch) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What a runner asks of an objective, so that a new modality needs no change in runners/.
+"""The interface between runners and objectives; a new modality needs no change in runners/.
 
 Letters: B batch.
 """
@@ -22,13 +22,13 @@ ROWS = "rows"
 
 
 class Outcome(NamedTuple):
-  """What an objective makes of a (micro)batch.
+  """An objective's result for a (micro)batch.
 
   Attributes:
     loss: this (micro)batch's share of the loss, float32 scalar.
     metrics: its CLU collection.
-    reports: of the layers, as `forward` gave them; those of several calls `merged`.
-    variables: of the model, as the last call of `forward` left them.
+    reports: the layers' reports from `forward`; `merged` if there were several calls.
+    variables: the model's variables after the last call of `forward`.
   """
 
   loss: jax.Array
@@ -38,12 +38,12 @@ class Outcome(NamedTuple):
 
 
 class Answer(NamedTuple):
-  """What came of one call of the model.
+  """The result of one call of the model.
 
   Attributes:
-    output: the model's.
-    reports: name -> what its layers said beside it (layers/reports.py).
-    variables: collection -> what its layers keep from step to step, as this call left it.
+    output: the model's output.
+    reports: name -> a report by its layers (layers/reports.py).
+    variables: collection -> values that its layers keep from step to step, after this call.
   """
 
   output: Any
@@ -51,7 +51,7 @@ class Answer(NamedTuple):
   variables: Any
 
   def outcome(self, loss: jax.Array, metrics: metrics.Collection) -> Outcome:
-    """Of an objective that called the model once."""
+    """The Outcome of an objective that called the model once; `loss` is a float32 scalar."""
     return Outcome(loss, metrics, self.reports, self.variables)
 
 
@@ -59,9 +59,9 @@ class Forward(Protocol):
   """The model on a (micro)batch, as the runner offers it to an objective.
 
   Attributes:
-    params: of the model, those that the loss is differentiated by.
+    params: the model's parameters, by which the loss is differentiated.
     rows: [B] int32, the number of each row in the global batch.
-    training: False in evaluation, where there is no dropout and no variable changes.
+    training: False in evaluation: no dropout, and no variable changes.
   """
 
   params: Any
@@ -74,61 +74,62 @@ class Forward(Protocol):
     """Calls the model.
 
     Args:
-      inputs: its positional arguments.
-      method: another of its methods than __call__.
-      params: others than `params`, such as an average of them.
-      variables: what an earlier call left, where the model is called more than once.
+      inputs: the model's positional arguments.
+      method: a method of the model; None: __call__.
+      params: parameters to use instead of `params`, such as their average; None: `params`.
+      variables: the variables from an earlier call, if the model is called more than once.
     """
     ...
 
 
 class Objective(Protocol):
-  """A loss that is a sum over examples, divided by totals that the batch alone decides.
+  """A loss that is a sum over examples, divided by totals that depend on the batch alone.
 
-  Because the totals are known before the model runs, the loss of a batch is the sum of the
-  losses of its microbatches, and so are the gradients: nothing depends on how the batch is
-  split, over time or over devices.
+  The totals are known before the model runs, so the loss of a batch is the sum of its
+  microbatches' losses, and likewise the gradients: no result depends on how the batch is split
+  over time or devices.
 
   Attributes:
-    splits: whether that is so. A loss that compares examples with each other, or a model whose
-      layers do, as batch statistics do, sees another problem in each microbatch: with
-      splits = False it is refused together with a `microbatch_size`.
+    splits: whether the loss is such a sum. If the loss or a layer compares examples with each
+      other (contrastive losses, batch statistics), microbatches change the result: then set
+      False, and a `microbatch_size` is refused.
   """
 
   splits: bool = True
 
   def model_inputs(self, batch: Batch) -> tuple[Any, ...]:
-    """The model's positional arguments, with which its parameters are made."""
+    """The model's positional arguments, which also serve to initialise its parameters."""
     ...
 
   def totals(self, batch: Batch) -> Any:
-    """A pytree of scalars summed over the batch: what the loss is divided by."""
+    """A pytree of scalars, summed over the batch, by which `loss` divides."""
     ...
 
   def loss(self, forward: Forward, batch: Batch, totals: Any) -> Outcome:
-    """The loss of a (micro)batch of the batch that `totals` are of, and all that goes with it.
+    """The loss of a (micro)batch, with its metrics, reports and variables.
 
-    The metrics are this (micro)batch's; they merge with others by `Collection.merge` alone.
+    `totals` are of the whole batch. The metrics are of this (micro)batch; they are merged only
+    by `Collection.merge`.
     """
     ...
 
   def empty_metrics(self) -> metrics.Collection:
-    """The collection to which the first batch's is merged."""
+    """The CLU collection of no batches, into which the first batch's is merged."""
     ...
 
   def summary(self, collection: Any) -> dict[str, Any]:
-    """What to report, name -> scalar."""
+    """Name -> scalar to report, from the merged collection."""
     ...
 
 
 def with_rows(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-  """The batch with each row's number in the global batch."""
+  """The batch with ROWS added: int32 [B], each row's number in the global batch."""
   num_rows = next(iter(batch.values())).shape[0]
   return {**batch, ROWS: jnp.arange(num_rows, dtype=jnp.int32)}
 
 
 def check_objective(objective: Objective, num_microbatches: int) -> None:
-  """Raises UserError for one of an older form, or one that would be cut and cannot be."""
+  """Raises UserError for an objective of an older form, or one that cannot use microbatches."""
   kind = type(objective).__name__
   loss: Callable[..., Any] = objective.loss
   if "forward" not in inspect.signature(loss).parameters:

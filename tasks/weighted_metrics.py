@@ -1,4 +1,4 @@
-"""CLU metrics from sums and weights: averages that merge exactly, however tokens were split."""
+"""CLU metrics from sums and weights: averages that merge exactly, however tokens are split."""
 
 import dataclasses
 from typing import Any, TypeVar
@@ -15,9 +15,9 @@ C = TypeVar("C", bound=metrics.Collection)
 
 
 def average(total: jax.Array | float, weight: jax.Array | float) -> metrics.Average:
-  """total / weight in the end; merging adds the totals and adds the weights, in float32.
+  """The average total / weight (float32 scalars); merging adds totals and weights.
 
-  CLU's own constructor takes a mask of zeros and ones, not weights.
+  CLU's own constructor takes a mask of zeros and ones instead of weights.
   """
   total, count = jnp.asarray(total, jnp.float32), jnp.asarray(weight, jnp.float32)
   # CLU's dataclass decorator hides the fields from type checkers.
@@ -25,15 +25,16 @@ def average(total: jax.Array | float, weight: jax.Array | float) -> metrics.Aver
 
 
 def collect(kind: type[C], **averages: metrics.Metric) -> C:
-  """A collection of class `kind` with these metrics."""
+  """A collection of class `kind` with these metrics, name -> metric."""
   return dataclasses.replace(kind.empty(), **averages)  # pyright: ignore[reportArgumentType, reportCallIssue, reportReturnType, reportUnknownVariableType]
 
 
 def measured(objective: Objective, collection: Any) -> tuple[dict[str, float], list[str]]:
-  """What an objective reports of sums on the host, and the names that have nothing to report.
+  """Name -> value that an objective reports, and the names without a value.
 
-  The mean of nothing, 0 / 0, is no number to log: a batch in which every loss weight is zero is
-  no batch on which training diverged. Which sums a value is the mean of is known by its name.
+  A mean of nothing, 0 / 0, is left out: a batch whose loss weights are all zero does not mean
+  that training diverged. A value's weight is found by the name that it has in `collection`,
+  which holds sums on the host.
   """
   with np.errstate(divide="ignore", invalid="ignore"):
     summary = objective.summary(collection)
@@ -43,9 +44,9 @@ def measured(objective: Objective, collection: Any) -> tuple[dict[str, float], l
 
 
 def means(reports: Reports) -> tuple[dict[str, float], list[str]]:
-  """What was reported, as sums on the host, and the names of which nothing was.
+  """Name -> mean of each report (sums on the host), and the names of reports without weight.
 
-  Of a report [L] that keeps the layers apart each layer has its number: `load/0`, `load/1`.
+  A report [L] that keeps layers apart gives a number for each layer: `load/0`, `load/1`.
   """
   values: dict[str, float] = {}
   missing = []
@@ -60,7 +61,7 @@ def means(reports: Reports) -> tuple[dict[str, float], list[str]]:
 
 
 def report_names(reports: Reports) -> list[str]:
-  """The names under which `means` gives what has these shapes."""
+  """The names that `means` gives for reports of these shapes."""
   ones: Any = {
     name: Report(*(np.ones(one.total.shape) for _ in range(2)))  # pyright: ignore[reportArgumentType]
     for name, one in reports.items()
@@ -69,6 +70,6 @@ def report_names(reports: Reports) -> list[str]:
 
 
 def metric_names(objective: Objective) -> list[str]:
-  """What an objective reports where there is something to report."""
+  """The names of all values that an objective can report."""
   values, names = measured(objective, jax.device_get(objective.empty_metrics()))
   return [*values, *names]
