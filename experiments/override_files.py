@@ -11,6 +11,7 @@ Within a file fiddlers come first, then unset, then set, whatever their order in
 import dataclasses
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import fiddle as fdl
@@ -19,6 +20,7 @@ from experiments.plain_yaml import parse_yaml
 from input_pipelines.foreign_json import parse_json
 from layers.errors import UserError, shown
 from layers.suggestions import did_you_mean
+from runners.checkpoints.origin import with_defaults
 from runners.configs.files import JSON_NAME, check_experiment_name, from_json, read_text
 from runners.configs.value_limits import MAX_CONFIG_BYTES, MAX_OVERRIDE_BYTES, check_values
 
@@ -27,11 +29,16 @@ _KEYS = ("exp", "set", "unset", "fiddlers")
 
 @dataclasses.dataclass(frozen=True)
 class OverrideFile:
-  """What a file asks for. `config` is the whole config when the file is a run's config.json."""
+  """What a file asks for.
+
+  `config` is the whole config when the file is a run's config.json, with the defaults of its
+  time; `defaults_then` has those of them, path -> value as text, that are others now.
+  """
 
   source: str
   exp: str | None = None
   config: fdl.Config | None = None
+  defaults_then: Mapping[str, str] = dataclasses.field(default_factory=dict)
   set: dict[str, Any] = dataclasses.field(default_factory=dict)
   unset: tuple[str, ...] = ()
   fiddlers: tuple[str, ...] = ()
@@ -48,8 +55,9 @@ def read_override_file(path: str) -> OverrideFile:
   if not isinstance(content, dict):
     raise UserError(f"{file} holds no mapping: it needs {', '.join(_KEYS)}, or a run's config")
   if "config" in content:
-    stored = from_json(text, str(file))
-    return OverrideFile(str(file), exp=stored.exp, config=stored.config)
+    recorded = with_defaults(from_json(text, str(file)), file)
+    config, then = recorded.replayed()
+    return OverrideFile(str(file), exp=recorded.exp, config=config, defaults_then=then)
   _check(content, file)
   exp = _checked(content, "exp", str, file)
   if exp is not None:

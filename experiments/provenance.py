@@ -84,7 +84,9 @@ def _base_origins(resolved: Resolved, path: Path) -> Iterator[Origin]:
     yield Origin(format_value(default), whose)
   if resolved.experiment is None:
     if name in owner.__arguments__:
-      yield Origin(format_value(find(resolved.base, path).value), resolved.base_source)
+      then = path_text(path) in resolved.defaults_then
+      who = f"{resolved.base_source}{', whose default it was' if then else ''}"
+      yield Origin(format_value(find(resolved.base, path).value), who)
     return
   for entry in owner.__argument_history__.get(name, ()):
     if entry.kind is not history.ChangeKind.NEW_VALUE:

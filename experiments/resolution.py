@@ -1,7 +1,7 @@
 """From a name, or a file that names one, and overrides to the config that will run."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import fiddle as fdl
 
@@ -14,7 +14,11 @@ from layers.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Resolved:
-  """The config that will run, what it started from, and how it came to differ from that."""
+  """The config that will run, what it started from, and how it came to differ from that.
+
+  `defaults_then`: the defaults of a config.json's time, path -> value as text, where those of
+  now are others.
+  """
 
   exp: str
   config: fdl.Config
@@ -24,6 +28,7 @@ class Resolved:
   changes: tuple[Change, ...]
   warnings: tuple[str, ...]
   applied: tuple[Applied, ...]
+  defaults_then: Mapping[str, str]
 
 
 def resolve(
@@ -51,6 +56,7 @@ def resolve(
     outcome.changes,
     outcome.warnings,
     outcome.applied,
+    {path: text for file in files for path, text in file.defaults_then.items()},
   )
 
 

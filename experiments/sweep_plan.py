@@ -9,7 +9,8 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import fiddle as fdl
 from fiddle import daglish
@@ -80,19 +81,22 @@ def plan_sweep(
   return SweepPlan(base.exp, tuple(points), base.warnings)
 
 
-def config_name(config: fdl.Config, exp: str) -> str:
+def config_name(
+  config: fdl.Config, exp: str, defaults_then: Mapping[str, str] = MappingProxyType({})
+) -> str:
   """A short hash of the config: of every field that is not at its default, whoever set it.
 
   It depends on no order, machine or version of Python, nor on fields that come to be added with
   a default, nor on where a class stands: a newer version of the code goes on with the points of
-  an older one.
+  an older one. The defaults of a config.json's time (path -> value as text) count as defaults.
   """
-  stated = sorted((path, with_first_names(text)) for path, text in _stated(config))
+  fields = _stated(config, defaults_then)
+  stated = sorted((path, with_first_names(text)) for path, text in fields)
   facts = json.dumps([exp, stated])
   return hashlib.sha256(facts.encode()).hexdigest()[:_NAME_LENGTH]
 
 
-def _stated(config: fdl.Config) -> Iterator[tuple[str, str]]:
+def _stated(config: fdl.Config, defaults_then: Mapping[str, str]) -> Iterator[tuple[str, str]]:
   """(path, value as text) of the fields that differ from their defaults."""
   values = flatten(config)
   nodes: dict[Path, fdl.Buildable] = {(): config}
@@ -104,7 +108,8 @@ def _stated(config: fdl.Config) -> Iterator[tuple[str, str]]:
       yield path_text(path), text
       continue
     field = field_of(owner, path[-1].name)
-    if field is None or text != format_value(field.default_value()):
+    now = None if field is None else format_value(field.default_value())
+    if text != defaults_then.get(path_text(path), now):
       yield path_text(path), text
 
 
@@ -114,7 +119,8 @@ def _point(exp: str | None, overrides: Sequence[Override], values: dict[str, str
   resolved = resolve(exp, (*overrides, *own))
   check_ranges(resolved.config)
   to_json(resolved.config, resolved.exp)  # what cannot be stored is refused now
-  return Point(config_name(resolved.config, resolved.exp), values, own, resolved.config)
+  name = config_name(resolved.config, resolved.exp, resolved.defaults_then)
+  return Point(name, values, own, resolved.config)
 
 
 def _depth(path: str) -> int:

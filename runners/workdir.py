@@ -3,7 +3,6 @@
 import importlib.metadata
 import json
 import platform
-import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,16 +14,15 @@ import fiddle as fdl
 from input_pipelines.foreign_json import Document, read_document
 from layers.errors import UserError
 from layers.notices import note
-from runners.checkpoints.origin import noted_config
+from runners.checkpoints.origin import noted_config, recorded_config
 from runners.configs import files as config_files
+from runners.configs.placement import is_placement, trainer_field
 from runners.configs.tree import flatten
 from runners.processes.folder_lock import hold
 from runners.processes.workdir_entries import replace_file
 
 RUN_NAME = "run.json"
 
-# Fields that say where and in which portions the same numbers are computed.
-_ONLY_PLACES = ("mesh", "sharding", "microbatch_size", "collective_budget")
 _SAME_RUN = ": the run goes on with the same batches, equal up to rounding"
 
 _PACKAGES = ("strata", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "fiddle", "clu")
@@ -40,8 +38,8 @@ class Workdir:
     path: made if it is not there.
     config: resolved, of the run to start or to go on with.
     exp: the experiment's name.
-    accept_changes: paths that may differ from the config the folder was started with. The mesh,
-      the rules of sharding and microbatch_size may in any case, and that is said aloud.
+    accept_changes: paths that may differ from the config the folder was started with, defaults
+      included. What runners/configs/placement.py lists may in any case, and a note says so.
 
   Attributes:
     path: the folder.
@@ -70,12 +68,12 @@ class Workdir:
     started = self._fields_before()
     if started is None:
       return
-    changes = config_files.text_differences(started, self.fields)
-    moved = [change for change in changes if _root(change.path) in _ONLY_PLACES]
+    changes = config_files.changes_since(started, self._config)
+    moved = [change for change in changes if is_placement(change.path)]
     changes = [change for change in changes if change not in moved]
     refused = [change for change in changes if change.path not in accept_changes]
     if refused:
-      listed = "; ".join(f"{c.path}: {c.before} there, {c.after} here" for c in refused)
+      listed = "; ".join(change.here_and_there() for change in refused)
       accept = " ".join(f"--accept_change={c.path}" for c in refused)
       raise UserError(
         f"{self.path} was started with another config ({listed}); "
@@ -84,7 +82,7 @@ class Workdir:
     for change in changes:
       note(f"Accepted: {change.path} was {change.before}, is {change.after}.")
     for change in moved:
-      if _root(change.path) != "mesh":  # `record` says which mesh it was and is, resolved
+      if trainer_field(change.path) != "mesh":  # `record` says it, with both meshes resolved
         note(f"{change.path} was {change.before}, is {change.after}{_SAME_RUN}.")
 
   def _fields_before(self) -> dict[str, str] | None:
@@ -92,8 +90,9 @@ class Workdir:
     file = self.path / config_files.JSON_NAME
     if file.exists():
       config_files.to_json(self._config, self._exp)  # what our own config names, it may name
-      self.before = config_files.load(self.path).config
-      return flatten(self.before)
+      recorded = recorded_config(self.path)
+      self.before = recorded.as_it_was()
+      return recorded.fields()
     noted = noted_config(self.path)
     if noted is None:
       return None
@@ -146,10 +145,6 @@ class Workdir:
 
   def close(self) -> None:
     self._lock.close()
-
-
-def _root(path: str) -> str:
-  return re.split(r"[.\[]", path)[0]
 
 
 def _mesh_text(mesh: Mapping[str, int]) -> str:

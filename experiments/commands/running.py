@@ -18,8 +18,8 @@ from experiments.override_arguments import Override
 from experiments.paths import parse_path
 from layers.errors import UserError
 from layers.suggestions import did_you_mean, nearest
-from runners.checkpoints.origin import noted_config
-from runners.configs.files import JSON_NAME, load
+from runners.checkpoints.origin import noted_config, recorded_config
+from runners.configs.files import JSON_NAME
 from runners.configs.tree import path_text
 
 
@@ -101,8 +101,11 @@ def _accepted(text: str, config: fdl.Config, workdir: pathlib.Path) -> str:
     return path_text(find(config, path).path)
   except UserError as error:
     if (workdir / JSON_NAME).is_file():
+      recorded = recorded_config(workdir)
       with contextlib.suppress(UserError):
-        return path_text(find(load(workdir).config, path).path)
+        return path_text(find(recorded.config, path).path)
+      if text in recorded.fields():  # a default that is gone, or part of one
+        return text
     elif text in ((noted_config(workdir) or (0, None))[1] or {}):
       return text
     raise UserError(f"--accept_change={text}: {error}") from error

@@ -6,7 +6,7 @@ which take from train_data what they leave unset where both are of the same clas
 """
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import fiddle as fdl
@@ -55,15 +55,38 @@ def unset_fields(root: Any, names: Any, prefix: Any = ()) -> Iterator[tuple[Any,
           yield (*prefix, *path), node, name
 
 
+def derived_places(config: fdl.Config) -> set[tuple[int, str]]:
+  """(id of a node, field) of all that is derived where it is unset.
+
+  Such a field says nothing of its own: another default of its class changes no run.
+  """
+  places = {
+    (id(node), name)
+    for root, sources in SOURCES.items()
+    for _, node, name in unset_fields(getattr(config, root, None), sources)
+  }
+  train = getattr(config, "train_data", None)
+  eval_data = getattr(config, "eval_data", None)
+  for data in eval_data.values() if isinstance(eval_data, Mapping) else ():
+    if _takes_over(data, train):
+      names = inspect.signature(fdl.get_callable(data)).parameters
+      places |= {(id(data), name) for name in names if name not in _OF_ITS_OWN}
+  return places
+
+
 def derive_eval_data(config: fdl.Config) -> fdl.Config:
   """A copy in which evaluation data take from train_data what they leave unset."""
   config = copy_config(config)
   train = config.train_data
   for data in (config.eval_data or {}).values():
-    if not (isinstance(data, fdl.Buildable) and isinstance(train, fdl.Buildable)):
-      continue
-    if fdl.get_callable(data) is not fdl.get_callable(train):
+    if not _takes_over(data, train):
       continue
     for name in train.__arguments__.keys() - data.__arguments__.keys() - _OF_ITS_OWN:
       setattr(data, str(name), train.__arguments__[name])
   return config
+
+
+def _takes_over(data: Any, train: Any) -> bool:
+  """Whether evaluation data take from training data what they leave unset."""
+  nodes = isinstance(data, fdl.Buildable) and isinstance(train, fdl.Buildable)
+  return nodes and fdl.get_callable(data) is fdl.get_callable(train)

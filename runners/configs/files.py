@@ -1,6 +1,8 @@
 """config.json and config.txt: what a run was, to be read, compared and repeated.
 
-  {"exp": "gpt2.Nano", "config": {...}}     config.json, the config in Fiddle's own JSON
+  {"exp": "gpt2.Nano",                      config.json: the experiment,
+   "config": {...},                         what is set, in Fiddle's own JSON,
+   "defaults": {"optimizer.b2": "0.95"}}    and what was not, as it was then
   model.num_layers = 4                      config.txt, one field a line, defaults included
 
 Reading imports modules that runners/configs/allowed_names.py knows, and calls nothing.
@@ -24,12 +26,13 @@ from input_pipelines.foreign_json import Document, parse_json
 from layers.errors import UserError, short
 from layers.suggestions import did_you_mean
 from runners.configs import allowed_names, fiddle_json
+from runners.configs.defaults import is_default, recorded_defaults
 from runners.configs.derived import derive_eval_data, derived_fields
 from runners.configs.field_types import can_be
 from runners.configs.fields import field_of, fields, target_of
 from runners.configs.import_by_name import public_name
 from runners.configs.tree import callables_in, flatten, format_value, path_text, walk
-from runners.configs.value_limits import MAX_CONFIG_BYTES
+from runners.configs.value_limits import MAX_CONFIG_BYTES, MAX_DEFAULTS
 from runners.processes.workdir_entries import replace_file
 
 JSON_NAME = "config.json"
@@ -44,12 +47,24 @@ class Difference(NamedTuple):
   before: str | None
   after: str | None
 
+  def here_and_there(self) -> str:
+    """`optimizer.b2: 0.95 there, 0.5 here`, for a config that goes on where another was."""
+    before, after = ("absent" if text is None else text for text in self[1:])
+    return f"{self.path}: {before} there, {after} here"
+
 
 class StoredConfig(NamedTuple):
-  """What a config.json holds: the experiment it came from and the resolved config."""
+  """What a config.json holds.
+
+  Attributes:
+    exp: the experiment it came from.
+    config: resolved; what is unset in it has the defaults of now.
+    defaults: path -> value as text of the defaults of then; None in one of an older version.
+  """
 
   exp: str
   config: fdl.Config
+  defaults: Mapping[str, str] | None = None
 
 
 def differences(before: fdl.Config, after: fdl.Config) -> list[Difference]:
@@ -64,6 +79,19 @@ def text_differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[Dif
     Difference(path, old.get(path), new.get(path))
     for path in paths
     if old.get(path) != new.get(path)
+  ]
+
+
+def changes_since(recorded: Mapping[str, str], config: fdl.Config) -> list[Difference]:
+  """The fields in which a config differs from what a record says of another.
+
+  A field that the record lacks, and that nobody has set, was added since with its default.
+  """
+  unset = {path_text(path) for path, _, _ in walk(config) if is_default(config, path)}
+  return [
+    difference
+    for difference in text_differences(recorded, flatten(config))
+    if difference.before is not None or difference.path not in unset
   ]
 
 
@@ -95,7 +123,8 @@ def to_json(config: fdl.Config, exp: str) -> str:
       " imported by name, a nested config, or a plain value"
     ) from error
   allowed_names.admit(fiddle_json.names_in(stored))  # what this process made, it may read back
-  return json.dumps({"exp": exp, "config": stored}, indent=1) + "\n"
+  document = {"exp": exp, "config": stored, "defaults": recorded_defaults(config)}
+  return json.dumps(document, indent=1) + "\n"
 
 
 def from_json(text: str | bytes, source: str) -> StoredConfig:
@@ -120,7 +149,20 @@ def from_json(text: str | bytes, source: str) -> StoredConfig:
   if not isinstance(config, fdl.Config):
     raise UserError(f"{source} holds a {type(config).__name__}, not a config")
   _check_fields(config, source)
-  return StoredConfig(exp, config)
+  return StoredConfig(exp, config, _defaults(document))
+
+
+def _defaults(document: Document) -> dict[str, str] | None:
+  """The section of that name, each value a text; it says nothing of what `config` sets."""
+  if "defaults" not in document.values:
+    return None
+  section = document.document("defaults")
+  if len(section.values) > MAX_DEFAULTS:
+    raise UserError(f"{section.source} holds more than {MAX_DEFAULTS:,} fields")
+  defaults = {path: section.text(path) for path in section.values}
+  if not all(path.isprintable() and text.isprintable() for path, text in defaults.items()):
+    raise UserError(f"{section.source} holds what is no printable text")
+  return defaults
 
 
 def check_experiment_name(exp: str, source: str) -> None:
@@ -149,6 +191,12 @@ def load(path: str | os.PathLike[str]) -> StoredConfig:
   if os.path.isdir(file):
     file = file / JSON_NAME
   return from_json(read_text(file), str(file))
+
+
+def listed_fields(text: str) -> dict[str, str]:
+  """Path -> value of the lines of a config.txt."""
+  lines = (re.match(r"((?:\[[^\]]*\]|[^\[=])+?) = (.*)", line) for line in text.split("\n"))
+  return {line[1]: line[2] for line in lines if line is not None and line[0].isprintable()}
 
 
 def read_text(file: pathlib.Path, max_bytes: int = MAX_CONFIG_BYTES) -> str:

@@ -99,7 +99,8 @@ def format_value(value: Any) -> str:
     array = np.ascontiguousarray(value)
     digest = hashlib.sha256(array.tobytes()).hexdigest()[:12]
     return f"<array {array.dtype}{list(array.shape)} {digest}>"
-  return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+  text = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+  return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def copy_config(config: fdl.Config) -> fdl.Config:

@@ -15,6 +15,8 @@ MAX_CONFIG_BYTES = 2**24  # of a config.json; those of the experiments take 60 t
 MAX_OVERRIDE_BYTES = 2**17  # of a file of overrides: the parser of YAML takes 5 s for as much
 MAX_VALUES = 100_000  # in a config, what is referred to counted as often as it is met
 MAX_DEPTH = 64  # of values within values
+MAX_DEFAULTS = 10_000  # kept in a config.json; those of the experiments have 50 to 150
+MAX_DEFAULT_TEXT = 10_000  # characters of one of them that is read back; they have 300 at most
 MAX_BITS = 64  # of a whole number; fields have narrower ranges of their own
 
 

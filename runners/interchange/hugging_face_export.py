@@ -19,6 +19,7 @@ from input_pipelines.progress import Progress
 from layers.errors import UserError
 from runners.checkpoints.finiteness import count_non_finite
 from runners.checkpoints.listing import find_step_folder
+from runners.checkpoints.origin import recorded_config
 from runners.checkpoints.reading import (
   PARAMS,
   RUN,
@@ -30,7 +31,6 @@ from runners.checkpoints.reading import (
   read_arrays,
 )
 from runners.checkpoints.writing import IMPORTED
-from runners.configs import files as config_files
 from runners.interchange.array_casts import overflowing
 from runners.interchange.hugging_face_config import CONFIG, is_folder_of_theirs, their_config
 from runners.interchange.hugging_face_import import THEIR_FILES
@@ -64,7 +64,7 @@ def export_folder(
     DamagedCheckpoint: an array is not what was saved; nothing of the model is left.
   """
   chosen = None if dtype is None else dtype_of(dtype)
-  config = config_files.load(workdir).config
+  config, _ = recorded_config(workdir).replayed()
   folder = find_step_folder(workdir, step).absolute()
   source = _Source(_open(folder))
   known = _known_files(Path(workdir), config.init_from)

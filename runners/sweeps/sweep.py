@@ -6,15 +6,14 @@
       <point>/output.log   what its starts printed
 
 What is finished is read from run.json, so a sweep that is started again does what is left. A
-point whose folder was run with another config since fails alone: its result is not that of the
-values in its row. A default that changed since is not seen, as config.json holds no defaults.
+point whose folder was run with another config, or with other defaults, fails alone: its result
+is not that of the values in its row.
 """
 
 import contextlib
 import dataclasses
 import math
 import os
-import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence, Sized
@@ -24,7 +23,9 @@ import fiddle as fdl
 
 from layers.errors import UserError
 from layers.suggestions import did_you_mean
+from runners.checkpoints.origin import recorded_config
 from runners.configs import files as config_files
+from runners.configs.placement import is_placement, trainer_field
 from runners.configs.tree import flatten
 from runners.processes.folder_lock import hold
 from runners.processes.signals import Interruption
@@ -44,9 +45,6 @@ from runners.sweeps.table import (
 
 # Exit codes of a run that a signal stopped, before or after it could save.
 _STOPPED = (129, 130, 143, -signal.SIGHUP, -signal.SIGINT, -signal.SIGTERM)
-
-# What runners/workdir.py lets a run go on with unasked: results are equal up to rounding.
-_ONLY_PLACES = {"mesh", "sharding", "microbatch_size"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +176,7 @@ class _Sweep:
       return flatten(self._points[row.point].config)
     if row.status == CHANGED:
       return {}
-    return flatten(config_files.load(self._folder / row.point).config)
+    return recorded_config(self._folder / row.point).fields()
 
   def _tell(self, job: Job, event: Event, code: int = 0) -> None:
     """Notes what happened to a point, and says it in a line."""
@@ -217,17 +215,16 @@ def _conflict(point: SweepPoint, workdir: Path) -> str:
     return ""
   cure = "move the folder away to run the point"
   try:
-    stored = config_files.load(workdir)
+    recorded = recorded_config(workdir)
   except UserError as error:
     return f"{error}; {cure}"
-  root = lambda path: re.split(r"[.\[]", path)[0]
-  allowed = _ONLY_PLACES - {root(path) for path in point.values}
+  swept = {trainer_field(path) for path in point.values}
   changes = [
-    f"{change.path}: {change.before} there, {change.after} here"
-    for change in config_files.differences(stored.config, point.config)
-    if root(change.path) not in allowed
+    change
+    for change in config_files.changes_since(recorded.fields(), point.config)
+    if trainer_field(change.path) in swept or not is_placement(change.path)
   ]
-  listed = "; ".join(changes)
+  listed = "; ".join(change.here_and_there() for change in changes)
   return f"{workdir} was run with another config ({listed}); {cure}" if changes else ""
 
 

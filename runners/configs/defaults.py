@@ -1,0 +1,212 @@
+"""The defaults that a config was made with, kept as text, so that they can change since.
+
+A config says what somebody set; the rest are defaults of classes and functions, which another
+version of the code may have changed. `recorded_defaults` is what config.json keeps of them, and
+`restore` gives a config the defaults of then, where those of now are others.
+
+What is missing tells the rest: a field of now that is not recorded was added later, with a
+default that changes nothing; a recorded field that is gone was removed, and is named. Derived
+fields are not recorded, for they are derived from others that are.
+"""
+
+import re
+from collections.abc import Mapping, Set
+from typing import Any, NamedTuple
+
+import fiddle as fdl
+from fiddle import daglish
+
+from layers.errors import UserError
+from runners.configs.derived import derived_places
+from runners.configs.field_types import can_be
+from runners.configs.fields import REQUIRED, as_node, field_of, value_of
+from runners.configs.old_names import with_current_names
+from runners.configs.tree import Path, Step, copy_config, flatten, format_value, path_text, walk
+from runners.configs.written_values import read_written
+
+NOT_SET = format_value(REQUIRED)
+
+
+class Default(NamedTuple):
+  """A field at its default: where it is, its type (Any in a container), its value as text."""
+
+  path: Path
+  annotation: Any
+  text: str
+
+
+class Changed(NamedTuple):
+  """A default that was another when the config was made; None where there is none now."""
+
+  path: str
+  then: str
+  now: str | None
+
+
+class Restored(NamedTuple):
+  """A config with the defaults of then.
+
+  Attributes:
+    config: in which `changed` is set.
+    changed: what has another default now.
+    gone: fields that are no more; nothing can be set in their place.
+    unread: why a value could not be put into the config, a line for each.
+  """
+
+  config: fdl.Config
+  changed: tuple[Changed, ...]
+  gone: tuple[Changed, ...]
+  unread: tuple[str, ...]
+
+
+def defaults_of(config: fdl.Config) -> dict[str, Default]:
+  """Path -> every field that nobody has set and that is not derived, `<not set>` included."""
+  derived = derived_places(config)
+  nodes: dict[Path, fdl.Buildable] = {(): config}
+  found = {}
+  for path, value, _ in walk(config):
+    if isinstance(value, fdl.Buildable):
+      nodes[path] = value
+    place = _unset_at(config, path)
+    if place is None or place in derived:
+      continue
+    annotation = _annotation(nodes.get(path[:-1]), path[-1])
+    found[path_text(path)] = Default(path, annotation, format_value(value))
+  return found
+
+
+def _annotation(owner: fdl.Buildable | None, step: Step) -> Any:
+  """What the type of a field says; Any for what stands in a container."""
+  if owner is None or not isinstance(step, daglish.Attr):
+    return Any
+  field = field_of(owner, step.name)
+  return Any if field is None else field.annotation
+
+
+def recorded_defaults(config: fdl.Config) -> dict[str, str]:
+  """Path -> value as text of every default that holds in this config."""
+  texts = {path: default.text for path, default in defaults_of(config).items()}
+  return {path: text for path, text in texts.items() if text != NOT_SET}
+
+
+def is_default(config: fdl.Config, path: Path) -> bool:
+  """Whether nobody has set the field at `path`, nor what it stands in."""
+  return _unset_at(config, path) is not None
+
+
+def recorded_fields(config: fdl.Config, recorded: Mapping[str, str]) -> dict[str, str]:
+  """As `flatten`, with the defaults of then: what a record is compared by."""
+  found, today = flatten(config), defaults_of(config)
+  for path, text in recorded.items():
+    if path not in found or (path in today and not _says(text, today[path])):
+      found[path] = with_current_names(text)
+  return found
+
+
+def defaults_listed(
+  listed: Mapping[str, str], config: fdl.Config, view: fdl.Config
+) -> dict[str, str] | None:
+  """The defaults of `config` among all its fields, as config.txt or a checkpoint lists them.
+
+  Args:
+    listed: path -> value as text of every field.
+    config: with the fields that are set.
+    view: the same as the list shows it: perhaps with what evaluation data take over.
+
+  Returns:
+    Path -> value as text; None where the list is of another config.
+  """
+  shown = flatten(view)
+  for path, _, _ in walk(view):
+    text = path_text(path)
+    said = Default(path, Any, shown[text])
+    if not is_default(view, path) and not (text in listed and _says(listed[text], said)):
+      return None
+  today = defaults_of(config)
+  return {
+    path: text
+    for path, text in listed.items()
+    if (path in today or path not in shown)
+    and text != NOT_SET
+    and not text.startswith("<derived from ")
+  }
+
+
+def restore(config: fdl.Config, recorded: Mapping[str, str]) -> Restored:
+  """A copy of `config` in which recorded defaults are set, where others hold now."""
+  config = copy_config(config)
+  fields, today = flatten(config), defaults_of(config)
+  before = today
+  changed: list[Changed] = []
+  gone: dict[str, Changed] = {}
+  unread: list[str] = []
+  for path, text in recorded.items():  # what holds others comes before them
+    text = with_current_names(text)
+    if path not in fields:
+      if _is_gone(path, fields, gone.keys()):
+        gone[path] = Changed(path, text, None)
+      else:
+        unread.append(f"{path} was {text}, and there is no such place now")
+    elif path in today and not _says(text, today[path]):
+      try:
+        _put(config, today[path], text)
+      except UserError as error:
+        unread.append(f"{path} was {text} and is {today[path].text} ({error})")
+        continue
+      changed.append(Changed(path, text, before[path].text if path in before else None))
+      fields, today = flatten(config), defaults_of(config)
+  return Restored(config, tuple(changed), tuple(gone.values()), tuple(unread))
+
+
+def _is_gone(path: str, fields: Mapping[str, str], gone: Set[str]) -> bool:
+  """Whether the node above is there and has no such field, or is gone itself."""
+  above = re.sub(r"(^|\.)\w+$|\[[^\[\]]*\]$", "", path)
+  if above in gone or path.endswith("]"):
+    return above in gone
+  return above == "" or re.search(r"@[\w.:]+\(\)\)?$", fields.get(above, "")) is not None
+
+
+def _put(config: fdl.Config, default: Default, text: str) -> None:
+  """Sets what a text says at the place of a default; objects above it become config nodes."""
+  value = read_written(text, default.annotation)
+  if not can_be(value, default.annotation):
+    raise UserError("the field's type is another now")
+  node: Any = config
+  *above, last = default.path
+  for step in above:
+    if not isinstance(step, daglish.Attr):
+      node = node[step.key if isinstance(step, daglish.Key) else step.index]
+      continue
+    child = as_node(value_of(node, step.name))
+    if step.name not in node.__arguments__:
+      setattr(node, step.name, child)
+    node = child
+  if not isinstance(node, fdl.Buildable) or not isinstance(last, daglish.Attr):
+    raise UserError("it is part of a list that is a default")
+  setattr(node, last.name, value)
+
+
+def _says(text: str, default: Default) -> bool:
+  """Whether a text says the value of a default, in the words of now or in others."""
+  text = with_current_names(text)
+  if text == default.text:
+    return True
+  try:
+    return format_value(read_written(text, default.annotation)) == default.text
+  except UserError:
+    return False
+
+
+def _unset_at(config: fdl.Config, path: Path) -> tuple[int, str] | None:
+  """(id of the node, field) at which `path` leaves what is set; None where all of it is set."""
+  value: Any = config
+  for step in path:
+    if isinstance(step, daglish.Attr):
+      if not isinstance(value, fdl.Buildable):  # an object that somebody made and set
+        return None
+      if step.name not in value.__arguments__:
+        return id(value), step.name
+      value = value.__arguments__[step.name]
+    else:
+      value = value[step.key if isinstance(step, daglish.Key) else step.index]
+  return None
