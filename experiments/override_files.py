@@ -5,7 +5,7 @@
   unset: [model.dropout]
   set: {model.num_layers: 3, optimizer: "@sgdm(learning_rate=0.1)", callbacks+: ["@nan_stop()"]}
 
-Within a file fiddlers come first, then unset, then set, whatever their order in it.
+In a file, fiddlers are applied first, then unset, then set, regardless of their order.
 """
 
 import dataclasses
@@ -29,10 +29,10 @@ _KEYS = ("exp", "set", "unset", "fiddlers")
 
 @dataclasses.dataclass(frozen=True)
 class OverrideFile:
-  """What a file asks for.
+  """The overrides in a file.
 
-  `config` is the whole config when the file is a run's config.json, with the defaults of its
-  time; `defaults_then` has those of them, path -> value as text, that are others now.
+  For a run's config.json, `config` is the whole config with the defaults of its time, and
+  `defaults_then` (path -> value as text) lists the defaults that have changed since.
   """
 
   source: str
@@ -72,7 +72,7 @@ def read_override_file(path: str) -> OverrideFile:
 
 
 def _check(content: dict[Any, Any], file: pathlib.Path) -> None:
-  """Raises UserError for keys that mean nothing, and values that no field can hold."""
+  """Raises UserError for unknown keys, and for values that no field can hold."""
   try:
     check_values(content)
   except UserError as error:

@@ -1,7 +1,7 @@
-"""Why a field has its value: everyone who set it, the first to the last.
+"""Explains a field's value: everything that set it, from first to last.
 
-A default, then the lines of experiment code (Fiddle notes where a field is set), then the
-overrides in the order in which they were applied.
+First the default, then lines of experiment code (Fiddle records where a field is set), then the
+overrides in their order of application.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ _TRAIN_DATA = daglish.Attr("train_data")
 
 
 class Origin(NamedTuple):
-  """A value and who gave it."""
+  """A value, and the code or override that gave it."""
 
   value: str
   who: str
@@ -33,7 +33,7 @@ class Origin(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-  """`origins` runs from the oldest to the one in force."""
+  """A field's value and its origins, from the oldest to the one in force."""
 
   path: str
   value: str
@@ -41,7 +41,7 @@ class Explanation:
   also_at: tuple[str, ...] = ()  # paths of the same shared node: setting one sets all
 
   def lines(self) -> list[str]:
-    """For people: the value, who set it, then what it was before, newest first."""
+    """Lines for people: the value, who set it, then earlier values, newest first."""
     text = [f"{self.path} = {self.value}"]
     if self.origins:
       text.append(f"  set by {self.origins[-1].who}")
@@ -52,7 +52,7 @@ class Explanation:
 
 
 def explain(resolved: Resolved, path: str) -> Explanation:
-  """Who made the field at `path` what it is."""
+  """The explanation of the field at `path`."""
   place = find(resolved.config, parse_path(path))
   text = path_text(place.path)
   origins = [*_base_origins(resolved, place.path), *_override_origins(resolved, place.path)]
@@ -100,7 +100,7 @@ def _base_origins(resolved: Resolved, path: Path) -> Iterator[Origin]:
 
 
 def _override_origins(resolved: Resolved, path: Path) -> Iterator[Origin]:
-  """Overrides of the field, and the last one that replaced what the field stands in."""
+  """Overrides of the field, and the last one that replaced a part containing it."""
   text = path_text(path)
   above = {path_text(path[:depth]) for depth in range(1, len(path))}
   value = format_value(find(resolved.config, path).value)
@@ -117,13 +117,13 @@ def _override_origins(resolved: Resolved, path: Path) -> Iterator[Origin]:
 
 
 def _is_handed_on(path: Path, replaced: str) -> bool:
-  """Whether the part at `replaced` got the field from the part before it."""
+  """Whether the part at `replaced` took the field over from the part it replaced."""
   step = path[len(parse_path(replaced))]
   return isinstance(step, daglish.Attr) and step.name in HANDED_ON
 
 
 def _owner(config: fdl.Config, path: Path) -> tuple[Path, fdl.Buildable]:
-  """The config node nearest above `path`, which keeps the history of its fields."""
+  """The nearest config node above `path`; it has the history of its fields."""
   for depth in range(len(path) - 1, 0, -1):
     value = find(config, path[:depth]).value
     if isinstance(value, fdl.Buildable):
@@ -132,7 +132,7 @@ def _owner(config: fdl.Config, path: Path) -> tuple[Path, fdl.Buildable]:
 
 
 def _below(value: Any, steps: Sequence[Step]) -> Any:
-  """What stands in `value` at `steps`, REQUIRED where nothing does."""
+  """The value in `value` at `steps`; REQUIRED if there is none."""
   for step in steps:
     try:
       if isinstance(step, daglish.Attr):

@@ -1,4 +1,4 @@
-"""From a name, or a file that names one, and overrides to the config that will run."""
+"""Resolves an experiment's name, or a file with one, and overrides to the config to run."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,9 @@ from layers.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Resolved:
-  """The config that will run, what it started from, and how it came to differ from that.
+  """The config to run, the config it started from, and the changes between them.
 
-  `defaults_then`: the defaults of a config.json's time, path -> value as text, where those of
-  now are others.
+  `defaults_then`: path -> value as text of defaults that changed since a config.json was made.
   """
 
   exp: str
@@ -34,7 +33,7 @@ class Resolved:
 def resolve(
   exp: str | None, overrides: Sequence[Override] = (), *, complete: bool = True
 ) -> Resolved:
-  """The experiment called `exp`, or that a `--config` file names, with `overrides` applied.
+  """The experiment called `exp`, or named by a `--config` file, with `overrides` applied.
 
   Without `complete`, a required field may be left without a value.
   """

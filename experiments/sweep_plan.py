@@ -1,8 +1,8 @@
-"""A sweep before anything runs: every point resolved, typed and named; no value wins unsaid.
+"""Plans a sweep before anything runs: resolves, type-checks and names every point.
 
-The values of a sweep are applied after all other overrides, so a path may not be swept and set
-as well. Of two swept paths one may hold the other (optimizer, optimizer.learning_rate.peak): it
-is applied first, and none of its values may set the other.
+A sweep's values are applied after all other overrides, so a path may not be both swept and set.
+One swept path may contain another (optimizer, optimizer.learning_rate.peak): the outer one is
+applied first, and none of its values may set the inner one.
 """
 
 import dataclasses
@@ -37,9 +37,9 @@ class Point:
 
   Attributes:
     name: a hash of the resolved config.
-    values: swept path -> value as it was typed.
-    overrides: what sets them.
-    config: resolved.
+    values: swept path -> value as typed.
+    overrides: the overrides that set these values.
+    config: the resolved config.
   """
 
   name: str
@@ -97,7 +97,7 @@ def config_name(
 
 
 def _stated(config: fdl.Config, defaults_then: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-  """(path, value as text) of the fields that differ from their defaults."""
+  """(path, value as text) for the fields that differ from their defaults."""
   values = flatten(config)
   nodes: dict[Path, fdl.Buildable] = {(): config}
   for path, value, _ in walk(config):
@@ -130,7 +130,7 @@ def _depth(path: str) -> int:
 def _canonical_paths(
   exp: str | None, overrides: Sequence[Override], axes: Sequence[Axis]
 ) -> list[Path]:
-  """Of each axis, in a config that has the first values of the axes that may hold it."""
+  """Each axis' path, found in a config with the first values of axes that may contain it."""
   found: dict[Axis, Path] = {}
   outer: list[Override] = []
   for axis in sorted(axes, key=lambda axis: _depth(axis.path)):
@@ -167,14 +167,14 @@ def _check_not_set(axis: Axis, path: Path, base: Resolved) -> None:
 
 
 def _decides(applied: Applied, path: Path, config: fdl.Config) -> bool:
-  """Whether somebody gave the field at `path`, or one below it, a value of its own.
+  """Whether an override gave the field at `path`, or one below it, a value.
 
   `--set=optimizer=@sgdm` leaves the learning rate open, `@sgdm(learning_rate=1.0)` does not.
   """
   text = path_text(path)
   if applied.path is None:
     return any(_overlap(parse_path(changed), path, above=False) for changed in applied.changed)
-  if not applied.path:  # the whole config: what the sweep starts from
+  if not applied.path:  # the whole config, from which the sweep starts
     return False
   if _overlap(applied.path, path, above=False):
     return True
@@ -183,13 +183,13 @@ def _decides(applied: Applied, path: Path, config: fdl.Config) -> bool:
 
 
 def _overlap(one: Path, other: Path, *, above: bool = True) -> bool:
-  """Whether `one` is `other` or below it, or `above` it."""
+  """Whether `one` equals `other` or is below it; with `above`, also if it is above it."""
   shorter = min(len(one), len(other)) if above else len(other)
   return one[:shorter] == other[:shorter]
 
 
 def _is_given(config: fdl.Config, path: Path) -> bool:
-  """Whether a value stands at `path` that is not just the default of its field."""
+  """Whether the value at `path` was set, rather than a default."""
   for depth, step in enumerate(path):
     try:
       owner = find(config, path[:depth]).value
@@ -202,7 +202,7 @@ def _is_given(config: fdl.Config, path: Path) -> bool:
 
 
 def _aliases(config: fdl.Config, path: Path) -> Iterator[Path]:
-  """`path`, and every other path at which the same shared config node holds the same field."""
+  """`path`, and all other paths to the same field of a shared config node."""
   yield path
   shared = nodes_at(config)
   for depth in range(len(path) - 1, 0, -1):
@@ -217,7 +217,7 @@ def _aliases(config: fdl.Config, path: Path) -> Iterator[Path]:
 
 
 def _check_values(exp: str | None, overrides: Sequence[Override], axes: Sequence[Axis]) -> None:
-  """Types each value once, beside the first values of the other axes: all errors at once."""
+  """Checks each value once, with the other axes' first values; reports all errors together."""
   first = {axis: axis.values[0] for axis in axes}
   errors: dict[str, None] = {}
   for axis in axes:
@@ -235,7 +235,7 @@ def _check_values(exp: str | None, overrides: Sequence[Override], axes: Sequence
 def _check_outer_values(
   exp: str | None, overrides: Sequence[Override], axes: Sequence[Axis], paths: Sequence[Path]
 ) -> None:
-  """No value of an axis sets a field within it that another axis sweeps."""
+  """Raises UserError if a value of an axis sets a field that another axis sweeps."""
   pairs = itertools.permutations(zip(axes, paths, strict=True), 2)
   for (outer, above), (inner, path) in pairs:
     if path[: len(above)] != above:

@@ -1,7 +1,7 @@
-"""`runner train`, `eval`, `generate` and `data`: what builds what a config describes.
+"""`runner train`, `eval`, `generate` and `data`: the commands that build a config's objects.
 
-The modules they call load jax, Orbax and more; each is imported when its command runs, so that
-the other commands answer at once.
+They need jax, Orbax and more, so each module is imported only when its command runs, and other
+commands start at once.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ def train(invocation: Invocation) -> int:
 
 
 def evaluate(invocation: Invocation) -> int:
-  """Evaluates checkpoints of a run with the run's own config, overrides on top of it."""
+  """Evaluates checkpoints of a run with the run's own config, plus overrides."""
   config, workdir = _run_asked_for(invocation)
   from runners.evaluate_run import evaluate as run
 
@@ -51,7 +51,7 @@ def evaluate(invocation: Invocation) -> int:
 
 
 def generate(invocation: Invocation) -> int:
-  """Continues prompts with a checkpoint of a run, its config with overrides on top."""
+  """Continues prompts with a checkpoint of a run and its own config, plus overrides."""
   from layers.sampling import Sampling
   from runners.generation.generate_run import Request
   from runners.generation.generate_run import generate as run
@@ -95,7 +95,7 @@ def check_step(step: str, words: Sequence[str] = ("latest", "best", "all")) -> N
 
 
 def _accepted(text: str, config: fdl.Config, workdir: pathlib.Path) -> str:
-  """The path as configs print it. A field may also be one that only the earlier start had."""
+  """The path as configs print it; the field may also exist only in the earlier config."""
   path = parse_path(text)
   try:
     return path_text(find(config, path).path)
@@ -112,7 +112,7 @@ def _accepted(text: str, config: fdl.Config, workdir: pathlib.Path) -> str:
 
 
 def _run_asked_for(invocation: Invocation) -> tuple[fdl.Config, str]:
-  """The run's own config, overrides on top of it, and the run's folder."""
+  """The run's own config with overrides, and the run's folder."""
   check_step(invocation.step)
   stored = _stored_config(invocation)
   overrides = (Override("config", str(stored)), *invocation.overrides)

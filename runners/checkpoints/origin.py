@@ -1,9 +1,9 @@
-"""With which config a run was started, as its folder tells it.
+"""The config that a run was started with, from the files in the run's folder.
 
-config.json says it, with the defaults of then. One of an older version says only what was set;
-the defaults stand beside it, in config.txt and in the checkpoints, each of which carries every
-field of the config as text. By these a run whose config.json was lost does not go on as another
-one either.
+config.json has it, with the defaults of its time. Older versions wrote only the fields that
+were set; their defaults are read from config.txt or from a checkpoint. Each checkpoint also
+holds every field of the config as text, so that a run whose config.json was lost does not
+continue with another config.
 """
 
 import dataclasses
@@ -29,8 +29,8 @@ class RecordedConfig:
   Attributes:
     source: the file, for messages.
     exp: the experiment's name.
-    config: with what was set; the rest has the defaults of now.
-    defaults: path -> value as text, of then; None where nothing tells them.
+    config: the config with the fields that were set; the others have today's defaults.
+    defaults: path -> value as text of the defaults of its time; None if no file has them.
   """
 
   source: str
@@ -39,20 +39,20 @@ class RecordedConfig:
   defaults: Mapping[str, str] | None
 
   def fields(self) -> dict[str, str]:
-    """Path -> value as text of every field, as it was."""
+    """Path -> value as text of every field, with the defaults of its time."""
     return recorded_fields(self.config, self.defaults or {})
 
   def as_it_was(self) -> fdl.Config:
-    """The config with its defaults of then, as far as they can be set now."""
+    """The config with the defaults of its time, as far as they can be set now."""
     return restore(self.config, self.defaults or {}).config
 
   def replayed(self) -> tuple[fdl.Config, dict[str, str]]:
-    """The config with its defaults of then, and which of them are not those of now.
+    """The config with the defaults of its time, and path -> value of those changed since.
 
-    They are named in a note, and so are fields that are no more.
+    A note names the changed defaults, and the fields that no longer exist.
 
     Raises:
-      UserError: a default has changed, and the one of then cannot be read from its text.
+      UserError: a default has changed, and the old value cannot be read from its text.
     """
     restored = restore(self.config, self.defaults or {})
     if restored.unread:
@@ -70,7 +70,10 @@ class RecordedConfig:
 
 
 def recorded_config(path: str | Path) -> RecordedConfig:
-  """What the config.json of a run says, given as the file or as the run's folder.
+  """The config in a run's config.json.
+
+  Args:
+    path: the file, or the run's folder.
 
   Raises:
     UserError: it cannot be read.
@@ -82,7 +85,7 @@ def recorded_config(path: str | Path) -> RecordedConfig:
 
 
 def with_defaults(stored: config_files.StoredConfig, file: Path) -> RecordedConfig:
-  """What was read from `file`; what it does not say of its defaults is looked for beside it."""
+  """The config read from `file`; defaults missing in it come from the files beside it."""
   defaults = stored.defaults
   if defaults is None and file.name == config_files.JSON_NAME:
     defaults = next(_defaults_beside(file, stored.config), None)
@@ -90,13 +93,13 @@ def with_defaults(stored: config_files.StoredConfig, file: Path) -> RecordedConf
 
 
 def _defaults_beside(file: Path, config: fdl.Config) -> Iterator[dict[str, str]]:
-  """What config.txt and the newest checkpoint say, if they are of this config."""
+  """The defaults in config.txt, then in the newest checkpoint, if they fit this config."""
   text = file.with_name(config_files.TEXT_NAME)
   if text.is_file():
     try:
       listed = config_files.listed_fields(config_files.read_text(text))
       found = defaults_listed(listed, config, config_files.effective(config))
-    except UserError:  # it is for people, who may have written into it
+    except UserError:  # config.txt is for people, who may have edited it
       found = None
     if found is not None:
       yield found
@@ -117,7 +120,7 @@ def _some(texts: list[str] | tuple[str, ...]) -> str:
 def noted_config(workdir: str | Path) -> tuple[int, dict[str, str] | None] | None:
   """The newest step whose JSON can be read, and its config: path -> value as text.
 
-  The config is None where an older version saved the step; without such a step, all is None.
+  The config is None if an older version saved the step. The result is None without a step.
   """
   directory = Path(workdir) / CHECKPOINTS
   numbers = saved_steps(directory)
@@ -129,7 +132,7 @@ def noted_config(workdir: str | Path) -> tuple[int, dict[str, str] | None] | Non
   for number in reversed(numbers):
     try:
       documents, _ = open_documents((directory / str(number)).absolute())
-    except DamagedCheckpoint:  # a run that goes on says so
+    except DamagedCheckpoint:  # reported when a run continues from it
       continue
     fields = documents.get(ORIGIN, {}).get("config")
     return number, fields and {path: with_current_names(text) for path, text in fields.items()}

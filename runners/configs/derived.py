@@ -1,8 +1,8 @@
 """Which fields of a config are derived, and from what.
 
-Only what the experiment and the command line leave unset is derived: the fields of SOURCES, on
-every config node below the field of the trainer that they stand under, and evaluation data,
-which take from train_data what they leave unset where both are of the same class.
+A field is derived only if experiment and command line leave it unset. SOURCES lists the fields,
+for every config node below a field of the trainer. Evaluation data of the same class as
+train_data take their unset fields from it.
 """
 
 import inspect
@@ -16,7 +16,7 @@ from runners.configs.tree import copy_config, path_text
 
 PRECISION_FIELDS = ("compute_dtype", "param_dtype", "activation_dtype")
 
-# Field of the trainer -> name of a parameter on any node below it -> where its value is from.
+# Field of the trainer -> name of a parameter on any node below it -> source of its value.
 SOURCES = {
   "model": {
     **dict.fromkeys(PRECISION_FIELDS, "precision"),
@@ -30,12 +30,12 @@ SOURCES = {
 }
 
 
-# What says which part of the data is evaluated is never taken from train_data.
+# Never taken from train_data: these fields choose the part of the data to evaluate.
 _OF_ITS_OWN = {"split", "num_batches"}
 
 
 def derived_fields(config: fdl.Config) -> dict[str, str]:
-  """Path -> source of every field of `config` that will be derived, for showing."""
+  """Path -> source, as text, of every field of `config` that will be derived."""
   return {
     path_text((*path, daglish.Attr(name))): sources[name]
     for root, sources in SOURCES.items()
@@ -46,7 +46,7 @@ def derived_fields(config: fdl.Config) -> dict[str, str]:
 
 
 def unset_fields(root: Any, names: Any, prefix: Any = ()) -> Iterator[tuple[Any, Any, str]]:
-  """(path, node, name) of each of `names` that a node below `root` has and leaves unset."""
+  """(path, node, name) for each of `names` that a node below `root` has and leaves unset."""
   for node, path in daglish.iterate(root):
     if isinstance(node, fdl.Buildable):
       parameters = inspect.signature(fdl.get_callable(node)).parameters
@@ -75,7 +75,7 @@ def derived_places(config: fdl.Config) -> set[tuple[int, str]]:
 
 
 def derive_eval_data(config: fdl.Config) -> fdl.Config:
-  """A copy in which evaluation data take from train_data what they leave unset."""
+  """A copy in which evaluation data take their unset fields from train_data."""
   config = copy_config(config)
   train = config.train_data
   for data in (config.eval_data or {}).values():

@@ -1,11 +1,11 @@
-"""config.json and config.txt: what a run was, to be read, compared and repeated.
+"""config.json and config.txt: the config of a run, to be read, compared and repeated.
 
   {"exp": "gpt2.Nano",                      config.json: the experiment,
    "config": {...},                         what is set, in Fiddle's own JSON,
    "defaults": {"optimizer.b2": "0.95"}}    and what was not, as it was then
   model.num_layers = 4                      config.txt, one field a line, defaults included
 
-Reading imports modules that runners/configs/allowed_names.py knows, and calls nothing.
+Reading imports only modules that runners/configs/allowed_names.py allows, and calls nothing.
 """
 
 import json
@@ -41,7 +41,7 @@ MAX_NAME = 120  # characters of an experiment's name
 
 
 class Difference(NamedTuple):
-  """A field in which two configs differ; None where one of them has no such field."""
+  """A field in which two configs differ; its value is None in a config without the field."""
 
   path: str
   before: str | None
@@ -68,12 +68,12 @@ class StoredConfig(NamedTuple):
 
 
 def differences(before: fdl.Config, after: fdl.Config) -> list[Difference]:
-  """The fields whose printed values differ, in the order of `after`, then what it lacks."""
+  """The fields whose printed values differ: in the order of `after`, then fields it lacks."""
   return text_differences(flatten(before), flatten(after))
 
 
 def text_differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[Difference]:
-  """`differences` of what `flatten` made of two configs."""
+  """`differences` of two configs in their flattened form (path -> value as text)."""
   paths = [*new, *(path for path in old if path not in new)]
   return [
     Difference(path, old.get(path), new.get(path))
@@ -96,7 +96,7 @@ def changes_since(recorded: Mapping[str, str], config: fdl.Config) -> list[Diffe
 
 
 def effective(config: fdl.Config) -> fdl.Config:
-  """The config to show: evaluation data have what they take from the training data."""
+  """The config to show, in which evaluation data have their fields from the training data."""
   complete = {"train_data", "eval_data"} <= config.__arguments__.keys()
   return derive_eval_data(config) if complete else config
 
@@ -122,7 +122,7 @@ def to_json(config: fdl.Config, exp: str) -> str:
       f"the config of {exp} cannot be stored: {reason}; use a function or class that can be"
       " imported by name, a nested config, or a plain value"
     ) from error
-  allowed_names.admit(fiddle_json.names_in(stored))  # what this process made, it may read back
+  allowed_names.admit(fiddle_json.names_in(stored))  # so this process may read it back
   document = {"exp": exp, "config": stored, "defaults": recorded_defaults(config)}
   return json.dumps(document, indent=1) + "\n"
 
@@ -131,7 +131,7 @@ def from_json(text: str | bytes, source: str) -> StoredConfig:
   """Reads what `to_json` wrote; `source` names the file in errors.
 
   Raises:
-    UserError: it is no such file, it is damaged, or it names what no config may name.
+    UserError: it is no such file, it is damaged, or it uses a name that is not allowed.
   """
   document = Document.of(parse_json(text, source), source)
   if not {"exp", "config"} <= document.values.keys():
@@ -166,7 +166,7 @@ def _defaults(document: Document) -> dict[str, str] | None:
 
 
 def check_experiment_name(exp: str, source: str) -> None:
-  """Raises UserError for what is no name: the folder of a run is called after it."""
+  """Raises UserError unless `exp` can name an experiment, and so a run's folder."""
   if not re.fullmatch(r"\w[\w-]*(\.\w[\w-]*)*", exp) or len(exp) > MAX_NAME:
     raise UserError(f"{source}: {exp[:MAX_NAME]!r} is no name of an experiment, like gpt2.Nano")
 
@@ -217,7 +217,7 @@ def read_text(file: pathlib.Path, max_bytes: int = MAX_CONFIG_BYTES) -> str:
 
 
 def _make_storable(config: fdl.Config) -> None:
-  """Tells Fiddle where callable objects such as jax.nn.relu are; it finds functions itself."""
+  """Tells Fiddle the names of callable objects, such as jax.nn.relu; it knows functions."""
   for value in callables_in(config):
     if isinstance(value, type | types.FunctionType | types.MethodType):
       continue
@@ -227,9 +227,10 @@ def _make_storable(config: fdl.Config) -> None:
 
 
 def _check_fields(config: fdl.Config, source: str) -> None:
-  """Fiddle loads a field that its class no longer has without a word; building would fail.
+  """Raises UserError for a field that its class no longer has, or a value of a wrong type.
 
-  Neither does it look at types. Those of other packages' fields are their own business.
+  Fiddle loads both silently, and building would fail. Types are checked for our own classes
+  only.
   """
   for path, node, _ in [((), config, None), *walk(config)]:
     if not isinstance(node, fdl.Buildable):

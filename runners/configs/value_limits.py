@@ -1,7 +1,7 @@
-"""How large and how deep the values of a config may be, whoever wrote them.
+"""Limits on the size and depth of a config's values, since a stranger may have written it.
 
-A few lines of YAML or JSON that refer to each other can stand for more values than memory
-holds, and a number can have more digits than Python prints. No run comes near these.
+A few lines of YAML or JSON that refer to each other can expand beyond memory, and a number can
+have more digits than Python prints. No real run comes near these limits.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -11,11 +11,11 @@ import fiddle as fdl
 
 from layers.errors import UserError
 
-MAX_CONFIG_BYTES = 2**24  # of a config.json; those of the experiments take 60 to 90 KB
-MAX_OVERRIDE_BYTES = 2**17  # of a file of overrides: the parser of YAML takes 5 s for as much
-MAX_VALUES = 100_000  # in a config, what is referred to counted as often as it is met
-MAX_DEPTH = 64  # of values within values
-MAX_DEFAULTS = 10_000  # kept in a config.json; those of the experiments have 50 to 150
+MAX_CONFIG_BYTES = 2**24  # of a config.json; the experiments' take 60 to 90 KB
+MAX_OVERRIDE_BYTES = 2**17  # of an override file; the YAML parser takes 5 s for so much
+MAX_VALUES = 100_000  # in a config; a shared value counts at every reference
+MAX_DEPTH = 64  # of nested values
+MAX_DEFAULTS = 10_000  # kept in a config.json; the experiments' have 50 to 150
 MAX_DEFAULT_TEXT = 10_000  # characters of one of them that is read back; they have 300 at most
 MAX_BITS = 64  # of a whole number; fields have narrower ranges of their own
 
@@ -32,13 +32,14 @@ def check_plain(value: Any) -> None:
 
 
 def check_values(root: Any, children: Callable[[Any], Iterable[Any]] | None = None) -> None:
-  """Raises UserError where `root` holds too many values, too deep, or itself.
+  """Raises UserError if `root` holds too many values, nests too deep, or contains itself.
 
   Args:
-    children: the values directly below one; of lists, dicts and config nodes unless given.
+    root: the value to check.
+    children: value -> values directly below it; None: for lists, dicts and config nodes.
   """
   below = children or values_below
-  known: dict[int, tuple[int, int]] = {}  # how many values there are, and how deep
+  known: dict[int, tuple[int, int]] = {}  # id(value) -> (number of values, depth)
 
   def measure(value: Any, depth: int) -> tuple[int, int]:
     if depth > MAX_DEPTH:
@@ -61,7 +62,7 @@ def check_values(root: Any, children: Callable[[Any], Iterable[Any]] | None = No
 
 
 def values_below(value: Any) -> Iterable[Any]:
-  """What stands directly below a value of a config; a plain value is checked by itself."""
+  """The values directly below a value of a config; a plain value is checked here instead."""
   if isinstance(value, fdl.Buildable):
     return value.__arguments__.values()
   if isinstance(value, Mapping):

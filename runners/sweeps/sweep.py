@@ -1,9 +1,9 @@
-"""Runs the points of a sweep, each a process and a workdir of its own, and keeps their table.
+"""Runs the points of a sweep, each in its own process and workdir, and keeps their table.
 
     <folder>/
-      sweep.csv            a row a point, rewritten whenever one starts or ends
+      sweep.csv            a row for each point, rewritten whenever one starts or ends
       <point>/             the workdir of a run like any other, named by a hash of its config
-      <point>/output.log   what its starts printed
+      <point>/output.log   the output of all its starts
 
 What is finished is read from run.json, so a sweep that is started again does what is left. A
 point whose folder was run with another config, or with other defaults, fails alone: its result
@@ -49,7 +49,7 @@ _STOPPED = (129, 130, 143, -signal.SIGHUP, -signal.SIGINT, -signal.SIGTERM)
 
 @dataclasses.dataclass(frozen=True)
 class SweepPoint:
-  """A run to be made: the name of its folder, what is swept, and the command that makes it."""
+  """One run of a sweep: its folder's name, the swept values, its config and its command."""
 
   name: str
   values: dict[str, str]
@@ -66,20 +66,24 @@ def run_sweep(
   metric: str,
   mode: str,
 ) -> int:
-  """Runs what is not finished yet, up to `parallel` at once, then prints the table.
+  """Runs unfinished points, up to `parallel` at once, then prints the table.
 
   Args:
-    metric, mode: what the table is sorted by, and whether "min" or "max" is best.
+    points: all runs of the sweep.
+    exp: the experiment's name.
+    folder: the sweep's folder.
+    parallel: at least 1.
+    metric, mode: the table's sort key, and whether "min" or "max" is best.
 
   Returns:
-    0 when every point of `points` is finished, 1 when one is not, 128 + n after signal n.
+    0 if all points are finished, 1 if one is not, 128 + n after signal n.
 
   Raises:
     UserError: the folder cannot be used, or another sweep is running in it.
   """
   with contextlib.closing(hold(folder)):
     sweep = _Sweep(points, exp, folder, metric, mode)
-    interruption = Interruption(insist=None)  # what runs is killed, and the table printed
+    interruption = Interruption(insist=None)  # the queue kills its jobs; then the table prints
     try:
       with interruption:
         sweep.run(parallel, interruption)
@@ -89,7 +93,7 @@ def run_sweep(
 
 
 class _Sweep:
-  """The rows of a sweep under way: those asked for, then those of earlier sweeps there."""
+  """The rows of a running sweep: its own points, then those of earlier sweeps in the folder."""
 
   def __init__(
     self, points: Sequence[SweepPoint], exp: str, folder: Path, metric: str, mode: str
@@ -124,18 +128,18 @@ class _Sweep:
       shares = core_shares(parallel)
       cores = f"{len(shares[0])} of the cores each" if shares else "all on the same cores"
       print(f"parallel  {parallel} points at a time, {cores}", flush=True)
-    # Modules are to be found there as they are here.
+    # The points' processes find the same modules as this one.
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
-    # Unbuffered, what a point printed stands in its log in order, before what it died of.
+    # Unbuffered, so that a log has all output in order, before the error that ended the point.
     env = {"PYTHONUNBUFFERED": "1", **os.environ, "PYTHONPATH": path}
     JobQueue(jobs, parallel=parallel, env=env, tell=self._tell).run(interruption)
 
   def unfinished(self) -> list[str]:
-    """The names of the points asked for that are not finished."""
+    """The names of this sweep's points that are not finished."""
     return [name for name in self._points if self._rows[name].status != FINISHED]
 
   def report(self) -> None:
-    """The table, what went wrong, and what is left to do."""
+    """Prints the table, the errors, and the number of points left."""
     rows = ranked(self._rows.values(), self._metric, self._mode)
     print_table(rows, self._metric)
     print(f"table     {self._folder / TABLE_NAME}", flush=True)
@@ -161,7 +165,7 @@ class _Sweep:
     return name not in self._points and (self._folder / name / config_files.JSON_NAME).exists()
 
   def _completed(self, rows: Sequence[Row]) -> Iterator[Row]:
-    """Each with a value for every path that any of them sweeps, from its config if need be."""
+    """Rows with a value for every path that any row sweeps, taken from configs if missing."""
     paths = dict.fromkeys(path for row in rows for path in row.values)
     for row in rows:
       missing = [path for path in paths if path not in row.values]
@@ -171,7 +175,7 @@ class _Sweep:
       yield dataclasses.replace(row, values=values, status=status)
 
   def _held(self, row: Row) -> dict[str, str]:
-    """Path -> value of the row's config; nothing where its folder holds another."""
+    """Path -> value from the row's config; empty if its folder holds another config."""
     if row.point in self._points:
       return flatten(self._points[row.point].config)
     if row.status == CHANGED:
@@ -179,7 +183,7 @@ class _Sweep:
     return recorded_config(self._folder / row.point).fields()
 
   def _tell(self, job: Job, event: Event, code: int = 0) -> None:
-    """Notes what happened to a point, and says it in a line."""
+    """Records an event of a point, and prints a line about it."""
     if event == "held":
       print(f"waiting   {self._title(job.name)}  for the process that runs there", flush=True)
       return
@@ -229,7 +233,7 @@ def _conflict(point: SweepPoint, workdir: Path) -> str:
 
 
 def _ending(code: int, workdir: Path) -> tuple[str, str]:
-  """Status and reason of a run that is not finished."""
+  """Status and reason of a run that ended without finishing."""
   if code in _STOPPED:
     return "stopped", ""
   if code < 0:
@@ -242,7 +246,7 @@ def _count(points: Sized) -> str:
 
 
 def _last_line(file: Path) -> str:
-  """The last line of a log, where an error says what it is."""
+  """The last line of a log that is not blank: the error, if there was one."""
   with open(file, "rb") as log:
     log.seek(max(0, os.path.getsize(file) - 4096))
     lines = log.read().decode(errors="replace").split("\n")
