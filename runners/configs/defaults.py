@@ -1,12 +1,12 @@
-"""The defaults that a config was made with, kept as text, so that they can change since.
+"""The defaults that a config was made with, kept as text, so that the code's may change.
 
-A config says what somebody set; the rest are defaults of classes and functions, which another
-version of the code may have changed. `recorded_defaults` is what config.json keeps of them, and
-`restore` gives a config the defaults of then, where those of now are others.
+A config holds the fields that were set; the others have defaults of classes and functions,
+which a later version of the code may change. config.json keeps `recorded_defaults`, and
+`restore` sets the recorded defaults that have changed since.
 
-What is missing tells the rest: a field of now that is not recorded was added later, with a
-default that changes nothing; a recorded field that is gone was removed, and is named. Derived
-fields are not recorded, for they are derived from others that are.
+A field that is not recorded was added later, with a default that changes nothing. A recorded
+field that no longer exists was removed, and is named. Derived fields are not recorded, because
+the fields they are derived from are.
 """
 
 import re
@@ -36,7 +36,7 @@ class Default(NamedTuple):
 
 
 class Changed(NamedTuple):
-  """A default that was another when the config was made; None where there is none now."""
+  """A default that has changed since the config was made; `now` is None if it is gone."""
 
   path: str
   then: str
@@ -44,13 +44,13 @@ class Changed(NamedTuple):
 
 
 class Restored(NamedTuple):
-  """A config with the defaults of then.
+  """A config with the defaults of its time.
 
   Attributes:
-    config: in which `changed` is set.
-    changed: what has another default now.
-    gone: fields that are no more; nothing can be set in their place.
-    unread: why a value could not be put into the config, a line for each.
+    config: the config, with the values of `changed` set.
+    changed: fields whose default has changed since.
+    gone: fields that no longer exist, and so cannot be set.
+    unread: for each value that could not be put into the config, a line with the reason.
   """
 
   config: fdl.Config
@@ -60,7 +60,7 @@ class Restored(NamedTuple):
 
 
 def defaults_of(config: fdl.Config) -> dict[str, Default]:
-  """Path -> every field that nobody has set and that is not derived, `<not set>` included."""
+  """Path -> default of every field that is neither set nor derived, `<not set>` included."""
   derived = derived_places(config)
   nodes: dict[Path, fdl.Buildable] = {(): config}
   found = {}
@@ -76,7 +76,7 @@ def defaults_of(config: fdl.Config) -> dict[str, Default]:
 
 
 def _annotation(owner: fdl.Buildable | None, step: Step) -> Any:
-  """What the type of a field says; Any for what stands in a container."""
+  """The type annotation of a field; Any for an item of a container."""
   if owner is None or not isinstance(step, daglish.Attr):
     return Any
   field = field_of(owner, step.name)
@@ -84,18 +84,18 @@ def _annotation(owner: fdl.Buildable | None, step: Step) -> Any:
 
 
 def recorded_defaults(config: fdl.Config) -> dict[str, str]:
-  """Path -> value as text of every default that holds in this config."""
+  """Path -> value as text of every default in use in this config."""
   texts = {path: default.text for path, default in defaults_of(config).items()}
   return {path: text for path, text in texts.items() if text != NOT_SET}
 
 
 def is_default(config: fdl.Config, path: Path) -> bool:
-  """Whether nobody has set the field at `path`, nor what it stands in."""
+  """Whether neither the field at `path` nor an object that contains it was set."""
   return _unset_at(config, path) is not None
 
 
 def recorded_fields(config: fdl.Config, recorded: Mapping[str, str]) -> dict[str, str]:
-  """As `flatten`, with the defaults of then: what a record is compared by."""
+  """As `flatten`, but with the recorded defaults; records are compared in this form."""
   found, today = flatten(config), defaults_of(config)
   for path, text in recorded.items():
     if path not in found or (path in today and not _says(text, today[path])):
@@ -106,15 +106,15 @@ def recorded_fields(config: fdl.Config, recorded: Mapping[str, str]) -> dict[str
 def defaults_listed(
   listed: Mapping[str, str], config: fdl.Config, view: fdl.Config
 ) -> dict[str, str] | None:
-  """The defaults of `config` among all its fields, as config.txt or a checkpoint lists them.
+  """The defaults of `config`, from a list of all its fields in config.txt or a checkpoint.
 
   Args:
     listed: path -> value as text of every field.
-    config: with the fields that are set.
-    view: the same as the list shows it: perhaps with what evaluation data take over.
+    config: the config with the fields that are set.
+    view: the config as the list shows it, which may include derived evaluation data.
 
   Returns:
-    Path -> value as text; None where the list is of another config.
+    Path -> value as text; None if the list is of another config.
   """
   shown = flatten(view)
   for path, _, _ in walk(view):
@@ -133,14 +133,14 @@ def defaults_listed(
 
 
 def restore(config: fdl.Config, recorded: Mapping[str, str]) -> Restored:
-  """A copy of `config` in which recorded defaults are set, where others hold now."""
+  """A copy of `config` in which the recorded defaults that have changed since are set."""
   config = copy_config(config)
   fields, today = flatten(config), defaults_of(config)
   before = today
   changed: list[Changed] = []
   gone: dict[str, Changed] = {}
   unread: list[str] = []
-  for path, text in recorded.items():  # what holds others comes before them
+  for path, text in recorded.items():  # an object comes before its fields
     text = with_current_names(text)
     if path not in fields:
       if _is_gone(path, fields, gone.keys()):
@@ -159,7 +159,7 @@ def restore(config: fdl.Config, recorded: Mapping[str, str]) -> Restored:
 
 
 def _is_gone(path: str, fields: Mapping[str, str], gone: Set[str]) -> bool:
-  """Whether the node above is there and has no such field, or is gone itself."""
+  """Whether the node above `path` lacks this field, or is gone itself."""
   above = re.sub(r"(^|\.)\w+$|\[[^\[\]]*\]$", "", path)
   if above in gone or path.endswith("]"):
     return above in gone
@@ -167,7 +167,7 @@ def _is_gone(path: str, fields: Mapping[str, str], gone: Set[str]) -> bool:
 
 
 def _put(config: fdl.Config, default: Default, text: str) -> None:
-  """Sets what a text says at the place of a default; objects above it become config nodes."""
+  """Sets the value in a text in a default's place; objects above it become config nodes."""
   value = read_written(text, default.annotation)
   if not can_be(value, default.annotation):
     raise UserError("the field's type is another now")
@@ -187,7 +187,7 @@ def _put(config: fdl.Config, default: Default, text: str) -> None:
 
 
 def _says(text: str, default: Default) -> bool:
-  """Whether a text says the value of a default, in the words of now or in others."""
+  """Whether a text stands for a default's value, perhaps written with older names."""
   text = with_current_names(text)
   if text == default.text:
     return True
@@ -198,11 +198,11 @@ def _says(text: str, default: Default) -> bool:
 
 
 def _unset_at(config: fdl.Config, path: Path) -> tuple[int, str] | None:
-  """(id of the node, field) at which `path` leaves what is set; None where all of it is set."""
+  """(id of the node, field) at the first unset field along `path`; None if all are set."""
   value: Any = config
   for step in path:
     if isinstance(step, daglish.Attr):
-      if not isinstance(value, fdl.Buildable):  # an object that somebody made and set
+      if not isinstance(value, fdl.Buildable):  # a built object that was set
         return None
       if step.name not in value.__arguments__:
         return id(value), step.name

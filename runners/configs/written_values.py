@@ -1,8 +1,8 @@
-"""A value read back from the text that runners/configs/tree.py writes of it.
+"""Reads a value back from the text that runners/configs/tree.py writes for it.
 
   0.95   (1, 2)   {'a': None}   inf          literals, and numbers that Python cannot write
   @layers.masks:causal_mask                  a function or class that is itself the value
-  @layers.normalization:RMSNorm()            a config node; its fields have lines of their own
+  @layers.normalization:RMSNorm()            a config node; its fields have their own lines
   Color.RED                                  a member of an enum that the field's type names
 
 Names are looked up in runners/configs/allowed_names.py. Nothing is called.
@@ -23,7 +23,7 @@ from layers.errors import UserError, short
 from runners.configs import allowed_names
 from runners.configs.value_limits import MAX_DEFAULT_TEXT, check_values
 
-# A quoted text, which is left alone, or the name of an object.
+# A quoted string, which stays as it is, or an object's name.
 _NAME = re.compile(
   r"""'(?:\\.|[^'\\])*' | "(?:\\.|[^"\\])*" | @(?P<name>[\w.]+:[\w.]+)(?P<call>\(\))?""",
   re.VERBOSE,
@@ -35,12 +35,12 @@ def read_written(text: str, annotation: Any = Any) -> Any:
   """The value that prints as `text`, for a field of this type.
 
   Raises:
-    UserError: it is no such text (an array or an object of some class prints as none), it
-      names what no config may name, or exceeds a limit of runners/configs/value_limits.py.
+    UserError: the text is of another kind (as arrays and most objects print), names an object
+      that no config may name, or exceeds a limit in runners/configs/value_limits.py.
   """
   if len(text) > MAX_DEFAULT_TEXT:
     raise UserError(f"the value {short(text)} has more than {MAX_DEFAULT_TEXT:,} characters")
-  found: dict[str, re.Match] = {}  # by the word that stands for the name
+  found: dict[str, re.Match] = {}  # word that replaces the name in the text -> match
   stand_in = "_name_"
   while stand_in in text:
     stand_in += "_"
@@ -54,7 +54,7 @@ def read_written(text: str, annotation: Any = Any) -> Any:
 
   try:
     with warnings.catch_warnings():
-      warnings.simplefilter("ignore")  # of Python, about what only looks like a program
+      warnings.simplefilter("ignore")  # Python's syntax warnings: the text is no program
       tree = ast.parse(_NAME.sub(replaced, text).strip(), mode="eval").body
     value = _Reader(found, annotation).read(tree)
   except UserError:
@@ -107,7 +107,7 @@ class _Reader:
 
 
 def _enums_in(annotation: Any) -> Iterator[type[enum.Enum]]:
-  """The enums that a type is, or has among its members: `Color | None`."""
+  """The enums in a type: itself, or among its arguments, as in `Color | None`."""
   if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
     yield annotation
   for inner in typing.get_args(annotation):
