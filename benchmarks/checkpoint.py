@@ -27,7 +27,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fiddle as fdl
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -37,7 +36,7 @@ from measuring import print_head, print_table, seconds
 
 from experiments.resolution import resolve
 from runners.array_names import named_arrays
-from runners.assembly import draw
+from runners.blueprint import draw, lay_ground
 from runners.checkpoints.checksums import array_checksums
 from runners.checkpoints.fallback import restore_newest
 from runners.checkpoints.retention import Checkpoints
@@ -71,9 +70,8 @@ def main() -> None:
 def random_state(exp: str) -> TrainState:
   """The state of a run of `exp`, with random values in its arrays; no data are read."""
   config = resolve(exp, ()).config
-  mesh = fdl.build(config.mesh).build()
-  blueprint = draw(config, mesh, fdl.build(config.train_data))
-  abstract = blueprint.initializer(blueprint.trainer, mesh).abstract
+  ground = lay_ground(config)
+  abstract = draw(ground, ground.mesh.build()).initializer.abstract
   generator = np.random.default_rng(0)
 
   def fill(x: Any) -> jax.Array:

@@ -14,7 +14,6 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-import fiddle as fdl
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +23,7 @@ from experiments.resolution import resolve
 from layers.sampling import Sampling
 from layers.sharding import partitioned
 from layers.tokens import Tokens
-from runners.assembly import draw
+from runners.blueprint import draw, lay_ground
 from runners.generation.generator import Generator
 
 # Experiment -> (rows, tokens of a prompt, new tokens) of each case. The shortest comes first.
@@ -63,10 +62,11 @@ class Models:
   def __init__(self, exp: str):
     config = resolve(exp, ()).config
     config.sequence_length = CONTEXT
-    self.mesh = fdl.build(config.mesh).build()
-    blueprint = draw(config, self.mesh, fdl.build(config.train_data))
+    ground = lay_ground(config)
+    self.mesh = ground.mesh.build()
+    blueprint = draw(ground, self.mesh)
     self.trainer = blueprint.trainer
-    abstract = blueprint.initializer(self.trainer, self.mesh).abstract.params
+    abstract = blueprint.initializer.abstract.params
     generator = np.random.default_rng(0)
     fill = lambda x: jax.device_put(
       generator.normal(0, 0.05, x.shape).astype(x.dtype), x.sharding

@@ -21,7 +21,8 @@ from layers.attention_cores.auto import auto_attention, chosen
 from layers.attention_cores.dense import dense_attention
 from layers.attention_cores.request import AttentionRequest
 from layers.tokens import Tokens
-from runners.assembly import draw, jitted_train_step
+from runners.assembly import jitted_train_step
+from runners.blueprint import draw, lay_ground
 from runners.devices.flops import peak_flops
 from runners.devices.memory import check_memory, device_bytes
 from runners.devices.meshes import batch_sharding, place
@@ -171,10 +172,10 @@ def training_step(config: fdl.Config, rows: str, repeats: int) -> dict[str, Any]
     which are missing where it does not fit the device.
   """
   config.microbatch_size, config.precision.compute_dtype = None, DTYPE
-  mesh = fdl.build(config.mesh).build(jax.devices()[:1])
-  blueprint = draw(config, mesh, fdl.build(config.train_data))
-  trainer = blueprint.trainer
-  initializer = blueprint.initializer(trainer, mesh)
+  ground = lay_ground(config)
+  mesh = ground.mesh.build(jax.devices()[:1])
+  blueprint = draw(ground, mesh)
+  trainer, initializer = blueprint.trainer, blueprint.initializer
   check_memory(initializer.abstract, mesh)
   update = jitted_train_step(trainer, initializer, mesh)
   facts = {

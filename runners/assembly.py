@@ -1,7 +1,7 @@
-"""A config turned into everything a run is made of, before any array is allocated.
+"""Everything a run is made of, before any array is allocated.
 
-Training, evaluation and planning all begin here. What is wrong with an experiment shows here,
-before the workdir is touched.
+Training and evaluation begin here. What is wrong with an experiment shows here, before the
+workdir is touched; how a config becomes these parts stands in runners/blueprint.py.
 """
 
 import dataclasses
@@ -14,31 +14,18 @@ import jax
 
 from input_pipelines.batches import Batches, Data
 from input_pipelines.mixing import MixedBatches
-from input_pipelines.vocabularies import Vocabulary
 from layers.errors import UserError
+from runners.blueprint import Blueprint, draw, lay_ground
 from runners.callbacks import Callback
-from runners.configs.derived import derive_eval_data
-from runners.configs.ranges import check_ranges
-from runners.derivation import derive, derive_schedules
-from runners.devices.layout import (
-  Layout,
-  activation_layouts,
-  check_divides,
-  check_rules,
-  parameter_layouts,
-  warn_of_idle_axes,
-)
 from runners.devices.memory import check_memory
-from runners.devices.meshes import batch_sharding, check_batch
+from runners.devices.meshes import batch_sharding
 from runners.evaluation import Evaluator
 from runners.logged_rows import LoggedRows
-from runners.optimizer_labels import learning_rates
 from runners.source_tokens import SourceTokens
 from runners.step_flops import model_flops
-from runners.train_state import Initializer, ModelInit
+from runners.train_state import Initializer
 from runners.train_step import make_eval_step, make_train_step
 from runners.trainer import Trainer
-from tasks.objective import check_objective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,24 +33,35 @@ class Assembly:
   """The parts of a run.
 
   Attributes:
-    config: with everything derived filled in; trainer: built of it.
+    blueprint: what the config means on the mesh; its schedules know `num_steps`.
     num_steps: where training ends.
-    mesh: of devices.
     batches: of the training data; eval_batches: name -> batches.
-    initializer: shapes, shardings and first values of the state.
-    learning_rates: name as logged -> rate, or step -> rate; see there.
-    blueprint: what all of these are made from.
   """
 
-  config: fdl.Config
-  trainer: Trainer
+  blueprint: Blueprint
   num_steps: int
-  mesh: jax.sharding.Mesh
   batches: Batches
   eval_batches: Mapping[str, Batches]
-  initializer: Initializer
-  learning_rates: Mapping[str, Any]
-  blueprint: "Blueprint"
+
+  @property
+  def config(self) -> fdl.Config:
+    return self.blueprint.config
+
+  @property
+  def trainer(self) -> Trainer:
+    return self.blueprint.trainer
+
+  @property
+  def mesh(self) -> jax.sharding.Mesh:
+    return self.blueprint.mesh
+
+  @property
+  def initializer(self) -> Initializer:
+    return self.blueprint.initializer
+
+  @property
+  def learning_rates(self) -> Mapping[str, Any]:
+    return self.blueprint.learning_rates
 
   def continued_from(self, step: int, position: int) -> "Assembly":
     """The run whose batch `step` begins at row `position` of all epochs laid end to end.
@@ -74,8 +72,9 @@ class Assembly:
     batches.continue_from(step, position)
     if self.config.num_steps is not None:
       return self
+    length = batches.num_batches
     return dataclasses.replace(
-      self, **_of_length(self.blueprint, self.mesh, batches.num_batches)
+      self, num_steps=length, blueprint=self.blueprint.of_length(length)
     )
 
   @property
@@ -149,117 +148,34 @@ def jitted_train_step(
   )
 
 
-@dataclasses.dataclass(frozen=True)
-class Blueprint:
-  """What a config means on a mesh, whether its devices are there or not.
-
-  Attributes:
-    config: with everything derived filled in but what follows from the length of the run.
-    trainer: built; its schedules are those of the run where the config gives num_steps.
-    model: its parameters, and what it asks of activations.
-    layouts: of every parameter, then of every kind of activation that a layer constrains.
-  """
-
-  config: fdl.Config
-  trainer: Trainer
-  model: ModelInit
-  layouts: list[Layout]
-
-  def initializer(
-    self, trainer: Trainer, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh
-  ) -> Initializer:
-    return Initializer(
-      self.model,
-      trainer.transformation,
-      seed=trainer.seed,
-      mesh=mesh,
-      rules=trainer.sharding,
-      statistics=trainer.step.statistics,
-      variables=trainer.step.variables,
-    )
-
-
-def draw(
-  config: fdl.Config,
-  mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh,
-  train_data: Data,
-  vocabulary: Vocabulary | None = None,
-  platform: str | None = None,
-) -> Blueprint:
-  """The model on the mesh; nothing is allocated, and no data are read.
-
-  `vocabulary` is that of the data unless another is given, `platform` of the devices jax's.
-
-  Raises:
-    UserError: the mesh, the rules, the batch and the model do not fit each other.
-  """
-  check_rules(config.sharding)
-  for name in ("batch_size", "microbatch_size"):
-    if getattr(config, name):
-      check_batch(name, getattr(config, name), mesh)
-  vocabulary = vocabulary or train_data.vocabulary()
-  config = derive(config, vocabulary=vocabulary, mesh=mesh.shape, platform=platform)
-  trainer: Trainer = fdl.build(derive_schedules(config, config.num_steps or 1))
-  check_objective(trainer.objective, trainer.num_microbatches)
-  example = train_data.example(trainer.sequence_length)
-  model = ModelInit(trainer.model, trainer.objective, example)
-  num_rows = trainer.microbatch_size or trainer.batch_size
-  layouts = [
-    *parameter_layouts(model.boxed, trainer.sharding, mesh.shape),
-    *activation_layouts(model.constraints, trainer.sharding, mesh.shape, num_rows),
-  ]
-  check_divides(layouts, config)
-  warn_of_idle_axes(layouts, mesh.shape)
-  return Blueprint(config, trainer, model, layouts)
-
-
 def assemble(config: fdl.Config, cache_dir: str) -> Assembly:
   """The parts of the run that `config` describes; token stores are built if need be.
 
   Raises:
     UserError: something in the config does not fit the data, the model or the devices.
   """
-  config = derive_eval_data(config)
-  check_numbers(config)
-  mesh = fdl.build(config.mesh).build()
-  train_data: Any = fdl.build(config.train_data)
-  eval_data = {name: fdl.build(data) for name, data in (config.eval_data or {}).items()}
-  for name, data in eval_data.items():
-    _check_vocabulary(name, data, train_data)
-  blueprint = draw(config, mesh, train_data)  # what is wrong shows before a store is built
-  check_memory(blueprint.initializer(blueprint.trainer, mesh).abstract, mesh)
-  batches = _open(train_data, config, cache_dir, seed=config.seed, num_epochs=config.num_epochs)
+  ground = lay_ground(config)
+  for name, data in ground.eval_data.items():
+    _check_vocabulary(name, data, ground.train_data)
+  blueprint = draw(ground, ground.mesh.build())  # what is wrong shows before a store is built
+  check_memory(blueprint.initializer.abstract, blueprint.mesh)
+  batches = _open(
+    ground.train_data, config, cache_dir, seed=config.seed, num_epochs=config.num_epochs
+  )
   eval_batches = {
-    name: _open(data, config, cache_dir, seed=None) for name, data in eval_data.items()
+    name: _open(data, config, cache_dir, seed=None) for name, data in ground.eval_data.items()
   }
   num_steps = config.num_steps or batches.num_batches
   assert num_steps is not None  # num_epochs makes the batches finite
   return Assembly(
-    config=blueprint.config,
-    mesh=mesh,
+    blueprint=blueprint.of_length(num_steps),
+    num_steps=num_steps,
     batches=batches,
     eval_batches=eval_batches,
-    blueprint=blueprint,
-    **_of_length(blueprint, mesh, num_steps),
   )
 
 
-def _of_length(
-  blueprint: "Blueprint", mesh: jax.sharding.Mesh, num_steps: int
-) -> dict[str, Any]:
-  """The fields of an Assembly that depend on how long the run is, as its schedules do."""
-  config, trainer = derive_schedules(blueprint.config, num_steps), blueprint.trainer
-  if blueprint.config.num_steps is None:  # only now are the schedules known
-    trainer = fdl.build(config)
-  return {
-    "num_steps": num_steps,
-    "trainer": trainer,
-    "initializer": blueprint.initializer(trainer, mesh),
-    "learning_rates": learning_rates(config.optimizer),
-  }
-
-
-def _check_vocabulary(name: str, data: Any, train_data: Any) -> None:
+def _check_vocabulary(name: str, data: Data, train_data: Data) -> None:
   """An id means another thing in another vocabulary, and the loss would mean nothing."""
   of = lambda data: (vocabulary := data.vocabulary()) and vocabulary.fingerprint()
   if of(data) != of(train_data):
@@ -270,23 +186,7 @@ def _check_vocabulary(name: str, data: Any, train_data: Any) -> None:
     )
 
 
-def check_numbers(config: fdl.Config) -> None:
-  """Raises UserError for a number in the config that cannot be, or that contradicts another."""
-  check_ranges(config)
-  if config.num_steps is None and config.num_epochs is None:
-    raise UserError("set num_steps or num_epochs, for example --set=num_steps=1000")
-  if config.num_steps is not None and config.num_epochs is not None:
-    raise UserError(
-      f"num_steps={config.num_steps} and num_epochs={config.num_epochs} are both set; "
-      "unset one, for example with --set=num_steps=None"
-    )
-  if config.microbatch_size and config.batch_size % config.microbatch_size:
-    raise UserError(
-      f"microbatch_size={config.microbatch_size} does not divide batch_size={config.batch_size}"
-    )
-
-
-def _open(data: Any, config: fdl.Config, cache_dir: str, **order: Any) -> Batches:
+def _open(data: Data, config: fdl.Config, cache_dir: str, **order: Any) -> Batches:
   return data.open(
     sequence_length=config.sequence_length,
     batch_size=config.batch_size,

@@ -13,7 +13,7 @@ import jax
 from input_pipelines.vocabularies import Vocabulary
 from layers.errors import UserError
 from layers.notices import note
-from runners.configs.derived import PRECISION_FIELDS, derive_eval_data, unset_fields
+from runners.configs.derived import PRECISION_FIELDS, unset_fields
 from runners.configs.tree import copy_config
 from runners.devices.layout import vocabulary_split
 
@@ -23,17 +23,19 @@ def derive(
   *,
   vocabulary: Vocabulary | None,
   mesh: Mapping[str, int],
+  num_steps: int | None,
   platform: str | None = None,
 ) -> fdl.Config:
-  """A copy with everything of SOURCES filled in but what `derive_schedules` does.
+  """A copy with everything of SOURCES filled in.
 
   Args:
     config: of a Trainer.
     vocabulary: of the training data; None for data without one.
     mesh: axis -> devices along it.
+    num_steps: of the run; None leaves schedules for `derive_schedules`.
     platform: of the devices; None: jax's default.
   """
-  config = derive_eval_data(config)
+  config = copy_config(config)
   facts: dict[str, Any] = {
     **_precision(config, platform or jax.default_backend()),
     "max_positions": config.sequence_length,
@@ -45,6 +47,8 @@ def derive(
     if (token_bytes := vocabulary.token_bytes()) is not None:
       _fill(config.objective, {"token_bytes": token_bytes})
   _fill(config.model, facts)
+  if num_steps is not None:
+    _fill(config.optimizer, {"num_steps": num_steps})
   return config
 
 

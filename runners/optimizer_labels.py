@@ -70,7 +70,7 @@ def one_transformation(
 
 
 def learning_rates(optimizer: Any) -> dict[str, Any]:
-  """Name of the scalar -> rate or schedule, built, of `Trainer.optimizer` as a config.
+  """Name of the scalar -> rate or schedule, as `Trainer.optimizer` holds it in a config.
 
   `learning_rate`, or `learning_rate/<label>` for each of several; an optimizer without such an
   argument has none.
@@ -80,15 +80,10 @@ def learning_rates(optimizer: Any) -> dict[str, Any]:
   labelled = optimizer.items() if isinstance(optimizer, Mapping) else [("", optimizer)]
   rates = {label: getattr(one, "learning_rate", None) for label, one in labelled}
   return {
-    f"learning_rate/{label}" if label else "learning_rate": _built(rate)
+    f"learning_rate/{label}" if label else "learning_rate": rate
     for label, rate in rates.items()
     if rate is not None
   }
-
-
-def _built(value: Any) -> Any:
-  """A config's object; any other value as it is, for which fdl.build has a warning."""
-  return fdl.build(value) if isinstance(value, fdl.Buildable) else value
 
 
 def _rules(

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import fiddle as fdl
 
@@ -10,10 +9,9 @@ from input_pipelines.progress import Progress
 from input_pipelines.token_store import default_cache_dir
 from layers.errors import UserError
 from layers.sampling import Sampling
-from runners.assembly import draw
+from runners.blueprint import draw, lay_ground
 from runners.checkpoints.listing import find_step_folder
 from runners.checkpoints.reading import restore_model
-from runners.configs.ranges import check_ranges
 from runners.evaluate_run import chosen_steps
 from runners.generation.generator import Generator, check_context
 from runners.generation.prompt_tokens import prompt_tokens
@@ -65,19 +63,18 @@ def generate(
   Returns:
     The exit code, 0.
   """
-  check_ranges(config)
+  ground = lay_ground(config)
   steps = chosen_steps(config, workdir, step)
-  data: Any = fdl.build(config.train_data)
-  tokens = prompt_tokens(data, workdir, getattr(config.model, "vocab_size", None))
+  tokens = prompt_tokens(ground.train_data, workdir, getattr(config.model, "vocab_size", None))
   prompts = [tokens.encode(prompt) for prompt in request.prompts]
   compilation_cache.enable(cache_dir or default_cache_dir())
-  mesh = fdl.build(config.mesh).build()
-  blueprint = draw(config, mesh, data, tokens.vocabulary)
+  mesh = ground.mesh.build()
+  blueprint = draw(ground, mesh, vocabulary=tokens.vocabulary)
   context = _context(blueprint.trainer, tokens.context)
   longest = max(map(len, prompts))
   max_tokens = request.max_tokens or max(1, min(_MAX_TOKENS, context + 1 - longest))
   check_context(context, longest, max_tokens)
-  initializer = blueprint.initializer(blueprint.trainer, mesh)
+  initializer = blueprint.initializer
   generator = Generator(
     blueprint.trainer.model,
     mesh,

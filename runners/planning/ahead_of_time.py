@@ -23,10 +23,10 @@ from layers.errors import UserError
 from layers.notices import heard, note
 from layers.sharding import on_platform
 from runners import step_flops
-from runners.assembly import check_numbers, draw, jitted_train_step
+from runners.assembly import jitted_train_step
+from runners.blueprint import draw, lay_ground
 from runners.configs import allowed_names, fiddle_json
 from runners.configs import files as config_files
-from runners.configs.derived import derive_eval_data
 from runners.devices import collectives, flops
 from runners.devices.memory import bytes_per_device, device_bytes
 from runners.devices.meshes import batch_sharding
@@ -54,11 +54,10 @@ def plan_step(config: fdl.Config, topology: topologies.Topology | None) -> dict[
 def _facts(
   config: fdl.Config, devices: Sequence[Any], platform: str, memory: int | None
 ) -> dict[str, Any]:
-  config = derive_eval_data(config)
-  check_numbers(config)
-  mesh = fdl.build(config.mesh).build(devices)
-  blueprint = draw(config, mesh, fdl.build(config.train_data), platform=platform)
-  trainer, initializer = blueprint.trainer, blueprint.initializer(blueprint.trainer, mesh)
+  ground = lay_ground(config)
+  mesh = ground.mesh.build(devices)
+  blueprint = draw(ground, mesh, platform=platform)
+  trainer, initializer = blueprint.trainer, blueprint.initializer
   state = initializer.abstract
   step = jitted_train_step(trainer, initializer, mesh)
   began = time.perf_counter()

@@ -23,8 +23,7 @@ import jax
 from input_pipelines.progress import Progress, duration
 from layers.errors import UserError
 from layers.notices import heard
-from runners.assembly import check_numbers, draw
-from runners.configs.derived import derive_eval_data
+from runners.blueprint import Groundwork, draw, lay_ground
 from runners.configs.tree import copy_config
 from runners.devices.collectives import Collective
 from runners.devices.memory import bytes_per_device
@@ -140,9 +139,9 @@ def search(
   jax.config.update(
     "jax_platforms", "cpu"
   )  # nothing here needs a device, nor what looks for one
-  config = derive_eval_data(config)
-  check_numbers(config)
-  queue = collections.deque(_first(config, topology))
+  ground = lay_ground(config)
+  config = ground.config
+  queue = collections.deque(_first(ground, topology))
   progress = Progress(f"trying meshes of {topology.name} for {duration(seconds)}", unit="tried")
   run = _Search(config, exp, topology, queue, deadline, tell, progress)
   interrupted = False
@@ -259,17 +258,18 @@ def _verdict(one: Tried) -> str | None:
   return "over budget" if one.plan.over_budget else None
 
 
-def _first(config: fdl.Config, topology: Topology) -> list[Candidate]:
+def _first(ground: Groundwork, topology: Topology) -> list[Candidate]:
   """For each mesh that suits, what takes the least memory.
 
   Raises:
     UserError: no mesh suits; why the simplest does not.
   """
+  config = ground.config
   remat = _REMAT[0] if hasattr(config.model, "remat") else None
   found, refusals = [], []
   for mesh in _meshes(config, topology):
     candidate = Candidate(mesh, remat, 1)
-    refusal = _refusal(candidate, config, topology)
+    refusal = _refusal(candidate, ground, topology)
     if refusal is None:
       found.append(candidate)
     else:
@@ -300,17 +300,17 @@ def _powers(most: int) -> list[int]:
   return [2**n for n in range(most.bit_length())]
 
 
-def _refusal(candidate: Candidate, config: fdl.Config, topology: Topology) -> str | None:
+def _refusal(candidate: Candidate, ground: Groundwork, topology: Topology) -> str | None:
   """Why the model does not divide, or its state and gradients leave no room on a device."""
   signals.check()
-  config, usable = candidate.applied(config), usable_bytes(topology)
-  mesh = fdl.build(config.mesh).describe(topology.num_devices)
+  usable = usable_bytes(topology)
   with heard(aloud=False):  # of meshes that are merely looked at
     try:
-      blueprint = draw(config, mesh, fdl.build(config.train_data))
+      changed = ground.changed(candidate.applied(ground.config))
+      blueprint = draw(changed, changed.mesh.describe(topology.num_devices))
     except UserError as error:
       return str(error)
-    state = blueprint.initializer(blueprint.trainer, mesh).abstract
+    state = blueprint.initializer.abstract
   held = bytes_per_device(state) + bytes_per_device(state.params)
   if usable is None or held < usable:
     return None

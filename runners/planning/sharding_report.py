@@ -13,8 +13,7 @@ import fiddle as fdl
 import jax
 
 from layers.sharding import Rules
-from runners.assembly import check_numbers, draw
-from runners.configs.derived import derive_eval_data
+from runners.blueprint import draw, lay_ground
 from runners.devices.layout import Dimension, Layout, mesh_axes
 
 _LEGEND = (
@@ -35,12 +34,11 @@ def sharding_report(config: fdl.Config, exp: str, num_devices: int | None = None
   Raises:
     UserError: the mesh, the rules, the batch and the model do not fit each other.
   """
-  config = derive_eval_data(config)
-  check_numbers(config)
-  shape = fdl.build(config.mesh)
+  ground = lay_ground(config)
+  shape = ground.mesh
   mesh = shape.describe(num_devices or shape.num_devices(jax.device_count()))
-  blueprint = draw(config, mesh, fdl.build(config.train_data))
-  state = blueprint.initializer(blueprint.trainer, mesh).abstract
+  blueprint = draw(ground, mesh)
+  state = blueprint.initializer.abstract
   rules, layouts = blueprint.trainer.sharding, blueprint.layouts
   axes = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1)
   sections = [

@@ -6,13 +6,12 @@ python -m tests.runners.gpu_programs EXP SETTING... prints, as JSON, what the te
 import json
 import sys
 
-import fiddle as fdl
-
 from experiments.overrides import Override, apply_overrides
 from experiments.registry import find
 from layers.sharding import on_platform
 from runners import step_flops
-from runners.assembly import draw, jitted_train_step
+from runners.assembly import jitted_train_step
+from runners.blueprint import draw, lay_ground
 from runners.devices.meshes import batch_sharding
 from runners.planning.topologies import parse
 
@@ -21,10 +20,11 @@ def report(exp: str, settings: list[str]) -> dict[str, int]:
   """How often cuDNN's attention and any product stand in the two programs."""
   config = find(exp).experiment().config()
   config = apply_overrides(config, [Override("set", text) for text in settings]).config
-  mesh = fdl.build(config.mesh).build(parse("h100:1x1").devices())
+  ground = lay_ground(config)
+  mesh = ground.mesh.build(parse("h100:1x1").devices())
   with on_platform("gpu"):
-    blueprint = draw(config, mesh, fdl.build(config.train_data), platform="gpu")
-    trainer, initializer = blueprint.trainer, blueprint.initializer(blueprint.trainer, mesh)
+    blueprint = draw(ground, mesh, platform="gpu")
+    trainer, initializer = blueprint.trainer, blueprint.initializer
     step = jitted_train_step(trainer, initializer, mesh)
     batch = step_flops.global_batch(trainer, batch_sharding(mesh))
     updates = step.trace(initializer.abstract, batch).lower().compile().as_text()

@@ -9,7 +9,7 @@ import pytest
 from input_pipelines.vocabularies import CharacterVocabulary
 from runners import optimizers, schedules
 from runners.configs.derived import derive_eval_data
-from runners.derivation import derive, derive_schedules
+from runners.derivation import derive
 from runners.devices.meshes import AXES, DEFAULT_RULES
 from tasks.registered_task import RegisteredTask
 from tests.runners.toy_run import LETTERS, ToyText, toy_config
@@ -24,7 +24,7 @@ def _scheduled(**fields):
 
 def _derived(config, vocabulary=VOCABULARY, num_steps=70, **axes):
   mesh = dict.fromkeys(AXES, 1) | axes
-  return derive_schedules(derive(config, vocabulary=vocabulary, mesh=mesh), num_steps)
+  return derive(config, vocabulary=vocabulary, mesh=mesh, num_steps=num_steps)
 
 
 def test_what_is_unset_follows_from_the_rest():

@@ -111,7 +111,7 @@ def test_each_label_has_its_own_learning_rate():
   sgd = fdl.Config(optimizers.sgdm, learning_rate=0.5)
   bare = fdl.Config(optax.set_to_zero)
   names = {"learning_rate/a", "learning_rate/b"}
-  several = learning_rates({"a": adamw, "b": sgd, "c": bare})
+  several = fdl.build(learning_rates({"a": adamw, "b": sgd, "c": bare}))
   assert several.keys() == names and several["learning_rate/b"] == 0.5
   assert float(several["learning_rate/a"](10)) == pytest.approx(float(fdl.build(rate)(10)))
   assert learning_rates(fdl.Config(by_label, optimizers={"a": adamw, "b": sgd})).keys() == names

@@ -6,7 +6,8 @@ import pytest
 
 from layers.attention_cores.blockwise import BlockwiseAttention
 from layers.attention_cores.dense import dense_attention
-from runners.assembly import draw, jitted_train_step
+from runners.assembly import jitted_train_step
+from runners.blueprint import draw, lay_ground
 from runners.devices.flops import tally_traced
 from runners.devices.meshes import MeshShape
 from runners.step_flops import global_batch, model_flops
@@ -22,10 +23,10 @@ def flops_of():
   def count(core):
     config = toy_config(mesh=fdl.Config(MeshShape))
     config.model.block.attention.core = core
-    mesh = fdl.build(config.mesh).build(jax.devices()[:1])
-    blueprint = draw(config, mesh, fdl.build(config.train_data))
-    trainer = blueprint.trainer
-    initializer = blueprint.initializer(trainer, mesh)
+    ground = lay_ground(config)
+    mesh = ground.mesh.build(jax.devices()[:1])
+    blueprint = draw(ground, mesh)
+    trainer, initializer = blueprint.trainer, blueprint.initializer
     step = jitted_train_step(trainer, initializer, mesh)
     traced = step.trace(initializer.abstract, global_batch(trainer))
     model = model_flops(blueprint.config.model, trainer, initializer.abstract)

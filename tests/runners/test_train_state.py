@@ -4,11 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from runners.assembly import draw
+from runners.blueprint import draw, lay_ground
 from runners.devices.meshes import AXES, MeshShape
 from tests.runners import toy_run
 from tests.runners.mesh_report import mesh_config, report
-from tests.runners.toy_run import ToyText
 
 MESHES = {
   "data2-fsdp2-tensor2": {"data": 2, "fsdp": 2, "tensor": 2},
@@ -43,8 +42,7 @@ def _initializer(config, **axes):
   """Of a mesh that is only described: nothing is allocated."""
   mesh = MeshShape(**{"data": 1} | axes)
   mesh = mesh.describe(mesh.num_devices(1))
-  blueprint = draw(config, mesh, ToyText())
-  return blueprint.initializer(blueprint.trainer, mesh)
+  return draw(lay_ground(config), mesh).initializer
 
 
 def test_the_first_state_is_a_function_of_the_seed():

@@ -11,7 +11,7 @@ import pytest
 
 from layers.errors import UserError
 from layers.sharding import constrain, partitioned_init
-from runners.assembly import draw
+from runners.blueprint import draw, lay_ground
 from runners.devices.layout import check_rules, lay_out
 from runners.devices.meshes import AXES, DEFAULT_RULES, MeshShape
 from tests.runners.toy_run import ToyText, toy_config
@@ -23,7 +23,7 @@ def _draw(config, **axes):
   """The toy on a mesh of one device but for these axes, of which there need be no devices."""
   shape = MeshShape(**{"data": 1} | axes)
   mesh = shape.describe(shape.num_devices(1))
-  return draw(config, mesh, fdl.build(config.train_data))
+  return draw(lay_ground(config), mesh)
 
 
 def _toy(

@@ -1,0 +1,209 @@
+"""What a config means on a mesh, whether its devices are there or not.
+
+The chain of every start, each link made once of the one before:
+
+    config -> Groundwork   numbers checked; the mesh's shape and the data built
+           -> Blueprint    everything derived, the trainer built, the model traced on the mesh
+           -> Assembly     data opened (runners/assembly.py)
+
+Training and evaluation go to its end, generation and planning stop at the blueprint.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import fiddle as fdl
+import jax
+
+from input_pipelines.batches import Data
+from input_pipelines.vocabularies import Vocabulary
+from layers.errors import UserError
+from runners.configs.derived import derive_eval_data
+from runners.configs.ranges import check_ranges
+from runners.derivation import derive, derive_schedules
+from runners.devices.layout import (
+  Layout,
+  activation_layouts,
+  check_divides,
+  check_rules,
+  parameter_layouts,
+  warn_of_idle_axes,
+)
+from runners.devices.meshes import MeshShape, check_batch
+from runners.optimizer_labels import learning_rates
+from runners.train_state import Initializer, ModelInit
+from runners.trainer import Trainer
+from tasks.objective import check_objective
+
+AnyMesh = jax.sharding.Mesh | jax.sharding.AbstractMesh
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Groundwork:
+  """What stands before a model can: the checked config, and its mesh and data, built.
+
+  Attributes:
+    config: evaluation data have taken from train_data what they leave unset.
+    mesh: its shape, of which the caller makes a mesh of the devices at hand.
+    train_data, eval_data: built, not opened.
+  """
+
+  config: fdl.Config
+  mesh: MeshShape
+  train_data: Data
+  eval_data: Mapping[str, Data]
+
+  def changed(self, config: fdl.Config) -> "Groundwork":
+    """Of a config that differs in other fields than the data."""
+    return dataclasses.replace(self, config=config, mesh=fdl.build(config.mesh))
+
+
+def lay_ground(config: fdl.Config) -> Groundwork:
+  """Checks the numbers of a Trainer's config, and builds what the rest depends on.
+
+  Raises:
+    UserError: a number cannot be, or the data cannot.
+  """
+  config = derive_eval_data(config)
+  check_numbers(config)
+  # Built in one go, so that nodes which data share are one object.
+  parts = fdl.Config(
+    _named,
+    mesh=config.mesh,
+    train_data=config.train_data,
+    eval_data=config.eval_data or {},
+  )
+  return Groundwork(config=config, **fdl.build(parts))
+
+
+def _named(**parts: Any) -> dict[str, Any]:
+  return parts
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Blueprint:
+  """The run on a mesh, nothing of it allocated.
+
+  Attributes:
+    config: with everything derived filled in; schedules of a run of epochs, whose length its
+      data tell, do not know it yet.
+    trainer: built. In a run of epochs its optimizer is that of a run of one step, until
+      `of_length`.
+    learning_rates: name as logged -> rate, or step -> rate; see there.
+    mesh: of devices, or described.
+    model: its parameters, and what it asks of activations.
+    layouts: of every parameter, then of every kind of activation that a layer constrains.
+  """
+
+  config: fdl.Config
+  trainer: Trainer
+  learning_rates: Mapping[str, Any]
+  mesh: Any
+  model: ModelInit
+  layouts: list[Layout]
+
+  @functools.cached_property
+  def initializer(self) -> Initializer:
+    """Shapes, shardings and first values of the state."""
+    trainer = self.trainer
+    return Initializer(
+      self.model,
+      trainer.transformation,
+      seed=trainer.seed,
+      mesh=self.mesh,
+      rules=trainer.sharding,
+      statistics=trainer.step.statistics,
+      variables=trainer.step.variables,
+    )
+
+  def of_length(self, num_steps: int) -> "Blueprint":
+    """With schedules that know how long the run is."""
+    if self.config.num_steps is not None:
+      assert num_steps == self.config.num_steps
+      return self
+    optimizer, rates = _optimizer(derive_schedules(self.config, num_steps))
+    trainer = dataclasses.replace(self.trainer, optimizer=optimizer)
+    return dataclasses.replace(self, trainer=trainer, learning_rates=rates)
+
+
+def draw(
+  ground: Groundwork,
+  mesh: AnyMesh,
+  *,
+  vocabulary: Vocabulary | None = None,
+  platform: str | None = None,
+) -> Blueprint:
+  """The model on the mesh; nothing is allocated, and no data are read.
+
+  `vocabulary` is that of the training data unless another is given, `platform` of the devices
+  jax's.
+
+  Raises:
+    UserError: the mesh, the rules, the batch and the model do not fit each other.
+  """
+  config = ground.config
+  check_rules(config.sharding)
+  for name in ("batch_size", "microbatch_size"):
+    if getattr(config, name):
+      check_batch(name, getattr(config, name), mesh)
+  config = derive(
+    config,
+    vocabulary=vocabulary or ground.train_data.vocabulary(),
+    mesh=mesh.shape,
+    num_steps=config.num_steps,
+    platform=platform,
+  )
+  # What is wrong with an optimizer shows now, even where the length of the run is not known.
+  known = config if config.num_steps else derive_schedules(config, 1)
+  optimizer, rates = _optimizer(known)
+  parts = {"mesh": ground.mesh, "train_data": ground.train_data, "optimizer": optimizer}
+  if ground.eval_data:
+    parts["eval_data"] = ground.eval_data
+  trainer: Trainer = fdl.build(fdl.copy_with(config, **parts))
+  check_objective(trainer.objective, trainer.num_microbatches)
+  example = ground.train_data.example(trainer.sequence_length)
+  model = ModelInit(trainer.model, trainer.objective, example)
+  layouts = _layouts(model, trainer, mesh)
+  check_divides(layouts, config)
+  warn_of_idle_axes(layouts, mesh.shape)
+  return Blueprint(
+    config=config,
+    trainer=trainer,
+    learning_rates=rates,
+    mesh=mesh,
+    model=model,
+    layouts=layouts,
+  )
+
+
+def _layouts(model: ModelInit, trainer: Trainer, mesh: AnyMesh) -> list[Layout]:
+  num_rows = trainer.microbatch_size or trainer.batch_size
+  return [
+    *parameter_layouts(model.boxed, trainer.sharding, mesh.shape),
+    *activation_layouts(model.constraints, trainer.sharding, mesh.shape, num_rows),
+  ]
+
+
+def _optimizer(config: fdl.Config) -> tuple[Any, dict[str, Any]]:
+  """The optimizer and its learning rate, in one go: a schedule is one object in both."""
+  parts = {"optimizer": config.optimizer, "rates": learning_rates(config.optimizer)}
+  built = fdl.build(fdl.Config(_named, **parts))
+  return built["optimizer"], built["rates"]
+
+
+def check_numbers(config: fdl.Config) -> None:
+  """Raises UserError for a number in the config that cannot be, or that contradicts another."""
+  check_ranges(config)
+  if config.num_steps is None and config.num_epochs is None:
+    raise UserError("set num_steps or num_epochs, for example --set=num_steps=1000")
+  if config.num_steps is not None and config.num_epochs is not None:
+    raise UserError(
+      f"num_steps={config.num_steps} and num_epochs={config.num_epochs} are both set; "
+      "unset one, for example with --set=num_steps=None"
+    )
+  if config.microbatch_size and config.batch_size % config.microbatch_size:
+    raise UserError(
+      f"microbatch_size={config.microbatch_size} does not divide batch_size={config.batch_size}"
+    )
