@@ -16,6 +16,7 @@ from layers.notices import note
 from runners.configs.derived import PRECISION_FIELDS, unset_fields
 from runners.configs.tree import copy_config
 from runners.devices.layout import vocabulary_split
+from runners.model_traits import traits
 
 
 def derive(
@@ -39,7 +40,7 @@ def derive(
   facts: dict[str, Any] = {
     **_precision(config, platform or jax.default_backend()),
     "max_positions": config.sequence_length,
-    "residual_depth": getattr(config.model, "num_layers", None),
+    "residual_depth": traits(config.model).num_layers,
   }
   if vocabulary is not None:
     facts["vocab_size"] = _vocab_size(config, vocabulary)
@@ -74,7 +75,7 @@ def _precision(config: fdl.Config, platform: str) -> dict[str, str]:
 
 def _vocab_size(config: fdl.Config, vocabulary: Vocabulary) -> int:
   """The model's own, which may be larger than the data's, or the data's."""
-  vocab_size = getattr(config.model, "vocab_size", None) or vocabulary.vocab_size
+  vocab_size = traits(config.model).vocab_size or vocabulary.vocab_size
   if vocab_size < vocabulary.vocab_size:
     # An id beyond the table would be clipped to its last row without a word.
     raise UserError(

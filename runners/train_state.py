@@ -20,6 +20,7 @@ from layers.sharding import Rules, constraints_seen
 from layers.variables import first_variables
 from runners.array_names import named_arrays
 from runners.devices.meshes import replicated
+from runners.model_traits import traits
 from tasks.objective import Objective, with_rows
 from tasks.weighted_metrics import average, metric_names
 
@@ -129,8 +130,8 @@ class ModelInit:
 
   def unpadded(self) -> tuple[Any, dict[str, Any]]:
     """Shapes as of `first`, unboxed, without the rows that pad the vocabulary for a mesh."""
-    ids = getattr(self._model, "vocab_size", None)
-    rows = getattr(self._model, "padded_vocab_size", None) or ids
+    asked = traits(self._model)
+    ids, rows = asked.vocab_size, asked.padded_vocab_size or asked.vocab_size
 
     def cut(x: Any, names: Any) -> jax.ShapeDtypeStruct:
       named = zip(x.shape, (*names, *[None] * x.ndim), strict=False)

@@ -15,6 +15,7 @@ from runners.checkpoints.reading import restore_model
 from runners.evaluate_run import chosen_steps
 from runners.generation.generator import Generator, check_context
 from runners.generation.prompt_tokens import prompt_tokens
+from runners.model_traits import traits
 from runners.processes import compilation_cache
 from runners.trainer import Trainer
 
@@ -65,7 +66,7 @@ def generate(
   """
   ground = lay_ground(config)
   steps = chosen_steps(config, workdir, step)
-  tokens = prompt_tokens(ground.train_data, workdir, getattr(config.model, "vocab_size", None))
+  tokens = prompt_tokens(ground.train_data, workdir, traits(config.model).vocab_size)
   prompts = [tokens.encode(prompt) for prompt in request.prompts]
   compilation_cache.enable(cache_dir or default_cache_dir())
   mesh = ground.mesh.build()
@@ -107,7 +108,7 @@ def _context(trainer: Trainer, imported: int | None) -> int:
 
   Rotary ones do go on: `--set=sequence_length=N` asks for positions that were never trained.
   """
-  model = trainer.model
-  if getattr(model, "learned_positions", False) and model.max_positions:
+  model = traits(trainer.model)
+  if model.learned_positions and model.max_positions:
     return model.max_positions
   return max(trainer.sequence_length, imported or 0)

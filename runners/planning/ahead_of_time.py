@@ -30,6 +30,7 @@ from runners.configs import files as config_files
 from runners.devices import collectives, flops
 from runners.devices.memory import bytes_per_device, device_bytes
 from runners.devices.meshes import batch_sharding
+from runners.model_traits import traits
 from runners.planning import topologies
 from runners.processes import parent_process
 
@@ -79,7 +80,7 @@ def _facts(
     "tokens_per_step": trainer.batch_size * trainer.sequence_length,
     "num_steps": trainer.num_steps,
     "num_microbatches": trainer.num_microbatches,
-    "num_layers": getattr(trainer.model, "num_layers", 1),
+    "num_layers": traits(trainer.model).num_layers or 1,
     "flops_per_step": step_flops.model_flops(blueprint.config.model, trainer, state),
     "hardware_flops_per_step": program.flops,
     "bytes_per_device": {

@@ -28,6 +28,7 @@ from runners.configs.tree import copy_config
 from runners.devices.collectives import Collective
 from runners.devices.memory import bytes_per_device
 from runners.devices.meshes import AXES, BATCH_AXES
+from runners.model_traits import traits
 from runners.planning.plan import CompileError, Plan, plan, usable_bytes
 from runners.planning.report import table
 from runners.planning.topologies import Topology
@@ -265,7 +266,7 @@ def _first(ground: Groundwork, topology: Topology) -> list[Candidate]:
     UserError: no mesh suits; why the simplest does not.
   """
   config = ground.config
-  remat = _REMAT[0] if hasattr(config.model, "remat") else None
+  remat = None if traits(config.model).remat is None else _REMAT[0]
   found, refusals = [], []
   for mesh in _meshes(config, topology):
     candidate = Candidate(mesh, remat, 1)
