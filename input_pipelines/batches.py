@@ -9,7 +9,7 @@ Letters: B sequences of the global batch, T tokens of a sequence, V ids of the v
 """
 
 import abc
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -20,12 +20,13 @@ TARGETS = "decoder_target_tokens"  # int32 [B, T]
 POSITIONS = "decoder_positions"  # int32 [B, T], from 0 in each segment
 SEGMENTS = "decoder_segment_ids"  # int32 [B, T], from 1 in each row; 0 is padding
 WEIGHTS = "decoder_loss_weights"  # float32 [B, T], 0 on padding
+TEXT_KEYS = (INPUTS, TARGETS, POSITIONS, SEGMENTS, WEIGHTS)
 
 
 class Batches(Protocol):
   """Batches 0, 1, 2, ...: the same `n` always gives the same rows.
 
-  `batches[n]` is this host's rows of global batch n under seqio's keys (above). Hosts hold
+  `batches[n]` is this host's rows of global batch n; text has seqio's keys (above). Hosts hold
   contiguous blocks of rows, so concatenating them in host order is the global batch, whatever
   the number of hosts. An `n` outside 0 .. num_batches - 1 raises IndexError, which also makes
   a finite `Batches` iterable.
@@ -50,15 +51,27 @@ def same_content(noted: str, found: str) -> bool:
 
 
 class Data(abc.ABC):
-  """Training or evaluation data as configured: says its vocabulary and opens batches."""
+  """Training or evaluation data as configured; opens batches of them.
 
-  @abc.abstractmethod
-  def vocabulary(self) -> Vocabulary:
-    """The vocabulary, ready in a moment: nothing is tokenised to answer."""
+  Attributes:
+    units: what the data are counted in, as a plural: "tokens", "images", "seconds". Figures are
+      named by it (`perf/images_per_s`).
+  """
+
+  units: ClassVar[str] = "tokens"
+
+  def vocabulary(self) -> Vocabulary | None:
+    """The vocabulary, ready in a moment: nothing is tokenised to answer. None: no text."""
+    return None
+
+  def units_per_row(self, sequence_length: int) -> float:
+    """Units in a row, padding included: `sequence_length` tokens, or 1 of any other unit."""
+    return sequence_length if self.units == "tokens" else 1
 
   def document_start(self) -> int | None:
     """The id in front of each document, with which a prompt begins too; None: there is none."""
-    return self.vocabulary().bos_id
+    vocabulary = self.vocabulary()
+    return None if vocabulary is None else vocabulary.bos_id
 
   def example(self, sequence_length: int) -> dict[str, np.ndarray]:
     """One row of padding: the keys, shapes and dtypes of a batch, with nothing read."""
@@ -78,7 +91,7 @@ class Data(abc.ABC):
     shard_index: int = 0,
     num_shards: int = 1,
   ) -> Batches:
-    """Batches of `batch_size` rows (over all hosts) of `sequence_length` tokens.
+    """Batches of `batch_size` rows (over all hosts), text as `sequence_length` tokens each.
 
     With a `seed`, for training: every epoch in its own order, endless, or `num_epochs` long
     with the last batch filled up by rows of weight 0. With `seed=None`, for evaluation: the

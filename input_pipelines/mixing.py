@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from input_pipelines.loader import RowBatches
-from input_pipelines.packing import NO_ROW, Rows
+from input_pipelines.packing import NO_ROW, TokenRows
 from input_pipelines.permutation import permute
 from layers.errors import UserError
 
@@ -29,9 +29,9 @@ _COUNTED_AT_ONCE = 1 << 16  # positions
 
 
 class JoinedRows:
-  """The rows of several sources under one numbering, source after source (Rows)."""
+  """The rows of several sources under one numbering, source after source (TokenRows)."""
 
-  def __init__(self, parts: Sequence[Rows]):
+  def __init__(self, parts: Sequence[TokenRows]):
     self._parts = tuple(parts)
     self.starts = np.cumsum([0, *(part.num_rows for part in parts)])  # [S + 1]
     self.num_rows = int(self.starts[-1])

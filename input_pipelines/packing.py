@@ -53,8 +53,15 @@ class Rows(Protocol):
   num_rows: int
 
   def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-    """Rows by number under seqio's keys, [B] -> each [B, T]. NO_ROW gives a row of padding."""
+    """Rows by number, [B] -> each [B, ...]; NO_ROW gives a row of padding, of no weight.
+
+    Those of text are under seqio's keys, each [B, T].
+    """
     ...
+
+
+class TokenRows(Rows, Protocol):
+  """Rows whose tokens can be counted, as a mixture counts those of each source."""
 
   def num_tokens(self, indices: np.ndarray) -> np.ndarray:
     """How many tokens the rows of these numbers hold, [B] -> [B]; padding is none."""

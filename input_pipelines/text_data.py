@@ -15,6 +15,7 @@ from input_pipelines.loader import RowBatches
 from input_pipelines.packing import DocumentRows, PackedRows, PaddedRows
 from input_pipelines.store_builder import Tokenised, open_or_build
 from input_pipelines.token_store import TokenStore, store_path
+from input_pipelines.vocabularies import Vocabulary
 from layers.errors import UserError
 from layers.ranges import PositiveInt
 
@@ -36,6 +37,10 @@ class TextData(Data):
   num_batches: PositiveInt | None = None
   pack: bool = True
   equal_documents: bool = False
+
+  @abc.abstractmethod
+  def vocabulary(self) -> Vocabulary:
+    """That of the tokens: see Data."""
 
   @abc.abstractmethod
   def name(self) -> str:

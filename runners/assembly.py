@@ -177,8 +177,9 @@ def assemble(config: fdl.Config, cache_dir: str) -> Assembly:
 
 def _check_vocabulary(name: str, data: Data, train_data: Data) -> None:
   """An id means another thing in another vocabulary, and the loss would mean nothing."""
-  of = lambda data: (vocabulary := data.vocabulary()) and vocabulary.fingerprint()
-  if of(data) != of(train_data):
+  vocabularies = [each.vocabulary() for each in (data, train_data)]
+  one, other = (None if each is None else each.fingerprint() for each in vocabularies)
+  if one != other:
     raise UserError(
       f"eval_data['{name}'] ({type(data).__name__}) and train_data "
       f"({type(train_data).__name__}) have different vocabularies; evaluate on the same kind "

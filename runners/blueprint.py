@@ -1,12 +1,12 @@
 """What a config means on a mesh, whether its devices are there or not.
 
-The chain of every start, each link made once of the one before:
+Every start follows this chain, and makes each link once, from the link before:
 
     config -> Groundwork   numbers checked; the mesh's shape and the data built
            -> Blueprint    everything derived, the trainer built, the model traced on the mesh
            -> Assembly     data opened (runners/assembly.py)
 
-Training and evaluation go to its end, generation and planning stop at the blueprint.
+Training and evaluation follow it to the end; generation and planning stop at the blueprint.
 """
 
 import dataclasses
@@ -42,11 +42,11 @@ AnyMesh = jax.sharding.Mesh | jax.sharding.AbstractMesh
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Groundwork:
-  """What stands before a model can: the checked config, and its mesh and data, built.
+  """The checked config with its mesh and data built: a model's facts are derived from these.
 
   Attributes:
-    config: evaluation data have taken from train_data what they leave unset.
-    mesh: its shape, of which the caller makes a mesh of the devices at hand.
+    config: of a Trainer; its evaluation data have taken their unset fields from train_data.
+    mesh: a shape; the caller makes a mesh from it and the devices at hand.
     train_data, eval_data: built, not opened.
   """
 
@@ -56,19 +56,19 @@ class Groundwork:
   eval_data: Mapping[str, Data]
 
   def changed(self, config: fdl.Config) -> "Groundwork":
-    """Of a config that differs in other fields than the data."""
+    """The same data with another config, whose data fields are equal."""
     return dataclasses.replace(self, config=config, mesh=fdl.build(config.mesh))
 
 
 def lay_ground(config: fdl.Config) -> Groundwork:
-  """Checks the numbers of a Trainer's config, and builds what the rest depends on.
+  """Checks the numbers of a Trainer's config, and builds the parts that the rest depends on.
 
   Raises:
-    UserError: a number cannot be, or the data cannot.
+    UserError: a number is out of range, or the mesh or the data refuse their fields.
   """
   config = derive_eval_data(config)
   check_numbers(config)
-  # Built in one go, so that nodes which data share are one object.
+  # One build, so that a node which several data share becomes one object.
   parts = fdl.Config(
     _named,
     mesh=config.mesh,
@@ -84,16 +84,16 @@ def _named(**parts: Any) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Blueprint:
-  """The run on a mesh, nothing of it allocated.
+  """The run on a mesh, with no array allocated.
 
   Attributes:
-    config: with everything derived filled in; schedules of a run of epochs, whose length its
-      data tell, do not know it yet.
-    trainer: built. In a run of epochs its optimizer is that of a run of one step, until
-      `of_length`.
-    learning_rates: name as logged -> rate, or step -> rate; see there.
-    mesh: of devices, or described.
-    model: its parameters, and what it asks of activations.
+    config: with every derived field filled in. If num_epochs gives the length, the schedules'
+      num_steps are still unset: only opened data know it.
+    trainer: built from it. If num_epochs gives the length, the optimizer is made for one step
+      until `of_length` is called.
+    learning_rates: name as logged -> rate, or step -> rate; see runners/optimizer_labels.py.
+    mesh: of devices, or a description of one.
+    model: the shapes of its parameters, and its constraints on activations.
     layouts: of every parameter, then of every kind of activation that a layer constrains.
   """
 
@@ -119,7 +119,7 @@ class Blueprint:
     )
 
   def of_length(self, num_steps: int) -> "Blueprint":
-    """With schedules that know how long the run is."""
+    """The same run with the optimizer made for this length."""
     if self.config.num_steps is not None:
       assert num_steps == self.config.num_steps
       return self
@@ -137,8 +137,11 @@ def draw(
 ) -> Blueprint:
   """The model on the mesh; nothing is allocated, and no data are read.
 
-  `vocabulary` is that of the training data unless another is given, `platform` of the devices
-  jax's.
+  Args:
+    ground: see there.
+    mesh: of devices, or described.
+    vocabulary: of the model's ids; None: the training data's.
+    platform: of the devices; None: jax's default.
 
   Raises:
     UserError: the mesh, the rules, the batch and the model do not fit each other.
@@ -155,7 +158,7 @@ def draw(
     num_steps=config.num_steps,
     platform=platform,
   )
-  # What is wrong with an optimizer shows now, even where the length of the run is not known.
+  # A faulty optimizer shows before the data are opened, even if they alone know the length.
   known = config if config.num_steps else derive_schedules(config, 1)
   optimizer, rates = _optimizer(known)
   parts = {"mesh": ground.mesh, "train_data": ground.train_data, "optimizer": optimizer}
@@ -187,7 +190,7 @@ def _layouts(model: ModelInit, trainer: Trainer, mesh: AnyMesh) -> list[Layout]:
 
 
 def _optimizer(config: fdl.Config) -> tuple[Any, dict[str, Any]]:
-  """The optimizer and its learning rate, in one go: a schedule is one object in both."""
+  """The optimizer and its learning rates from one build, so that they share schedules."""
   parts = {"optimizer": config.optimizer, "rates": learning_rates(config.optimizer)}
   built = fdl.build(fdl.Config(_named, **parts))
   return built["optimizer"], built["rates"]

@@ -1,7 +1,7 @@
-"""What the runners ask of a model beside calling it: all of it, and one rule for all of it.
+"""All that the runners ask of a model beside calling it, and the rule for a model without it.
 
-A model is any flax module that its objective can call. A trait below that it does not have does
-not apply to it: a plain MLP has no positions to run out of and no rematerialisation to choose.
+A model is any flax module that its objective can call. A trait that the module lacks does not
+apply to it: a plain MLP has no position table to outgrow and no rematerialisation to choose.
 """
 
 import types
@@ -9,17 +9,18 @@ from typing import Any, Protocol, cast
 
 
 class ModelTraits(Protocol):
-  """Fields (or properties) of a model; each is None in a model without it.
+  """Fields or properties of a model; None if the model lacks one.
 
   Attributes:
-    num_layers: alike, one after another. `runner plan` allows collectives for each of them, one
-      where there is none; a layer's `residual_depth` is this number.
-    vocab_size: ids that the model knows; those of the data where it is unset.
-    padded_vocab_size: rows of whatever has a logical axis called "vocab". Checkpoints hold the
-      first `vocab_size`; without either, arrays are saved as they are.
-    max_positions: rows of the position table; learned_positions: whether there is one. Without,
-      generation takes the sequences of training for the longest.
-    remat: a policy's name (layers/rematerialization.py); `runner plan --search` tries others.
+    num_layers: of the stack. `residual_depth` is derived from it, and `runner plan` multiplies
+      a collective budget per layer by it (by 1 if None).
+    vocab_size: ids that the model knows; None in a config: as many as the data's vocabulary.
+    padded_vocab_size: rows along the logical axis "vocab". Checkpoints keep the first
+      `vocab_size` of them; if both are None, arrays are saved whole.
+    max_positions: rows of the position table; learned_positions: whether there is a table. If
+      there is none, generation ends at the length of the training sequences.
+    remat: name of a policy (layers/rematerialization.py); `runner plan --search` tries others
+      unless it is None.
   """
 
   num_layers: int | None
@@ -31,6 +32,6 @@ class ModelTraits(Protocol):
 
 
 def traits(model: Any) -> ModelTraits:
-  """Those of a module or of its config."""
+  """The traits of a module or of its config."""
   values = {name: getattr(model, name, None) for name in ModelTraits.__annotations__}
   return cast(ModelTraits, types.SimpleNamespace(**values))

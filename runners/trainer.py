@@ -58,8 +58,8 @@ class Trainer:
     mesh: devices along each axis.
     sharding: ordered (logical axis, mesh axis) rules.
     num_steps: optimizer updates; or num_epochs, passes over train_data.
-    batch_size: sequences per update, over all devices.
-    sequence_length: tokens per sequence.
+    batch_size: rows per update, over all devices: sequences, images, ...
+    sequence_length: tokens per sequence; of no account to data that have none.
     microbatch_size: sequences per forward pass, over all devices; None: batch_size. A
       divisor of batch_size: gradients of the microbatches are summed.
     precision: number formats.
@@ -106,3 +106,8 @@ class Trainer:
   def num_microbatches(self) -> int:
     """Forward passes that an update is made of."""
     return self.batch_size // (self.microbatch_size or self.batch_size)
+
+  @property
+  def units_per_step(self) -> float:
+    """Tokens, or other `train_data.units`, of the global batch, padding included."""
+    return self.batch_size * self.train_data.units_per_row(self.sequence_length)

@@ -95,7 +95,7 @@ def train(
     began, facts = run.step, _facts(assembly)
     folder.record({**facts, "overrides": list(provenance)})
     gin_record.save(folder.path, assembly.data)
-    _announce(exp, facts, run)
+    _announce(exp, facts, run, assembly.trainer.train_data.units)
     interruption = _interruption(run)
     if not run.is_over:
       stack.enter_context(interruption)  # from here on there is something to save
@@ -260,7 +260,8 @@ def _loop(
     writer=writer,
     checkpoints=checkpoints,
     throughput=Throughput(
-      tokens_per_step=trainer.batch_size * trainer.sequence_length,
+      units_per_step=trainer.units_per_step,
+      units=trainer.train_data.units,
       flops_per_step=assembly.model_flops(),
       peak_flops=peak and peak * jax.device_count(),
     ),
@@ -294,18 +295,18 @@ def _facts(assembly: Assembly) -> dict[str, Any]:
     "devices": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
     "mesh": {axis: size for axis, size in assembly.mesh.shape.items() if size > 1},
     "parameters": assembly.initializer.num_params(),
-    "tokens_per_step": assembly.trainer.batch_size * assembly.trainer.sequence_length,
+    f"{assembly.trainer.train_data.units}_per_step": assembly.trainer.units_per_step,
     "num_steps": assembly.num_steps,
   }
 
 
-def _announce(exp: str, facts: dict[str, Any], run: Run) -> None:
+def _announce(exp: str, facts: dict[str, Any], run: Run, units: str) -> None:
   mesh = ", ".join(f"{axis}={size}" for axis, size in facts["mesh"].items())
   print(f"experiment  {exp}  {facts['parameters']:,} parameters")
   print(f"devices     {facts['devices']}{'  mesh ' + mesh if mesh else ''}")
   print(f"workdir     {run.workdir}")
   start = f"step {run.step} of {run.num_steps}" if run.step else f"{run.num_steps} steps"
-  print(f"training    {start}, {facts['tokens_per_step']:,} tokens each", flush=True)
+  print(f"training    {start}, {facts[f'{units}_per_step']:,} {units} each", flush=True)
 
 
 def _interruption(run: Run) -> Interruption:

@@ -75,12 +75,13 @@ def prompt_tokens(data: Data, workdir: str | Path, num_ids: int | None) -> Promp
     num_ids: the model's vocabulary size if the config sets it (imported models do), else None.
 
   Raises:
-    UserError: an imported model has no tokenizer, or another model's.
+    UserError: the data have no vocabulary; an imported model has no tokenizer, or another
+      model's.
   """
   theirs = Path(workdir) / THEIR_FILES
   if theirs.is_dir():
     return _imported(theirs, data, num_ids)
-  vocabulary, start = data.vocabulary(), data.document_start()
+  vocabulary, start = _vocabulary(data), data.document_start()
   return PromptTokens(
     vocabulary=vocabulary,
     first_ids=() if start is None else (start,),
@@ -91,7 +92,7 @@ def prompt_tokens(data: Data, workdir: str | Path, num_ids: int | None) -> Promp
 def _imported(theirs: Path, data: Data, num_ids: int | None) -> PromptTokens:
   config = _document(theirs, CONFIG)
   files = [file_within(theirs, name) for name in _TOKENIZERS if (theirs / name).is_file()]
-  vocabulary = _load(files[0], data) if files else data.vocabulary()
+  vocabulary = _load(files[0], data) if files else _vocabulary(data)
   if num_ids is not None and (
     vocabulary.vocab_size > num_ids or not files and vocabulary.vocab_size != num_ids
   ):
@@ -110,6 +111,16 @@ def _imported(theirs: Path, data: Data, num_ids: int | None) -> PromptTokens:
     end_ids=ends,
     context=config.whole("max_position_embeddings", None, at_least=1),
   )
+
+
+def _vocabulary(data: Data) -> Vocabulary:
+  vocabulary = data.vocabulary()
+  if vocabulary is None:
+    raise UserError(
+      f"{_name(data)} has no vocabulary, so there is no text to continue: its rows are "
+      f"{data.units}"
+    )
+  return vocabulary
 
 
 def _load(file: Path, data: Data) -> Vocabulary:

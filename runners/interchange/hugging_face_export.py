@@ -59,8 +59,8 @@ def export_folder(
     dtype: of all tensors; None: those that the checkpoint has.
 
   Raises:
-    UserError: neither family of theirs can be this model, `to` holds a model, or a number is
-      infinite in `dtype`.
+    UserError: neither family of theirs can be this model, its data have no vocabulary, `to`
+      holds a model, or a number is infinite in `dtype`.
     DamagedCheckpoint: an array is not what was saved; nothing of the model is left.
   """
   chosen = None if dtype is None else dtype_of(dtype)
@@ -125,9 +125,15 @@ def _beside(
   if files or source.is_imported:
     return files
   try:
-    return tokenizer_files(fdl.build(config.train_data), workdir)
+    data: Any = fdl.build(config.train_data)
+    if data.vocabulary() is not None:
+      return tokenizer_files(data, workdir)
   except UserError as error:
     return unknown_tokenizer(workdir, str(error))
+  raise UserError(
+    f"{workdir} learned from {data.units} without a vocabulary (train_data is "
+    f"{type(data).__name__}): only models of text are exported"
+  )
 
 
 def _check_free(target: Path, beside: Mapping[str, bytes]) -> None:
@@ -258,7 +264,8 @@ def _token_ids(config: fdl.Config, source: _Source) -> dict[str, Any]:
   if not source.is_imported:
     try:
       data: Any = fdl.build(config.train_data)
-      first, last = data.document_start(), data.vocabulary().eos_id
+      first, vocabulary = data.document_start(), data.vocabulary()
+      last = None if vocabulary is None else vocabulary.eos_id
     except UserError as error:
       print(f"token ids   none in config.json, for {error}")
   return {"bos_token_id": first, "eos_token_id": last}

@@ -9,6 +9,7 @@ from typing import Any, TextIO
 import jax
 
 from input_pipelines import progress
+from runners.metrics.throughput import speed
 
 # Metric -> printed name and format. Other metrics are printed under their own names.
 _FORMATS = {
@@ -146,7 +147,9 @@ def _live_figures(
 
 
 def _speed(scalars: Mapping[str, float]) -> Iterator[str]:
-  yield f"{_short(scalars['perf/tokens_per_s'])} tokens/s"
+  if (found := speed(scalars)) is not None:
+    count, units = found
+    yield f"{_short(count)} {units}/s"
   if "perf/mfu" in scalars:
     yield f"mfu {scalars['perf/mfu']:.1%}"
   elif jax.default_backend() != "cpu":  # MFU means nothing on a CPU

@@ -6,7 +6,9 @@ arrival of one log's metrics to the arrival of the next log's.
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+_OTHER_SPEEDS = ("perf/steps_per_s", "perf/model_tflops_per_s")
 
 
 @dataclasses.dataclass
@@ -18,9 +20,10 @@ class Throughput:
   evaluation.
   """
 
-  tokens_per_step: int  # of the global batch, padding included
+  units_per_step: float  # of the global batch, padding included
   flops_per_step: int | None = None  # model FLOPs: runners/devices/flops.py
   peak_flops: float | None = None  # of all devices together; None where unknown
+  units: str = "tokens"  # what is counted: `perf/<units>_per_s`
   clock: Callable[[], float] = time.perf_counter
 
   def __post_init__(self) -> None:
@@ -58,7 +61,7 @@ class Throughput:
     scalars = {
       "perf/steps_per_s": steps / seconds,
       "perf/step_ms": 1e3 * seconds / steps,
-      "perf/tokens_per_s": steps * self.tokens_per_step / seconds,
+      f"perf/{self.units}_per_s": steps * self.units_per_step / seconds,
       "perf/data_wait": min(1.0, data_wait_s / seconds),
       "perf/data_wait_ms": 1e3 * data_wait_s / steps,
     }
@@ -71,3 +74,12 @@ class Throughput:
 
   def _restart(self, now: float) -> None:
     self._start, self._steps, self._data_wait_s = now, 0, 0.0
+
+
+def speed(scalars: Mapping[str, float]) -> tuple[float, str] | None:
+  """Units trained on in a second, and their name: (12345.0, "tokens"); None if not logged."""
+  for name, value in scalars.items():
+    kind, _, rest = name.partition("/")
+    if kind == "perf" and rest.endswith("_per_s") and name not in _OTHER_SPEEDS:
+      return value, rest.removesuffix("_per_s")
+  return None

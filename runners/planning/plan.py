@@ -35,12 +35,15 @@ _LAST_LINES = 30  # of the compiler's output, shown when it fails
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunCost:
-  """Time and cost at a given utilisation (mfu); None where speed or length is unknown."""
+  """Time and cost at a given utilisation (mfu); None where speed or length is unknown.
+
+  `amount` is how much is trained on, in the plan's units.
+  """
 
   mfu: float
   seconds_per_step: float | None
   steps: float | None
-  tokens: float | None
+  amount: float | None
   seconds: float | None
   device_hours: float | None
   cost: float | None
@@ -54,6 +57,7 @@ class Plan:
     devices: their number; mesh: axis -> devices along it, if more than one.
     compiled_for: text that names the devices the program was compiled for.
     parameters: number of the model's parameters.
+    units: what the data are counted in; units_per_step: their number in an update.
     flops_per_step: model FLOPs; hardware_flops_per_step: FLOPs that the program computes.
     bytes_per_device: purpose -> bytes; None: the compiler refused before it knew.
     collectives: of the program, the largest first; None without a program.
@@ -69,7 +73,7 @@ class Plan:
   mesh: Mapping[str, int]
   compiled_for: str
   parameters: int
-  tokens_per_step: int
+  units_per_step: float
   num_steps: int | None
   num_layers: int
   num_microbatches: int
@@ -82,6 +86,7 @@ class Plan:
   over_budget: Sequence[str]
   notes: Sequence[str]
   peak_flops: float | None
+  units: str = "tokens"
 
   @property
   def usable(self) -> int | None:
@@ -104,7 +109,12 @@ class Plan:
       tokens: how many to train on; None: num_steps decides.
       price: of one device for an hour.
     """
-    steps = tokens / self.tokens_per_step if tokens else self.num_steps
+    if tokens and self.units != "tokens":
+      raise UserError(
+        f"--tokens={tokens:g}: these data are counted in {self.units}; say how long the run is "
+        "with --set=num_steps=N"
+      )
+    steps = tokens / self.units_per_step if tokens else self.num_steps
     seconds = self.seconds_per_step(mfu)
     total = steps * seconds if steps and seconds else None
     hours = total and total * self.devices / 3600
@@ -112,7 +122,7 @@ class Plan:
       mfu=mfu,
       seconds_per_step=seconds,
       steps=steps,
-      tokens=steps and steps * self.tokens_per_step,
+      amount=steps and steps * self.units_per_step,
       seconds=total,
       device_hours=hours,
       cost=hours and hours * price,
@@ -195,13 +205,19 @@ def as_json(plan: Plan, **asked: Any) -> dict[str, Any]:
     {"kind": kind, "axes": axes, "count": count, "bytes": size}
     for kind, axes, count, size, _ in by_kind(found)
   ]  # fmt: skip
+  facts, run = dataclasses.asdict(plan), dataclasses.asdict(plan.run(**asked))
+  units = facts.pop("units")
   return {
-    **dataclasses.asdict(plan),
+    **_renamed(facts, "units_per_step", f"{units}_per_step"),
     "collectives": sums,
     "fits": plan.fits,
     "within_budget": not plan.over_budget,
-    "run": dataclasses.asdict(plan.run(**asked)),
+    "run": _renamed(run, "amount", units),
   }
+
+
+def _renamed(facts: Mapping[str, Any], name: str, to: str) -> dict[str, Any]:
+  return {to if key == name else key: value for key, value in facts.items()}
 
 
 def _facts(

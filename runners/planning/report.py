@@ -45,7 +45,7 @@ def _heading(plan: Plan, exp: str) -> list[str]:
     f"experiment  {exp}  {plan.parameters:,} parameters",
     f"compiled    for {plan.compiled_for}, in {plan.compile_seconds:.1f} s",
     f"mesh        {mesh}",
-    f"step        {plan.tokens_per_step:,} tokens in {plan.num_microbatches} forward pass"
+    f"step        {plan.units_per_step:,} {plan.units} in {plan.num_microbatches} forward pass"
     f"{'es' if plan.num_microbatches > 1 else ''}",
     f"FLOPs       {plan.flops_per_step:.4g} of the model a step; the program computes "
     f"{plan.hardware_flops_per_step:.4g} ({ratio:.2f} x)",
@@ -95,13 +95,13 @@ def _time(plan: Plan, run: RunCost, price: float) -> Iterator[str]:
   if run.seconds_per_step is None:
     yield "time        n/a: the peak speed of this device is not known"
   else:
-    speed = plan.tokens_per_step / run.seconds_per_step
+    speed = plan.units_per_step / run.seconds_per_step
     yield (
       f"time        {_duration(run.seconds_per_step)} a step at {run.mfu:.0%} MFU: "
-      f"{speed:,.0f} tokens/s"
+      f"{speed:,.0f} {plan.units}/s"
     )
   if run.steps is not None:
-    line = f"run         {run.steps:,.0f} steps, {run.tokens:.4g} tokens"
+    line = f"run         {run.steps:,.0f} steps, {run.amount:.4g} {plan.units}"
     if run.seconds is not None:
       line += f": {_duration(run.seconds)}, {_number(run.device_hours or 0)} device hours"
     if price and run.cost is not None:

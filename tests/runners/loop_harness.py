@@ -135,7 +135,7 @@ class Harness:
       callbacks=callbacks,
       writer=FakeWriter(self.log),
       checkpoints=FakeCheckpoints(self.log, every),
-      throughput=Throughput(tokens_per_step=1, clock=lambda: 0.0),
+      throughput=Throughput(units_per_step=1, clock=lambda: 0.0),
       **{"log_every": 100, "eval_every": None} | cadence,
     )
     self.final = loop(FakeState(start, 0, set()), self.interruption)

@@ -73,7 +73,6 @@ def test_a_run_of_epochs_makes_its_schedule_again_once_its_length_is_known(confi
 
 
 def test_the_optimizer_steps_at_the_rate_that_is_logged(config):
-  """One object is both, whatever a schedule keeps to itself."""
   rates.clear()
   optimizer = fdl.Config(_noting, learning_rate=fdl.Config(counted_schedule))
   blueprint = _drawn(fdl.copy_with(config, optimizer=optimizer))

@@ -9,7 +9,7 @@ import pytest
 from input_pipelines.vocabularies import CharacterVocabulary
 from runners import optimizers, schedules
 from runners.configs.derived import derive_eval_data
-from runners.derivation import derive
+from runners.derivation import derive, derive_schedules
 from runners.devices.meshes import AXES, DEFAULT_RULES
 from tasks.registered_task import RegisteredTask
 from tests.runners.toy_run import LETTERS, ToyText, toy_config
@@ -36,6 +36,14 @@ def test_what_is_unset_follows_from_the_rest():
   assert config.model.block.feed_forward.residual_depth == 1
   assert config.optimizer.learning_rate.num_steps == 70
   np.testing.assert_array_equal(config.objective.token_bytes, np.ones(19))
+
+
+def test_the_schedules_of_several_optimizers_know_the_length_of_the_run():
+  both = {"body": _scheduled().optimizer, "head": _scheduled().optimizer}
+  derived = _derived(toy_config(optimizer=both), num_steps=70).optimizer
+  assert [one.learning_rate.num_steps for one in derived.values()] == [70, 70]
+  later = derive_schedules(_derived(toy_config(optimizer=both), num_steps=None), 8).optimizer
+  assert [one.learning_rate.num_steps for one in later.values()] == [8, 8]
 
 
 def test_what_is_set_wins():

@@ -23,7 +23,7 @@ LARGE = Plan(
   mesh={"fsdp": 64},
   compiled_for="h100:8x8, 64 x NVIDIA H100 80GB HBM3",
   parameters=6_738_415_616,
-  tokens_per_step=262_144,
+  units_per_step=262_144,
   num_steps=1000,
   num_layers=32,
   num_microbatches=1,
@@ -65,7 +65,7 @@ def test_the_state_is_counted_exactly(planned):
   held = planned.bytes_per_device
   assert planned.devices == 8 and planned.mesh == {"fsdp": 4, "tensor": 2}
   assert planned.num_microbatches == 2
-  assert planned.tokens_per_step == 8 * 12
+  assert planned.units_per_step == 8 * 12
   whole = 4 * planned.parameters
   assert whole / 8 < held["parameters"] < whole / 2  # norms and biases are split less
   assert held["gradients"] == held["parameters"]

@@ -36,7 +36,7 @@ def _fake(asked):
       mesh=mesh,
       compiled_for="nothing",
       parameters=1,
-      tokens_per_step=1,
+      units_per_step=1,
       num_steps=1,
       num_layers=1,
       num_microbatches=microbatches,
