@@ -1,9 +1,9 @@
-"""What training and evaluation read: batch n as a pure function of n, and who opens it.
+"""The interface to data: batch n as a pure function of n, and the configured data that open it.
 
-The data position is the batch number, and the number of rows before it for a run whose batch
-size has changed. There is no iterator state to save, so a run resumes at step 1,000,000 as fast
-as at step 0, any past batch can be looked at again, and the number of hosts may change between
-two runs.
+The data position is the batch number (and the number of rows before it, for a run whose batch
+size has changed). There is no iterator state to save, so a run resumes at step 1,000,000 as
+fast as at step 0, any past batch can be inspected again, and the number of hosts may change
+between two starts.
 
 Letters: B sequences of the global batch, T tokens of a sequence, V ids of the vocabulary.
 """
@@ -31,21 +31,21 @@ class Batches(Protocol):
   the number of hosts. An `n` outside 0 .. num_batches - 1 raises IndexError, which also makes
   a finite `Batches` iterable.
 
-  One that lets a run change its batch size has `position(n)` and `continue_from(n, position)`
-  as well: see RowBatches.
+  Batches that let a run change its batch size also have `position(n)` and
+  `continue_from(n, position)`: see RowBatches.
   """
 
-  num_batches: int | None  # None: endless, the run ends by its number of steps
+  num_batches: int | None  # None: endless; the run's number of steps ends it
   rows_per_epoch: int  # sequences in one pass over the data, all hosts together
-  content: str  # names what is read: other text or other tokens, another name; same_content()
+  content: str  # a name that changes with the text or its tokens; see same_content()
 
   def __getitem__(self, n: int) -> dict[str, np.ndarray]: ...
 
 
 def same_content(noted: str, found: str) -> bool:
-  """Whether two names of a content, `<address>:<checksum>`, are of the same tokens.
+  """Whether two content names, `<address>:<checksum>`, stand for the same tokens.
 
-  Checkpoints from before there were checksums note the address alone.
+  Older checkpoints, from before there were checksums, have only the address.
   """
   return noted == (found if ":" in noted else found.partition(":")[0])
 
@@ -69,12 +69,12 @@ class Data(abc.ABC):
     return sequence_length if self.units == "tokens" else 1
 
   def document_start(self) -> int | None:
-    """The id in front of each document, with which a prompt begins too; None: there is none."""
+    """The id in front of each document, and of each prompt; None if there is none."""
     vocabulary = self.vocabulary()
     return None if vocabulary is None else vocabulary.bos_id
 
   def example(self, sequence_length: int) -> dict[str, np.ndarray]:
-    """One row of padding: the keys, shapes and dtypes of a batch, with nothing read."""
+    """One row of padding [1, T] with a batch's keys and dtypes; no data are read."""
     blank = np.zeros((1, sequence_length), np.int32)
     ids = dict.fromkeys((INPUTS, TARGETS, POSITIONS, SEGMENTS), blank)
     return {**ids, WEIGHTS: blank.astype(np.float32)}
@@ -93,10 +93,10 @@ class Data(abc.ABC):
   ) -> Batches:
     """Batches of `batch_size` rows (over all hosts), text as `sequence_length` tokens each.
 
-    With a `seed`, for training: every epoch in its own order, endless, or `num_epochs` long
+    With a `seed`, for training: endless epochs, each in its own order, or `num_epochs` of them,
     with the last batch filled up by rows of weight 0. With `seed=None`, for evaluation: the
-    data once and in order, the last batch filled up the same way, so that a weighted mean
+    data once and in order, with the last batch filled up likewise, so that a weighted mean
     over the batches is the mean over the whole set at any batch size.
 
-    `shard_index` of `num_shards` says which block of each global batch this host holds.
+    This host holds block `shard_index` of the `num_shards` blocks of each global batch.
     """

@@ -1,13 +1,13 @@
-"""Batches of rows from several sources: at given rates, or all of each once an epoch.
+"""Batches of rows from several sources: at given rates, or every row once an epoch.
 
-With rates, the rows of all batches laid end to end are cut into blocks of 10,000 positions.
-Each block holds every source's share exactly, in an order of its own, and each source goes
-through its epochs at its own pace, one after another, every one newly permuted:
+With rates, the rows of all batches, end to end, form blocks of 10,000 positions. Each block has
+exactly every source's share, in its own order. Each source goes through its epochs at its own
+pace, each epoch newly permuted:
 
     rates web 3, code 1    block 0: 7500 rows of web, 2500 of code, shuffled; block 1: ...
 
-Which row is at a position is a function of the position alone, as in loader.py, so a mixture
-resumes at any step as fast as anything else, and on any number of hosts.
+The row at a position is a function of the position alone, as in loader.py, so a mixture resumes
+at any step as fast as other data, and on any number of hosts.
 
 Letters: B rows of the global batch, S sources.
 """
@@ -24,7 +24,7 @@ from input_pipelines.packing import NO_ROW, TokenRows
 from input_pipelines.permutation import permute
 from layers.errors import UserError
 
-BLOCK = 10_000  # positions; a rate is exact to one in so many
+BLOCK = 10_000  # positions; a rate is exact to 1 in 10,000
 _COUNTED_AT_ONCE = 1 << 16  # positions
 
 
@@ -37,7 +37,7 @@ class JoinedRows:
     self.num_rows = int(self.starts[-1])
 
   def source_of(self, indices: np.ndarray) -> np.ndarray:
-    """The number of each row's source; of NO_ROW, the first's."""
+    """The number of each row's source; 0 for NO_ROW."""
     return np.maximum(np.searchsorted(self.starts, indices, "right") - 1, 0)
 
   def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
@@ -56,7 +56,7 @@ class JoinedRows:
     return counts
 
   def _by_part(self, indices: np.ndarray):
-    """(which of `indices` are its, the part, their numbers within it) for each with any."""
+    """(places in `indices`, part, row numbers within it) for each part that has some."""
     source = self.source_of(indices)
     for s in np.unique(source):
       places = np.flatnonzero(source == s)
@@ -75,11 +75,10 @@ class MixedBatches(RowBatches):
     shares: Sequence[int] | None = None,
     **order: Any,
   ):
-    """`sources` names the parts of `rows`. `order` is what RowBatches takes.
+    """`sources` names the parts of `rows`. `order` has the arguments of RowBatches.
 
-    `shares` are the positions that each source has in a block: see below. Without them the
-    mixture is one corpus, of which an epoch has every row once. With them it has no epochs,
-    and a seed is needed.
+    `shares` are the positions of each source in a block: see below. Without them the mixture is
+    one corpus, with every row once in an epoch. With them it has no epochs and needs a seed.
     """
     super().__init__(rows, **order)
     self.sources = tuple(sources)
@@ -109,7 +108,7 @@ class MixedBatches(RowBatches):
     return index
 
   def _order_of_block(self, block: int) -> np.ndarray:
-    """The source at each place of a block, and how many of its rows come before, [2, BLOCK]."""
+    """[2, BLOCK]: the source at each place of a block, and the number of its rows before it."""
     assert self._seed is not None
     place = permute(np.arange(BLOCK), BLOCK, _seed(self._seed, ""), block)
     source = np.searchsorted(self._share_starts, place, "right") - 1
@@ -119,7 +118,7 @@ class MixedBatches(RowBatches):
     return np.stack([source, nth])
 
   def tokens_by_source(self, first: int, end: int) -> dict[str, int]:
-    """How many tokens of each source global batches first .. end - 1 hold, on all hosts."""
+    """Source -> its tokens in global batches first .. end - 1, over all hosts."""
     counts = np.zeros(len(self.sources), np.int64)
     start, stop = max(0, self.position(first)), max(0, self.position(end))
     for low in range(start, stop, _COUNTED_AT_ONCE):
@@ -130,9 +129,9 @@ class MixedBatches(RowBatches):
 
 
 def shares(rates: Mapping[str, float]) -> list[int]:
-  """How many positions of a block each source has: in proportion to its rate, BLOCK in all.
+  """The positions of each source in a block, in proportion to its rate; their sum is BLOCK.
 
-  The largest remainders get what rounding leaves. UserError for rates that cannot be.
+  The largest remainders get the positions left by rounding. UserError for impossible rates.
   """
   for name, rate in rates.items():
     if not 0 < rate < np.inf:
@@ -151,5 +150,5 @@ def shares(rates: Mapping[str, float]) -> list[int]:
 
 
 def _seed(seed: int, name: str) -> int:
-  """A seed of its own for each source, which the other sources have no part in."""
+  """The seed of a source, which does not depend on the other sources."""
   return int.from_bytes(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest())

@@ -1,11 +1,10 @@
-"""Documents cut into rows of equal length: long ones split, short ones packed, none lost.
+"""Cuts documents into rows of equal length: long ones split, short ones packed, none lost.
 
-A document of L stored tokens (BOS and EOS included, where the vocabulary has them) makes
-L - 1 pairs (input, target) of neighbouring tokens. The pairs of all documents, end to end,
-are cut every T pairs. So every token but the first of its document is a target exactly once,
-no pair reaches across two documents, and a row that begins inside a document has the true
-previous token as its first input. For the documents "<cat>" and "<is it>", T = 4, where < is
-BOS and > is EOS:
+A document of L stored tokens (BOS and EOS included, if the vocabulary has them) makes L - 1
+pairs (input, target) of neighbouring tokens. The pairs of all documents, end to end, are cut
+every T pairs. So every token except its document's first is a target exactly once, no pair
+spans two documents, and a row that begins inside a document has the true previous token as its
+first input. For the documents "<cat>" and "<is it>", T = 4, where < is BOS and > is EOS:
 
     documents   < c a t >   < i s _ i t >
     pairs       <c ca at t>   <i is s_ _i it t>
@@ -16,12 +15,12 @@ BOS and > is EOS:
     2    i t 0 0  t > 0 0  1 1 0 0   0 1 0 0    1 1 0 0
 
 With T = 6 row 0 holds both: inputs "< c a t < i", segments 1 1 1 1 2 2, positions 0 1 2 3 0 1.
-Segments count the documents within a row, positions count within the segment: a document that
-continues in the next row starts again at segment 1, position 0, as it cannot see what went
-before. Padding, which only the last row has, is 0 in every field.
+Segments count the documents within a row, and positions count within a segment. A document that
+continues in the next row starts there at segment 1, position 0, as it cannot see its earlier
+tokens. Padding, which only the last row has, is 0 in every field.
 
-Padded rows hold one document each, from column 0, and padding after it; one of more than T
-pairs takes several rows. With T = 6: "< c a t 0 0", "< i s _ i t".
+Padded rows hold one document each, from column 0, followed by padding; a document of more than
+T pairs takes several rows. With T = 6: "< c a t 0 0", "< i s _ i t".
 
 Letters: B rows asked for, T pairs of a row, D documents.
 """
@@ -38,12 +37,12 @@ NO_ROW = -1  # the index of a row of padding alone
 
 
 class _Pieces(NamedTuple):
-  """The runs of one document in one row, row after row, padding among them, [pieces] each."""
+  """Runs of one document (or padding) in a row, row after row; arrays [pieces]."""
 
   segment: np.ndarray  # 0: padding
-  column: np.ndarray  # the first one, counted through all rows
+  column: np.ndarray  # first column, counted through all rows
   document: np.ndarray
-  token: np.ndarray  # the first one
+  token: np.ndarray  # first token
   length: np.ndarray
 
 
@@ -64,7 +63,7 @@ class TokenRows(Rows, Protocol):
   """Rows whose tokens can be counted, as a mixture counts those of each source."""
 
   def num_tokens(self, indices: np.ndarray) -> np.ndarray:
-    """How many tokens the rows of these numbers hold, [B] -> [B]; padding is none."""
+    """The number of tokens in each of these rows, without padding, [B] -> [B]."""
     ...
 
 
@@ -82,17 +81,17 @@ class DocumentRows(abc.ABC):
     weights: np.ndarray | None = None,
     equal_documents: bool = False,
   ):
-    """tokens: [num_tokens] ids, of which document d is tokens[offsets[d]:offsets[d + 1]].
+    """tokens: [num_tokens] ids; document d is tokens[offsets[d]:offsets[d + 1]].
 
-    `weights`, [num_tokens], is the loss weight of each token where it is the target; None: 1.
-    With `equal_documents` they are divided by their sum over the document, so that each
-    document counts as much as any other, however long it is and into how many rows it is cut.
-    Documents of one token make no pair, so they drop out here. `check(starts, ends)` is
-    called before tokens[starts[i]:ends[i]] are read; what it raises, `rows` raises.
+    `weights`, [num_tokens], is each token's loss weight as a target; None: 1. With
+    `equal_documents` they are divided by their sum over the document, so that every document
+    counts the same, whatever its length and number of rows. Documents of one token make no
+    pair, so they are dropped. `check(starts, ends)` is called before tokens[starts[i]:ends[i]]
+    are read; `rows` passes its errors on.
     """
     lengths = np.diff(offsets)
     has_pairs = lengths > 1
-    # The last of each is where the padding starts: a document that never ends.
+    # The last entry stands for padding, as a document that never ends.
     self._token_starts = np.append(offsets[:-1][has_pairs], 0)
     self._lengths = np.append(lengths[has_pairs] - 1, 0)  # in pairs
     self._pair_starts = np.append(0, np.cumsum(self._lengths[:-1]))
@@ -105,7 +104,7 @@ class DocumentRows(abc.ABC):
 
   @abc.abstractmethod
   def _pieces(self, indices: np.ndarray) -> _Pieces:
-    """What the rows of these numbers are made of."""
+    """The pieces of the rows with these numbers."""
 
   def num_tokens(self, indices: np.ndarray) -> np.ndarray:
     T = self.sequence_length
@@ -120,8 +119,8 @@ class DocumentRows(abc.ABC):
     self._check(pieces.token, pieces.token + lengths + 1)
     column = np.arange(lengths.sum())
     first_column = np.repeat(pieces.column, lengths)
-    # Padding is gathered from token 0 on, which a corpus of less than one row does not fill:
-    # clipping keeps that in range, and what was gathered is zeroed below.
+    # Padding is gathered from token 0 on, and zeroed below; clipping is for a corpus shorter
+    # than a row.
     where = column + np.repeat(pieces.token - pieces.column, lengths)
     batch = {
       INPUTS: self._tokens.take(where, mode="clip").astype(np.int32),
@@ -141,7 +140,7 @@ class DocumentRows(abc.ABC):
     return {key: value.reshape(shape) for key, value in batch.items()}
 
   def _shares(self, documents: np.ndarray) -> np.ndarray:
-    """1 / the sum of the loss weights of each document, float32; 1 where nothing is learned."""
+    """1 / the sum of each document's loss weights, float32; 1 if nothing is learned."""
     unique, back = np.unique(documents, return_inverse=True)
     sums = self._lengths[unique]
     if self._weights is not None:

@@ -22,15 +22,15 @@ from layers.ranges import PositiveInt
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextData(Data):
-  """One split of a text corpus. A subclass says which corpus.
+  """One split of a text corpus, which a subclass defines.
 
   Attributes:
-    split: which part of it.
-    num_batches: evaluation reads this many batches; None: the whole split.
-    pack: documents end to end in each row; False: one a row, and padding after it.
-    equal_documents: each document weighs as much in the loss as any other, the mean over its
+    split: the name of the split.
+    num_batches: number of batches that evaluation reads; None: the whole split.
+    pack: True: documents end to end in each row; False: one document in a row, then padding.
+    equal_documents: True: every document has the same weight in the loss, spread over its
       learned tokens, as Large World Model (https://arxiv.org/abs/2402.08268) weighs examples,
-      packed or padded. False: each learned token as much as any other.
+      packed or padded. False: every learned token has the same weight.
   """
 
   split: str = "train"
@@ -44,27 +44,27 @@ class TextData(Data):
 
   @abc.abstractmethod
   def name(self) -> str:
-    """What the store is called, for people: letters, digits, `_`, `.`, `-`."""
+    """A readable name for the store, of letters, digits, `_`, `.`, `-`."""
 
   @abc.abstractmethod
   def identity(self) -> dict[str, Any]:
-    """All that the tokens depend on, as JSON values: another identity, another store."""
+    """JSON values on which the tokens depend: another identity makes another store."""
 
   @abc.abstractmethod
   def tokenise(self) -> Tokenised:
     """The split as tokens, from its seqio task. Imports TensorFlow."""
 
   def num_tokens(self) -> int | None:
-    """The size of the split where that is known without tokenising it: to refuse it early."""
+    """The split's number of tokens, if known without tokenising, so that it can be checked."""
     return None
 
   def check(self) -> None:
-    """UserError for what is wrong with the configuration, before anything is built."""
+    """Raises UserError for a wrong configuration, before anything is built."""
 
   def store(self, cache_dir: str, *, verify: bool = False) -> TokenStore:
-    """The split's token store under `cache_dir`, built if it is not there or is damaged.
+    """The split's token store under `cache_dir`, built if missing or damaged.
 
-    `verify` checks all of it now, where a large one is otherwise checked as it is read.
+    `verify` checks all of it now; otherwise a large store is checked as it is read.
     """
     self.check()
     return self._store(self._path(cache_dir), verify)
@@ -86,9 +86,9 @@ class TextData(Data):
     )
 
   def _repaired(self, store: TokenStore) -> TokenStore:
-    """The same tokens as in a store that a read has shown to be damaged.
+    """Rebuilds a store that a read found damaged; UserError unless its tokens are the same.
 
-    Batches that differ from those before would pass for a run on one text.
+    With other tokens the run would silently continue on another text.
     """
     same = self._path(str(store.path.parent)) == store.path
     if same and (repaired := self._store(store.path, verify=True)).content == store.content:
@@ -102,13 +102,12 @@ class TextData(Data):
   def open_rows(
     self, sequence_length: int, cache_dir: str, *, is_training: bool
   ) -> "OpenedRows":
-    """The rows of the split; UserError where there are none, or too few to train on."""
+    """The rows of the split; UserError if there are none, or too few to train on."""
     if sequence_length < 1:
       raise UserError(
         f"sequence_length={sequence_length} leaves nothing to read; set 1 or more"
       )
-    # Training needs a whole row: a repeated padded one is hardly what somebody wants, unless
-    # all are padded.
+    # Packed training needs a whole row: nobody wants to train on one padded row repeatedly.
     needed = sequence_length + 1 if is_training and self.pack else 2
     self.check()
     if (known := self.num_tokens()) is not None:
@@ -172,7 +171,7 @@ class TextData(Data):
 
 @dataclasses.dataclass(frozen=True)
 class OpenedRows:
-  """What RowBatches is made of: see there."""
+  """The arguments of RowBatches that come from an opened split: see there."""
 
   rows: DocumentRows
   content: str
@@ -182,7 +181,7 @@ class OpenedRows:
 
 
 def check_counts(num_epochs: int | None, num_batches: int | None, seed: int | None) -> None:
-  """UserError where the numbers that limit the reading of data leave nothing, or contradict."""
+  """Raises UserError if the limits on reading leave nothing, or contradict each other."""
   for name, count in {"num_epochs": num_epochs, "num_batches": num_batches}.items():
     if count is not None and count < 1:
       raise UserError(f"{name}={count} leaves nothing to read; set 1 or more")

@@ -1,4 +1,4 @@
-"""`runner export`: a checkpoint of a run becomes a Hugging Face folder, tensor by tensor."""
+"""`runner export`: writes a run's checkpoint as a Hugging Face folder, tensor by tensor."""
 
 import contextlib
 import functools
@@ -42,7 +42,7 @@ from runners.interchange.tensor_names import Match, Place, matches
 from runners.processes import signals
 
 _BELOW = f"{PARAMS}/"
-# In the form that all releases read, and as what is written now.
+# Fields of a stored config.json to drop: the new one has them in the form all releases read.
 _SAID_ANEW = ("rope_parameters", "original_max_position_embeddings", "torch_dtype")
 _WRITTEN = (CONFIG, "model*.safetensors", "model*.safetensors.index.json", "model*.tmp")
 
@@ -77,7 +77,7 @@ def export_folder(
   _check_free(target, beside)
   tensors = {match.name: source.described(match, chosen) for match in found}
   _check_range(found, source, chosen)
-  # What all are read as: of several, one that none of them loses anything in.
+  # transformers reads all tensors in this dtype: the smallest that loses nothing of any.
   theirs["dtype"] = functools.reduce(
     jnp.promote_types, [tensor.dtype for tensor in tensors.values()]
   ).name
@@ -98,7 +98,7 @@ def _write(
   beside: Mapping[str, bytes],
   config: bytes,
 ) -> None:
-  """The config last: a folder that has one is whole. An error leaves nothing of it."""
+  """Writes config.json last, so a folder with one is complete. An error removes all files."""
   try:
     target.mkdir(parents=True, exist_ok=True)
     with Progress("exporting", len(tensors), "tensors") as progress:
@@ -118,7 +118,7 @@ def _write(
 def _beside(
   known: list[Path], config: fdl.Config, source: "_Source", workdir: str
 ) -> dict[str, bytes]:
-  """Name -> contents of the files beside the model: those that came with it, or its own."""
+  """Name -> contents of the tokenizer's files: the imported ones, or made for this run."""
   files = {
     file.name: read_bytes(file, MAX_COPIED_BYTES) for file in known if file.name != CONFIG
   }
@@ -145,7 +145,7 @@ def _check_free(target: Path, beside: Mapping[str, bytes]) -> None:
 
 
 def _check_range(found: list[Match], source: "_Source", dtype: np.dtype | None) -> None:
-  """Raises UserError where a finite number would be written as an infinite one."""
+  """Raises UserError if a finite number would be written as an infinite one."""
   if dtype is None:
     return
   for match in found:
@@ -158,7 +158,7 @@ def _check_range(found: list[Match], source: "_Source", dtype: np.dtype | None) 
 
 
 class _Source:
-  """The parameters of a checkpoint: what is known of them, and one at a time."""
+  """The parameters of a checkpoint: their descriptions, and their values one at a time."""
 
   def __init__(self, step: Step):
     self._step = step
@@ -174,10 +174,10 @@ class _Source:
     return Described(match.tensor.shape(shapes), own if dtype is None else dtype)
 
   def read(self, match: Match) -> np.ndarray:
-    """Theirs, made of ours, which are kept for the next of their layers."""
+    """Their tensor, made of our arrays; those stay in memory for their next layers."""
     signals.check()
     names = [place.array for place in match.places]
-    # Others are let go before these take their room.
+    # Frees other arrays before these are read.
     self._kept = {name: x for name, x in self._kept.items() if name in names}
     return match.tensor.join([self._part(place) for place in match.places])
 
@@ -190,7 +190,7 @@ class _Source:
     return x if place.layer is None else x[place.layer]
 
   def _array(self, name: str) -> np.ndarray:
-    """Verified and without padding."""
+    """A parameter, verified and without padding."""
     if name not in self._kept:
       array = read_arrays(self._step, [_BELOW + name])
       if changed_arrays(self._step, array):
@@ -215,13 +215,13 @@ def _open(folder: Path) -> Step:
 def _their_config(
   config: fdl.Config, source: _Source, stored: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """From the config of the run, what only its checkpoint knows, and that it began with."""
+  """Their config.json, from the run's config, its checkpoint's shapes and a `stored` config."""
   shapes = source.shapes
   if "embedding/table" not in shapes:
     raise UserError("the checkpoint has no embedding/table: only Decoder models are exported")
   if "positions/table" in shapes:
     positions = shapes["positions/table"][0]
-  else:  # rotary: what it was trained at, here or before
+  else:  # rotary: the longest length of training, in this run or before it
     before = Document(stored, "the config.json that this run began with")
     positions = max(config.sequence_length, before.whole("max_position_embeddings", 0))
   model = fdl.build(config.model)
@@ -236,7 +236,7 @@ def _check_complete(found: list[Match], source: _Source) -> None:
 
 
 def _known_files(workdir: Path, began_with: Any) -> list[Path]:
-  """Config and tokenizer that came with the parameters this run is of, or began with."""
+  """Config and tokenizer files that came with the parameters, by import or by init_from."""
   if (workdir / THEIR_FILES).is_dir():
     return list(copied_files(workdir / THEIR_FILES))
   if began_with is None:
@@ -249,16 +249,16 @@ def _known_files(workdir: Path, began_with: Any) -> list[Path]:
 
 
 def _stored(known: list[Path]) -> dict[str, Any]:
-  """What their config said that is nothing of ours, such as the ids of special tokens."""
+  """Fields of their original config.json, such as ids of special tokens, that export keeps."""
   file = next((file for file in known if file.name == CONFIG), None)
   stored = read_document(file).values if file else {}
   return {name: value for name, value in stored.items() if name not in _SAID_ANEW}
 
 
 def _token_ids(config: fdl.Config, source: _Source) -> dict[str, Any]:
-  """What begins and ends a text. Unsaid, transformers takes the ids of GPT-2 and of LLaMA.
+  """The ids that begin and end a text. Without them transformers takes GPT-2's or LLaMA's.
 
-  Those of an imported file are not known, nor are those of a tokenizer that is gone.
+  They are None, as unknown, for an imported parameter file and for a missing tokenizer.
   """
   first = last = None
   if not source.is_imported:

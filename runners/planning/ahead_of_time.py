@@ -1,8 +1,8 @@
-"""One training step, compiled for devices that need not be there, and what that tells.
+"""Compiles one training step for devices that may be absent, and reports its facts.
 
-The process of `runner plan`: python -m runners.planning.ahead_of_time REQUEST RESULT, two files
-of JSON. The environment that a topology asks for has to be set before jax begins, so it is a
-process of its own.
+`runner plan` runs it as python -m runners.planning.ahead_of_time REQUEST RESULT (two JSON
+files). It is a separate process because the environment variables for a topology must be set
+before jax starts.
 """
 
 import json
@@ -34,14 +34,14 @@ from runners.model_traits import traits
 from runners.planning import topologies
 from runners.processes import parent_process
 
-_PLATFORMS = {"cuda": "gpu"}  # what jax calls it
+_PLATFORMS = {"cuda": "gpu"}  # a topology's platform -> jax's name
 
 
 def plan_step(config: fdl.Config, topology: topologies.Topology | None) -> dict[str, Any]:
-  """The facts of one step: see `runners.planning.plan.Plan`, whose fields these are.
+  """The facts of one step, named like the fields of `runners.planning.plan.Plan`.
 
   Args:
-    config: resolved, of a Trainer.
+    config: a resolved config of a Trainer.
     topology: None: the devices of this machine.
 
   Raises:
@@ -95,7 +95,7 @@ def _facts(
 
 
 def _devices(topology: topologies.Topology | None) -> tuple[Any, str, int | None]:
-  """Devices, the platform whose program is wanted, and the memory of each."""
+  """The devices, the platform to compile for, and the bytes of memory of a device."""
   if topology is None:
     devices = jax.devices()
     return devices, devices[0].platform, device_bytes(jax.sharding.Mesh(devices, "all"))
@@ -106,12 +106,12 @@ def _devices(topology: topologies.Topology | None) -> tuple[Any, str, int | None
 
 
 def _gradient_bytes(params: Any) -> int:
-  """They are summed in float32, and lie as the parameters do."""
+  """Bytes of gradients on a device: summed in float32, sharded like the parameters."""
   return sum(4 * math.prod(x.sharding.shard_shape(x.shape)) for x in jax.tree.leaves(params))
 
 
 def _compiled(lowered: Any) -> tuple[Any, str | None]:
-  """The program, or why the compiler refuses: for a TPU it knows what a device holds."""
+  """The program, or why the compiler refuses it; TPU compilers know a device's memory."""
   try:
     return lowered.compile(), None
   except jax.errors.JaxRuntimeError as error:
@@ -124,10 +124,11 @@ def _compiled(lowered: Any) -> tuple[Any, str | None]:
 def _memory(
   held: Mapping[str, int], compiled: Any, refusal: str | None, *, on_cpu: bool
 ) -> dict[str, int | None]:
-  """Bytes on one device, by what they are for.
+  """Bytes on one device, by purpose.
 
-  The state is counted, the rest is what the compiler says. What is neither state nor gradients
-  counts as activations: saved for the backward pass, gathered weights, and workspace.
+  The state is counted here; the compiler reports the rest. All memory beyond state and
+  gradients counts as activations: values saved for the backward pass, gathered weights,
+  workspace.
   """
   if compiled is None:
     wanted = _wanted(refusal or "")
@@ -139,7 +140,7 @@ def _memory(
   peak = analysis.peak_memory_in_bytes
   if on_cpu:
     new = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-    peak = arguments + new + temporaries  # it says of itself the arguments only
+    peak = arguments + new + temporaries  # the CPU compiler's own peak has only the arguments
   return {
     **held,
     "activations": max(0, peak - arguments - held["gradients"]),
@@ -151,13 +152,13 @@ def _memory(
 
 
 def _wanted(refusal: str) -> int | None:
-  """Bytes of temporaries that the compiler says it needed."""
+  """The bytes of temporaries that a compiler's refusal mentions."""
   found = re.search(r"\(([\d.]+)([KMGT])\) exceeds", refusal)
   return int(float(found[1]) * 2 ** (10 * (" KMGT".index(found[2])))) if found else None
 
 
 def _exchanges(compiled: Any, mesh: jax.sharding.Mesh) -> list[dict[str, Any]] | None:
-  """Every collective of the program; None without a program."""
+  """Every collective of the program, as JSON; None without a program."""
   if compiled is None:
     return None
   found = collectives.collectives(compiled.as_text(), mesh.shape)
@@ -165,14 +166,14 @@ def _exchanges(compiled: Any, mesh: jax.sharding.Mesh) -> list[dict[str, Any]] |
 
 
 def main() -> int:
-  """Reads the request, writes the result: the facts, or what is wrong with the config."""
+  """Reads the request; writes the facts, or the error in the config, as the result."""
   parent_process.when_gone(lambda: os._exit(1))
   request, result = map(Path, sys.argv[1:])
   asked = json.loads(request.read_text())
   topology = asked["topology"] and topologies.parse(asked["topology"])
   for package in asked["packages"]:
     allowed_packages.allow(package)
-  allowed_names.admit(fiddle_json.names_in(asked["config"]["config"]))  # they were read before
+  allowed_names.admit(fiddle_json.names_in(asked["config"]["config"]))  # checked by the parent
   try:
     with heard(aloud=False) as notes:  # such as which core is chosen
       stored = config_files.from_json(json.dumps(asked["config"]), "the request")

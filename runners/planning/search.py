@@ -1,9 +1,9 @@
-"""Which mesh, rematerialisation and microbatch suit a topology: `runner plan --search`.
+"""`runner plan --search`: finds the mesh, rematerialisation and microbatch for a topology.
 
-Meshes that cannot hold the state are left out by arithmetic; of the others one step each is
-compiled, the simplest mesh first: recomputing everything with one row on a device, then as many
-rows as should fit, then recomputing less. What fits is ranked by the time that products take at
-the device's peak speed and exchanges at that of its network, none of them hidden.
+Arithmetic discards meshes that cannot hold the state. For the others, simplest first, one step
+is compiled: first with full recomputation and one row on each device, then with as many rows as
+should fit, then with less recomputation. Candidates that fit are ranked by their time: products
+at the devices' peak speed plus exchanges at network speed, with no overlap.
 """
 
 import collections
@@ -34,20 +34,20 @@ from runners.planning.report import table
 from runners.planning.topologies import Topology
 from runners.processes import signals
 
-# From what takes the least memory to what computes the least.
+# From the least memory to the least computation.
 _REMAT = ("full", "save_attention", "minimal", "none")
-_LONG = 32_768  # tokens; shorter rows are split over devices only where they are too few
+_LONG = 32_768  # tokens; shorter rows are split over devices only if there are too few rows
 _GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-  """A way to lay the run out.
+  """One layout of the run.
 
   Attributes:
     mesh: axis -> devices.
-    remat: of the model; None: it has no such field.
-    rows: of a microbatch, on each device along the batch axes.
+    remat: the model's remat policy; None: it has no such field.
+    rows: rows of a microbatch on each device along the batch axes.
   """
 
   mesh: Mapping[str, int]
@@ -56,7 +56,7 @@ class Candidate:
 
   @property
   def settings(self) -> dict[str, Any]:
-    """Path -> value, as --set takes them."""
+    """Path -> value, for --set."""
     shards = math.prod(self.mesh[axis] for axis in BATCH_AXES)
     settings: dict[str, Any] = {f"mesh.{axis}": self.mesh[axis] for axis in AXES}
     if self.remat is not None:
@@ -83,7 +83,7 @@ class Tried:
   """A candidate and its plan.
 
   Attributes:
-    seconds: of a step, products at peak speed and exchanges in turn; None: speed not known.
+    seconds: estimate for a step, products at peak speed plus exchanges; None: speed unknown.
   """
 
   candidate: Candidate
@@ -97,13 +97,14 @@ class Tried:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-  """What came of a search.
+  """The result of a search.
 
   Attributes:
-    ranked: those that fit, fastest first; too_large: those that do not, or exceed the budget.
-    failed: a line for each that could not be compiled.
-    num_untried: how many more there were.
-    interrupted: by Ctrl-C.
+    ranked: candidates that fit, fastest first; too_large: candidates that do not fit or exceed
+      the budget of collectives.
+    failed: a line for each candidate that could not be compiled.
+    num_untried: how many candidates were left.
+    interrupted: whether Ctrl-C ended it.
   """
 
   ranked: Sequence[Tried]
@@ -124,22 +125,20 @@ def search(
   seconds: float,
   tell: Callable[[str], None] | None = None,
 ) -> Found:
-  """Tries candidates, two at a time where there are cores for it, until time is up.
+  """Tries candidates until time is up, two at a time if there are two cores.
 
   Args:
-    config: resolved, of a Trainer.
+    config: a resolved config of a Trainer.
     exp: the experiment's name.
     topology: the devices.
-    seconds: to begin no more after.
-    tell: called with a line for each that was compiled.
+    seconds: after these no new candidate is started.
+    tell: called with a line for each compiled candidate.
 
   Raises:
     UserError: no mesh suits the model and the batch.
   """
   deadline = time.monotonic() + seconds
-  jax.config.update(
-    "jax_platforms", "cpu"
-  )  # nothing here needs a device, nor what looks for one
+  jax.config.update("jax_platforms", "cpu")  # nothing here needs an accelerator
   ground = lay_ground(config)
   config = ground.config
   queue = collections.deque(_first(ground, topology))
@@ -168,11 +167,11 @@ def search(
 
 @dataclasses.dataclass
 class _Search:
-  """What the workers of a search share.
+  """State shared by the worker threads of a search.
 
   Attributes:
-    queue: of candidates, the next one first.
-    stop: set to end what is being compiled.
+    queue: candidates, the next one first.
+    stop: set to end running compilations.
   """
 
   config: fdl.Config
@@ -190,7 +189,7 @@ class _Search:
     self._lock = threading.Lock()
 
   def work(self) -> None:
-    """Tries candidates until there are none, or no time, or it is stopped."""
+    """Tries candidates until none is left, time is up, or the search is stopped."""
     while (candidate := self._take()) is not None:
       try:
         one = _try(candidate, self.config, self.exp, self.topology, self.stop)
@@ -218,13 +217,13 @@ class _Search:
 
 
 def _rank(one: Tried) -> tuple[float, ...]:
-  """By time; where the speed of a device is not known by what is computed, then exchanged."""
+  """Sort key: time; if the device's speed is unknown, FLOPs, then bytes exchanged."""
   exchanged = sum(found.bytes for found in one.plan.collectives or ())
   return (one.seconds or math.inf, one.plan.hardware_flops_per_step, exchanged)
 
 
 def ranking(found: Found) -> list[str]:
-  """The table: what fits, then what does not."""
+  """The table: candidates that fit, then those that do not."""
   head: tuple[str, ...] = ("candidate", "peak GiB", "compute", "products s", "step s at best")
   rows: list[tuple[str, ...]] = [head]
   for one in (*found.ranked, *found.too_large):
@@ -253,17 +252,17 @@ def _line(one: Tried, number: int) -> str:
 
 
 def _verdict(one: Tried) -> str | None:
-  """Why it is not ranked."""
+  """Why a candidate is not ranked; None if it is."""
   if not one.plan.fits:
     return "does not fit"
   return "over budget" if one.plan.over_budget else None
 
 
 def _first(ground: Groundwork, topology: Topology) -> list[Candidate]:
-  """For each mesh that suits, what takes the least memory.
+  """For each suitable mesh, the candidate with the least memory.
 
   Raises:
-    UserError: no mesh suits; why the simplest does not.
+    UserError: no mesh suits; the message says why the simplest does not.
   """
   config = ground.config
   remat = None if traits(config.model).remat is None else _REMAT[0]
@@ -282,7 +281,7 @@ def _first(ground: Groundwork, topology: Topology) -> list[Candidate]:
 
 
 def _meshes(config: fdl.Config, topology: Topology) -> Iterator[dict[str, int]]:
-  """Those that split the batch evenly, with the fewest axes first."""
+  """Meshes that split the batch evenly, simplest first."""
   devices, rows = topology.num_devices, config.batch_size
   tensors = _powers(min(8, topology.devices_per_host))
   sequences = _powers(devices) if config.sequence_length >= _LONG else [1, 2, 4, 8]
@@ -302,10 +301,10 @@ def _powers(most: int) -> list[int]:
 
 
 def _refusal(candidate: Candidate, ground: Groundwork, topology: Topology) -> str | None:
-  """Why the model does not divide, or its state and gradients leave no room on a device."""
+  """Why a candidate cannot work: an axis does not divide, or state and gradients do not fit."""
   signals.check()
   usable = usable_bytes(topology)
-  with heard(aloud=False):  # of meshes that are merely looked at
+  with heard(aloud=False):  # no notes about meshes that are only examined
     try:
       changed = ground.changed(candidate.applied(ground.config))
       blueprint = draw(changed, changed.mesh.describe(topology.num_devices))
@@ -335,7 +334,7 @@ def _try(
 
 
 def _next(one: Tried, config: fdl.Config) -> Iterator[Candidate]:
-  """What is worth trying once this is known to fit."""
+  """Candidates worth trying once this one is known to fit."""
   candidate, held = one.candidate, one.plan.bytes_per_device
   if not one.plan.fits or candidate.rows > 1:
     return
@@ -347,7 +346,10 @@ def _next(one: Tried, config: fdl.Config) -> Iterator[Candidate]:
 
 
 def _rows_that_fit(one: Tried, config: fdl.Config) -> int:
-  """Rows on a device if activations grow with them: the most, that divide the batch."""
+  """The most rows on a device that should fit and divide the batch.
+
+  Assumes that activations grow in proportion to the rows.
+  """
   held, usable = one.plan.bytes_per_device, one.plan.usable
   rows = config.batch_size // math.prod(one.candidate.mesh[axis] for axis in BATCH_AXES)
   activations, peak = held["activations"], held["peak"]
@@ -362,7 +364,7 @@ def _product_seconds(found: Plan) -> float | None:
 
 
 def _exchange_seconds(found: Plan, mesh: Mapping[str, int], topology: Topology) -> float:
-  """Each exchange at the speed of the links that its devices share, one after another."""
+  """Seconds for all exchanges, one after another, each at the speed of its links."""
   each_alone = (
     _factor(each) * each.bytes / _speed(each, mesh, topology)
     for each in found.collectives or ()
@@ -371,14 +373,14 @@ def _exchange_seconds(found: Plan, mesh: Mapping[str, int], topology: Topology) 
 
 
 def _factor(each: Collective) -> int:
-  """An all-reduce is a reduce-scatter and an all-gather."""
+  """2 for an all-reduce, which is a reduce-scatter and an all-gather; else 1."""
   return 2 if each.kind == "all-reduce" else 1
 
 
 def _speed(each: Collective, mesh: Mapping[str, int], topology: Topology) -> float:
-  """Bytes a second: of the slow network where a group of devices is wider than a host."""
+  """Bytes a second: fast links, or the network if the group of devices exceeds a host."""
   accelerator, inner, widest = topology.accelerator, 1, 1
-  for axis in reversed(AXES):  # the last axis has its devices side by side
+  for axis in reversed(AXES):  # devices along the last axis are neighbours
     inner *= mesh[axis]
     if axis in each.axes or each.axes == ("?",):
       widest = inner

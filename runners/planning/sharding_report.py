@@ -1,7 +1,7 @@
-"""`runner show --sharding`: where each parameter lies on a mesh, and why, for people to read.
+"""`runner show --sharding`: how a mesh splits each parameter, and by which rule.
 
-Shapes and arithmetic alone: no array is allocated, no data are read, and the devices need not
-be there.
+It takes shapes and arithmetic only: no array is allocated, no data are read, and the devices
+may be absent.
 """
 
 import collections
@@ -26,10 +26,10 @@ def sharding_report(config: fdl.Config, exp: str, num_devices: int | None = None
   """The text, ending with a newline.
 
   Args:
-    config: resolved, of a Trainer.
+    config: a resolved config of a Trainer.
     exp: the experiment's name.
-    num_devices: None: what the mesh multiplies to; if an axis is -1, those of this machine, or
-      as few as the other axes need.
+    num_devices: None: the product of the mesh's axes; if one is -1, this machine's devices, or
+      the product of the other axes.
 
   Raises:
     UserError: the mesh, the rules, the batch and the model do not fit each other.
@@ -73,14 +73,14 @@ def _shape_text(layout: Layout) -> str:
 
 
 def _axis_text(dimension: Dimension) -> str:
-  """embed>fsdp[11]"""
+  """A dimension as text, such as `embed>fsdp[11]`."""
   rule = "-" if dimension.rule is None else dimension.rule
   over = f">{','.join(dimension.axes)}" if dimension.axes else ""
   return f"{dimension.name or 'unnamed'}{over}[{rule}]"
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-  """Rows with their columns aligned; the last of many is one of sizes, and to the right."""
+  """Rows with aligned columns; from four columns on, the last holds numbers: to the right."""
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   return ["  ".join(_cells(row, widths)).rstrip() for row in rows]
 
@@ -125,7 +125,7 @@ def _rules_without_effect(rules: Rules, layouts: Sequence[Layout]) -> list[str]:
 
 
 def _left_whole(rules: Rules, layouts: Sequence[Layout], mesh: Mapping[str, int]) -> list[str]:
-  """Parameter dimensions of which every device holds all, by axis and reason."""
+  """Parameter dimensions that every device holds whole, by axis and reason."""
   met: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
   for layout in layouts:
     if layout.dtype is not None:
