@@ -54,18 +54,18 @@ class Data(abc.ABC):
   """Training or evaluation data as configured; opens batches of them.
 
   Attributes:
-    units: what the data are counted in, as a plural: "tokens", "images", "seconds". Figures are
-      named by it (`perf/images_per_s`).
+    units: the unit in which the data are counted, as a plural: "tokens", "images", "seconds".
+      It is part of metrics' names (`perf/images_per_s`).
   """
 
   units: ClassVar[str] = "tokens"
 
   def vocabulary(self) -> Vocabulary | None:
-    """The vocabulary, ready in a moment: nothing is tokenised to answer. None: no text."""
+    """The vocabulary, available at once, without tokenising; None: the data are no text."""
     return None
 
   def units_per_row(self, sequence_length: int) -> float:
-    """Units in a row, padding included: `sequence_length` tokens, or 1 of any other unit."""
+    """Units in a row, padding included: `sequence_length` for tokens, 1 for other units."""
     return sequence_length if self.units == "tokens" else 1
 
   def document_start(self) -> int | None:

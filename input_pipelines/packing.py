@@ -52,9 +52,9 @@ class Rows(Protocol):
   num_rows: int
 
   def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-    """Rows by number, [B] -> each [B, ...]; NO_ROW gives a row of padding, of no weight.
+    """Rows by number, [B] -> key -> [B, ...]; NO_ROW gives a row of padding with weight 0.
 
-    Those of text are under seqio's keys, each [B, T].
+    Text has seqio's keys, each [B, T].
     """
     ...
 

@@ -40,7 +40,7 @@ class TextData(Data):
 
   @abc.abstractmethod
   def vocabulary(self) -> Vocabulary:
-    """That of the tokens: see Data."""
+    """The tokens' vocabulary: see Data."""
 
   @abc.abstractmethod
   def name(self) -> str:

@@ -50,18 +50,18 @@ _WRITTEN = (CONFIG, "model*.safetensors", "model*.safetensors.index.json", "mode
 def export_folder(
   workdir: str, to: str, *, step: int | None = None, dtype: str | None = None
 ) -> None:
-  """Writes config.json, safetensors and, where they are known, the tokenizer's files.
+  """Writes config.json, safetensors and, if they are known, the tokenizer's files.
 
   Args:
-    workdir: of the run.
-    to: a folder without the files that are written; made if it is not there.
-    step: of the checkpoint; None: the newest.
-    dtype: of all tensors; None: those that the checkpoint has.
+    workdir: the run's folder.
+    to: a folder without a model; made if it does not exist.
+    step: the checkpoint's step; None: the newest.
+    dtype: dtype of all tensors; None: the checkpoint's dtypes.
 
   Raises:
-    UserError: neither family of theirs can be this model, its data have no vocabulary, `to`
-      holds a model, or a number is infinite in `dtype`.
-    DamagedCheckpoint: an array is not what was saved; nothing of the model is left.
+    UserError: neither Hugging Face family can represent the model, its data have no vocabulary,
+      `to` holds a model, or a number is infinite in `dtype`.
+    DamagedCheckpoint: an array differs from what was saved; the files written are removed.
   """
   chosen = None if dtype is None else dtype_of(dtype)
   config, _ = recorded_config(workdir).replayed()

@@ -37,7 +37,7 @@ _LAST_LINES = 30  # of the compiler's output, shown when it fails
 class RunCost:
   """Time and cost at a given utilisation (mfu); None where speed or length is unknown.
 
-  `amount` is how much is trained on, in the plan's units.
+  `amount`: the amount of training data, in the plan's units.
   """
 
   mfu: float
@@ -57,7 +57,7 @@ class Plan:
     devices: their number; mesh: axis -> devices along it, if more than one.
     compiled_for: text that names the devices the program was compiled for.
     parameters: number of the model's parameters.
-    units: what the data are counted in; units_per_step: their number in an update.
+    units: the unit in which the data are counted; units_per_step: their number in an update.
     flops_per_step: model FLOPs; hardware_flops_per_step: FLOPs that the program computes.
     bytes_per_device: purpose -> bytes; None: the compiler refused before it knew.
     collectives: of the program, the largest first; None without a program.
