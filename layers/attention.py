@@ -34,11 +34,11 @@ class Attention(nn.Module):
     head_dim: H; None means D / N.
     core: an AttentionCore.
     mask: who may attend to whom.
-    rotary: turns queries and keys by their positions (layers/rotary.py); None: the model knows
-      positions in another way.
+    rotary: turns queries and keys by their positions (layers/rotary.py); None: the model
+      handles positions in another way.
     use_bias: biases on all four projections.
     dropout_rate: of the attention weights.
-    init_stddev: of all four kernels at first.
+    init_stddev: of all four kernels' initial values.
     residual_depth: see `initializers.residual`; derived from the model's depth.
     compute_dtype, param_dtype: see Projection.
   """
@@ -99,7 +99,7 @@ class Attention(nn.Module):
     """The core's answer; while parameters are made, anything of that shape."""
     if not self.is_initializing():
       return attend_with(self.core, request)
-    # Traced apart and thrown away: it may refuse what is asked, but makes no kernel.
+    # Traced and discarded: the core may refuse the request, but makes no kernel.
     jax.eval_shape(lambda: attend_with(self.core, request))
     return request.query
 

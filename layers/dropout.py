@@ -1,4 +1,4 @@
-"""Dropout that is a function of (seed, step, layer, global row) and nothing else.
+"""Dropout that depends only on (seed, step, layer, global row).
 
 Letters: B batch.
 """
@@ -27,7 +27,7 @@ def drop(x: jax.Array, rate: float, key: jax.Array, rows: jax.Array) -> jax.Arra
   Args:
     x: [B, ...].
     rate: in [0, 1).
-    key: of this layer and step.
+    key: random key of this layer and step.
     rows: [B] int32.
   """
   keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)

@@ -1,6 +1,6 @@
-"""One fact, one field: what follows from the rest of an experiment is filled in here.
+"""One fact, one field: fills in fields that follow from the rest of an experiment.
 
-Which fields these are stands in runners/configs/derived.py.
+runners/configs/derived.py lists these fields.
 """
 
 import math
@@ -61,7 +61,7 @@ def derive_schedules(config: fdl.Config, num_steps: int) -> fdl.Config:
 
 
 def _fill(root: Any, facts: dict[str, Any]) -> None:
-  """Sets each fact on each node below `root` that has such a parameter, unset."""
+  """Sets each fact on every node below `root` that has the parameter and leaves it unset."""
   for _, node, name in list(unset_fields(root, facts)):
     setattr(node, name, facts[name])
 
@@ -74,10 +74,10 @@ def _precision(config: fdl.Config, platform: str) -> dict[str, str]:
 
 
 def _vocab_size(config: fdl.Config, vocabulary: Vocabulary) -> int:
-  """The model's own, which may be larger than the data's, or the data's."""
+  """The model's own vocabulary size, which may exceed the data's; if unset, the data's."""
   vocab_size = traits(config.model).vocab_size or vocabulary.vocab_size
   if vocab_size < vocabulary.vocab_size:
-    # An id beyond the table would be clipped to its last row without a word.
+    # An id beyond the table would silently be clipped to its last row.
     raise UserError(
       f"model.vocab_size={vocab_size} is less than the {vocabulary.vocab_size} ids of the "
       "training data; raise it, or leave it unset"

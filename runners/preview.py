@@ -29,7 +29,7 @@ def print_rows(
 ) -> None:
   """Prints the first `num_rows` rows that a run of `config` trains on; builds no model.
 
-  `build_only` makes the token store and prints its facts alone.
+  `build_only` builds the token store and prints only its facts.
   """
   check_ranges(config)
   data: Data = fdl.build(config.train_data)
@@ -100,12 +100,12 @@ def _print_segments(row: dict[str, np.ndarray], vocabulary: Vocabulary) -> None:
 
 
 def _in_order(segments: np.ndarray) -> list[int]:
-  """The numbers in a row of segment ids as they follow each other: padding (0) comes last."""
+  """The segment ids in a row, in order, with padding (0) last."""
   return sorted(np.unique(segments).tolist(), key=lambda segment: (segment == 0, segment))
 
 
 def _shortened(text: str) -> str:
-  """The text on one line, its middle left out where it is long."""
+  """The text on one line, without its middle if it is long."""
   if len(text) <= _SHOWN_CHARACTERS:
     return repr(text)
   half = _SHOWN_CHARACTERS // 2

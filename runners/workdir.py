@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, what it was started with, and that nobody else is in it."""
+"""The folder of a run: its lock, the config it was started with, the record of its starts."""
 
 import importlib.metadata
 import json
@@ -31,12 +31,12 @@ _PACKAGES = ("strata", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "fi
 class Workdir:
   """A run's folder, held for this process alone until `close`.
 
-  Making one changes nothing in the folder but its lock: what it records is written by
-  `record`, once the run is known to be able to start.
+  Creating the object changes only the folder's lock; `record` writes everything else, once the
+  run is known to be able to start.
 
   Args:
-    path: made if it is not there.
-    config: resolved, of the run to start or to go on with.
+    path: the folder, created if missing.
+    config: the resolved config of the run to start or continue.
     exp: the experiment's name.
     accept_changes: paths that may differ from the config the folder was started with, defaults
       included. What runners/configs/placement.py lists may in any case, and a note says so.
@@ -123,9 +123,9 @@ class Workdir:
   def record_end(
     self, *, step: int, finished: bool, seconds: float, notes: Sequence[str] = ()
   ) -> None:
-    """Adds to what `record` wrote how far this start came, and whether the run is over.
+    """Adds to the record how far this start came, and whether the run is finished.
 
-    `notes` are what was said and chosen on the way, such as the attention core.
+    `notes` are the notes and choices of this start, such as the attention core.
     """
     ended = {"step": step, "finished": finished, "seconds": round(seconds, 3)}
     if notes:
@@ -152,10 +152,10 @@ def _mesh_text(mesh: Mapping[str, int]) -> str:
 
 
 def read_starts(workdir: str | Path) -> list[dict[str, Any]]:
-  """What run.json says of each start, the oldest first.
+  """The record of each start in run.json, the oldest first.
 
-  "ended" is there where a start came to an end of its own: by its last step, a callback or a
-  signal. A start that was killed or failed has none.
+  A start has "ended" if its last step, a callback or a signal ended it, but not if it was
+  killed or failed.
   """
   file = Path(workdir) / RUN_NAME
   if not file.exists():
@@ -168,7 +168,7 @@ def read_starts(workdir: str | Path) -> list[dict[str, Any]]:
 
 
 def _start(value: Any, source: str) -> dict[str, Any]:
-  """One start, if what others read of it has the types that they expect."""
+  """One start, with the types of the fields in use checked."""
   start = Document.of(value, f"{source}, starts")
   if "mesh" in value:
     mesh = start.document("mesh")

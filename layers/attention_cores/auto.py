@@ -1,4 +1,4 @@
-"""The attention core that suits the platform, the mesh and the length."""
+"""Chooses the attention core that suits the platform, the mesh and the length."""
 
 import jax
 
@@ -11,18 +11,18 @@ from layers.sharding import axis_devices, on_mesh
 
 
 def auto_attention(request: AttentionRequest) -> jax.Array:
-  """See `AttentionCore`. What it chose goes on record (layers/notices.py)."""
+  """See `AttentionCore`. The choice is recorded (layers/notices.py)."""
   core, why = chosen(request)
-  if on_mesh():  # without one another core may be chosen, and is not run
+  if on_mesh():  # without a mesh the choice may differ, and is not run
     remark(f"Attention is {core_name(core)}: {why}.")
   return core(request)
 
 
 def chosen(request: AttentionRequest) -> Choice:
-  """A ring where rows are split over devices, else what `kernel_for` takes for a device.
+  """A ring if rows are split over devices, else the core that `kernel_for` chooses.
 
   Args:
-    request: of its heads only the shapes are read.
+    request: only the shapes of its heads are read.
   """
   _, ring_size = axis_devices("length", SPLIT_ROWS)
   if ring_size > 1 and request.same_tokens and request.drop_weights is None:

@@ -34,11 +34,11 @@ from layers.tokens import Tokens
 class BlockwiseAttention:
   """Online softmax over blocks, whose backward pass computes the weights again.
 
-  Kept for the backward pass are the operands, the output and one number for each query and
-  head. Pairs of blocks in which the mask allows nothing are not computed.
+  The backward pass keeps the operands, the output and one number for each query and head. Pairs
+  of blocks in which the mask allows nothing are skipped.
 
   Attributes:
-    query_block, key_block: tokens; lowered to the length where that is shorter.
+    query_block, key_block: tokens in a block; at most the length is used.
   """
 
   query_block: PositiveInt = 512
@@ -52,7 +52,7 @@ class BlockwiseAttention:
     """See `AttentionCore`.
 
     Raises:
-      UserError: dropout of the attention weights, which no block sees whole.
+      UserError: dropout of the attention weights, since no block sees all of them.
     """
     refuse_dropout(request, "BlockwiseAttention")
     blocks = Blocks(
@@ -66,7 +66,7 @@ class BlockwiseAttention:
 
 
 def refuse_dropout(request: AttentionRequest, core: str) -> None:
-  """Raises UserError where attention weights are to be dropped."""
+  """Raises UserError if attention weights are to be dropped."""
   if request.drop_weights is not None:
     raise UserError(
       f"{core} has no dropout of attention weights: set the attention's dropout_rate to 0, or "
@@ -133,13 +133,13 @@ _attend.defvjp(_forward, _backward)
 
 
 def pairs(num_queries: int, num_keys: int, blocks: Blocks) -> np.ndarray:
-  """[P, 2] numbers of query block and key block in one row: what the mask's reach allows."""
+  """[P, 2]: the (query block, key block) pairs of a row within the mask's reach."""
   queries, keys = np.arange(0, num_queries, blocks.query), np.arange(0, num_keys, blocks.key)
   return np.argwhere(attention_blocks.in_reach(queries, keys, blocks))
 
 
 def _cuts(num_queries: int, num_keys: int, blocks: Blocks, in_order: bool):
-  """Places of either side's blocks, and the pairs to compute."""
+  """The places of query and key blocks, and the pairs to compute."""
   queries, keys = np.arange(0, num_queries, blocks.query), np.arange(0, num_keys, blocks.key)
   if in_order:
     return (queries, keys), pairs(num_queries, num_keys, blocks)

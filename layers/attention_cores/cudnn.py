@@ -1,8 +1,8 @@
 """Flash attention on NVIDIA's GPUs: cuDNN, through `jax.nn.dot_product_attention`.
 
-The public call knows a causal mask, a window and a mask of its own for every pair of tokens,
-but no segments. Rows of one segment need nothing else. Rows that are packed or padded need the
-mask, of which only some queries' part is in memory at a time.
+The public call supports a causal mask, a window, and an explicit mask for every pair of tokens,
+but no segments. Rows of one segment need no explicit mask. Packed or padded rows do; only some
+queries' part of it is in memory at a time.
 
 Letters: B batch, T length, C queries at a time, N query heads, K key heads, H head dimension.
 """
@@ -25,10 +25,10 @@ from layers.ranges import PositiveInt
 from layers.sharding import is_split, per_device, platform
 from layers.tokens import Tokens
 
-# Their compiler dies of a segmentation fault in any program with cuDNN attention for more than
-# one GPU, of 2 as of 64; 0.10.2, 0.11.0, 0.11.1, 0.12.0 and 0.12.0.1 compile it.
+# The compiler of these jax versions crashes on any program with cuDNN attention for several
+# GPUs, be it 2 or 64; 0.10.2, 0.11.0, 0.11.1, 0.12.0 and 0.12.0.1 compile it.
 _CRASHES_ON_SEVERAL = ("0.11.2",)
-# A row is cut into so many spans; queries of a span are shown no key beyond their reach.
+# A row is cut into at most so many spans; a span's queries get only keys within their reach.
 _MOST_SPANS = 8
 
 
@@ -36,14 +36,13 @@ _MOST_SPANS = 8
 class CudnnAttention:
   """Exact attention in cuDNN's kernels, in bfloat16.
 
-  Where all of a device's rows are of one segment each, and the mask is causal, full or a
-  window, no mask is stored. Elsewhere `query_block` queries at a time have theirs, two bytes
-  for a pair of tokens, and their weights are computed once more in the backward pass: memory
-  stays linear in the length. Where keys are not of the queries' tokens (generation) it is
-  blockwise.
+  If each row on a device has one segment, and the mask is causal, full or a window, no mask is
+  stored. Otherwise a mask exists for `query_block` queries at a time, two bytes for each pair
+  of tokens, and the weights are computed again in the backward pass: memory stays linear in the
+  length. If keys have other tokens than queries (generation), it is blockwise.
 
   Attributes:
-    query_block: tokens, a multiple of 64; lowered to the length where that is shorter.
+    query_block: tokens, a multiple of 64; at most the padded length is used.
   """
 
   query_block: PositiveInt = 1024
@@ -56,7 +55,7 @@ class CudnnAttention:
     """See `AttentionCore`.
 
     Raises:
-      UserError: dropout of the attention weights; what `refusal` says.
+      UserError: dropout of the attention weights, or a reason given by `refusal`.
     """
     refuse_dropout(request, "CudnnAttention")
     if not request.same_tokens:
@@ -91,7 +90,7 @@ def refusal(head_dim: int, compute_dtype: str) -> str | None:
 
 
 def is_installed() -> bool:
-  """Whether cuDNN can be loaded: what JAX itself asks, and no device needs to be there."""
+  """Whether cuDNN can be loaded, by JAX's own test, which needs no device."""
   try:
     from jax._src.lib import cuda_versions
   except ImportError:
@@ -105,7 +104,7 @@ def is_installed() -> bool:
 
 
 def _most_head_dim() -> int:
-  """What JAX takes: it asks this process's first GPU, also where it compiles for others."""
+  """JAX's limit. It depends on this process's first GPU, even when compiling for others."""
   if jax.default_backend() != "gpu":
     return 128
   device = jax.local_devices(backend="gpu")[0]
@@ -125,7 +124,7 @@ def attend(
   query_tokens: Tokens,
   key_tokens: Tokens,
 ) -> jax.Array:
-  """What one device computes: all of its rows and heads, [B, T, N, H] float32.
+  """One device's attention, for all its rows and heads, [B, T, N, H] float32.
 
   Args:
     run: `dot_product` of an implementation and a dtype.
@@ -152,7 +151,7 @@ def dot_product(
 
 
 def _attend_whole(run, mask, query, key, value, query_tokens, key_tokens) -> jax.Array:
-  """Of rows of one segment each."""
+  """Attention of rows with one segment each."""
   window = (mask.size - 1, 0) if isinstance(mask, SlidingWindow) else None
   return run(query, key, value, is_causal=mask is not full_mask, local_window_size=window)
 
@@ -160,7 +159,7 @@ def _attend_whole(run, mask, query, key, value, query_tokens, key_tokens) -> jax
 def _attend_masked(
   run, mask, query_block, query, key, value, query_tokens, key_tokens
 ) -> jax.Array:
-  """Of any rows: span by span, whose keys are those in reach, and C queries at a time."""
+  """Attention of any rows, span by span with the keys in reach, C queries at a time."""
   length = query.shape[1]
   block = min(query_block, length + -length % 64)
   rows = both_filled(query, key, value, query_tokens, key_tokens, (block, block))
@@ -211,7 +210,7 @@ _attend_blocks.defvjp(_forward, _backward)
 
 
 def _spans(mask: Mask, block: int, total: int) -> list[tuple[slice, slice]]:
-  """Queries, and the keys that they may see: all of either in blocks of a row of `total`."""
+  """(queries, keys they may see), both slices in whole blocks, which cover a row of `total`."""
   behind, ahead = reach(mask)
   spans = []
   step = -(-total // block // _MOST_SPANS) * block

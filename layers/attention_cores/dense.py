@@ -1,4 +1,4 @@
-"""What an attention core is, and the reference: scores of all queries with all keys.
+"""The interface of attention cores, and the reference: scores of all queries with all keys.
 
 Letters: B batch, T query length, S key length, K key/value heads, H head dimension,
          N query heads, G = N / K query heads per key head.
@@ -16,8 +16,8 @@ from layers.attention_cores.request import AttentionRequest
 class AttentionCore(Protocol):
   """How scores become a weighted mean: the replaceable heart of attention.
 
-  Tokens of a segment stand next to each other, in the order of their positions; rows of padding
-  are not compared. A core names "attention" what its backward pass needs
+  Tokens of a segment are contiguous, in the order of their positions. Outputs at padding do not
+  matter. A core gives the name "attention" to the values that its backward pass needs
   (layers/rematerialization.py). cuDNN hides its log-sum-exp, so `CudnnAttention` attends again
   even under policies that keep "attention".
   """
@@ -31,7 +31,7 @@ def dense_attention(request: AttentionRequest) -> jax.Array:
   """The reference: every faster core must agree with it, forward and backward.
 
   softmax(q k^T / sqrt(H)) v with the softmax in float32 (Vaswani et al., 2017,
-  https://arxiv.org/abs/1706.03762, eq. 1). A query that may see nothing gives 0, never NaN.
+  https://arxiv.org/abs/1706.03762, eq. 1). A query that may see no key gives 0, never NaN.
   `drop_weights` gets the weights as [B, K, G * T, S].
 
   Returns:

@@ -1,8 +1,8 @@
 """Attention over rows that are split over devices (Liu et al., 2023, https://arxiv.org/abs/2310.01889).
 
-Each device keeps its queries; keys and values travel round the ring, and each device attends
-to those that pass while the next ones are on their way. In the backward pass their gradients
-travel with them, and weights are computed again: nothing of a step of the ring is kept.
+Each device keeps its queries. Keys and values travel round the ring; a device attends to the
+current ones while the next ones arrive. In the backward pass their gradients travel with them,
+and weights are computed again: no step of the ring keeps anything.
 
 Letters: B batch, K key heads, G query heads per key head, T length on a device, H head
 dimension, R devices of the ring, C = T / 2 chunk.
@@ -46,15 +46,16 @@ from layers.tokens import Tokens
 class RingAttention:
   """Exact attention over a row whose tokens lie along a mesh axis.
 
-  Without one, or where keys are not of the queries' tokens (generation), it is blockwise.
+  If rows are not split, or if keys have other tokens than queries (generation), it is
+  blockwise.
 
-  The ring is whatever the rule for "length" names, of any size. A length that does not divide
-  is filled up.
+  The rule for "length" names the ring's axes, of any size. A length that it does not divide is
+  padded.
 
   Attributes:
-    inner: computes a step of the ring, in blocks that are lowered to the chunk where that is
-      shorter: `SplashAttention`, whose kernels know causal and full masks here, or
-      `BlockwiseAttention`, which knows any. None: `kernel_for` chooses.
+    inner: computes a step of the ring, in blocks of at most a chunk: `SplashAttention`, whose
+      kernels support causal and full masks here, or `BlockwiseAttention`, which supports every
+      mask. None: `kernel_for` chooses.
   """
 
   inner: SplashAttention | BlockwiseAttention | None = None
@@ -63,7 +64,7 @@ class RingAttention:
     """See `AttentionCore`.
 
     Raises:
-      UserError: dropout of the attention weights, a mask that `inner` does not know,
+      UserError: dropout of the attention weights, a mask that `inner` does not support,
         `SplashAttention` on a GPU.
     """
     refuse_dropout(request, "RingAttention")
@@ -100,18 +101,18 @@ def _by_blocks(inner: BlockwiseAttention, ring: Ring, request: AttentionRequest)
 
 
 def own_pairs(length: int, blocks: Blocks) -> np.ndarray:
-  """[P, 2]: which of a device's `length` queries meet which of its own keys.
+  """[P, 2]: the block pairs of a device's `length` queries and its own keys.
 
-  What it holds stands in the order of the row, though with a gap.
+  Its tokens are in the order of the row, with a gap between the two chunks.
   """
   return pairs(length, length, blocks)
 
 
 def met_pairs(length: int, blocks: Blocks, is_later: Any) -> Any:
-  """[P, 2]: which of a device's queries meet which keys of another.
+  """[P, 2]: the block pairs of a device's queries and another device's keys.
 
-  Under a causal mask two chunks out of four, whichever the devices are: of one before this
-  the first chunk is before both of ours, of one after it both are before our second.
+  Under a causal mask two of four chunk pairs matter: an earlier device's first chunk precedes
+  both of ours; both chunks of a later device precede our second.
 
   Args:
     length: T.
@@ -133,7 +134,7 @@ def _attend_in_ring(
   query_tokens: Tokens,
   key_tokens: Tokens,
 ) -> jax.Array:
-  """What one device computes, [B, T, N, H] of its own part of the row in plain order."""
+  """One device's attention, [B, T, N, H], for its part of the row in plain order."""
   zigzag = functools.partial(ring.zigzag, axis=1)
   query, key, value = zigzag(query), zigzag(key), zigzag(value)
   query_tokens, key_tokens = (
@@ -193,13 +194,14 @@ _attend.defvjp(_forward, _backward)
 def _go_round(
   ring: Ring, blocks: Blocks, meet: Callable, stays: Any, travels: Any, keys: Side
 ) -> tuple[Any, Any]:
-  """`meet` with the keys of every device of the ring, this one's own first.
+  """Calls `meet` with every device's keys in turn, this device's own first.
 
   Args:
+    ring, blocks: the devices, and the sizes of blocks.
     meet: (stays, travels, keys, pairs) -> (stays, travels).
-    stays: what is gathered for this device's queries.
-    travels: what is gathered for keys; it goes round with them, and comes home.
-    keys: this device's; places are filled in here.
+    stays: accumulates results for this device's queries.
+    travels: accumulates results for keys; it goes round with them, and returns home.
+    keys: this device's keys; their places are filled in here.
   """
   here, length = ring.here(), keys.tokens.segments.shape[1]
 
@@ -215,7 +217,7 @@ def _go_round(
 
 
 def _places(ring: Ring, device: jax.Array, length: int, size: int) -> jax.Array:
-  """Where in the row each block of `size` tokens begins, of the `length` on a device."""
+  """Where in the row each block of `size` tokens begins, for a device with `length` tokens."""
   chunk = length // 2
   within = jnp.arange(0, chunk, size)
   return jnp.concatenate([ring.chunk(device, half) * chunk + within for half in (0, 1)])

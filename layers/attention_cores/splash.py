@@ -26,13 +26,13 @@ from layers.tokens import Tokens
 class SplashAttention:
   """One kernel for scores, softmax and mean; its backward pass computes the weights again.
 
-  Memory is linear in the length, and blocks beyond the mask's reach are left out. Grouped
-  heads share their keys. On CPU the kernel is interpreted, slowly: for tests. Where keys are
-  not of the queries' tokens (generation) it is blockwise.
+  Memory is linear in the length, and blocks beyond the mask's reach are skipped. Grouped heads
+  share their keys. On CPU the kernel is interpreted, slowly: for tests. If keys have other
+  tokens than queries (generation), it is blockwise.
 
   Attributes:
-    query_block, key_block: tokens, multiples of 128; lowered to the length where that is
-      shorter. A length that is no multiple is filled up.
+    query_block, key_block: tokens, multiples of 128; at most the padded length is used. A
+      length that is no multiple is padded.
   """
 
   query_block: PositiveInt = 512
@@ -46,7 +46,7 @@ class SplashAttention:
     """See `AttentionCore`.
 
     Raises:
-      UserError: dropout of the attention weights, a mask that the kernels do not know, a GPU.
+      UserError: dropout of the attention weights, an unsupported mask, or a GPU.
     """
     refuse_dropout(request, "SplashAttention")
     by_blocks = BlockwiseAttention(query_block=self.query_block, key_block=self.key_block)
@@ -58,14 +58,14 @@ class SplashAttention:
         "core=@BlockwiseAttention(), which honours any"
       )
     refuse_gpu("core=@CudnnAttention()")
-    if not on_mesh() and platform() == "tpu":  # only shapes are asked: no kernel is made
+    if not on_mesh() and platform() == "tpu":  # only shapes are wanted: no kernel is made
       return by_blocks(request)
     attend = functools.partial(_attend_locally, self, request.mask, request.compute_dtype)
     return per_device(attend, *WHOLE_ROWS)(*request.operands)
 
 
 def refuse_gpu(cure: str) -> None:
-  """Raises UserError on a GPU, with what to take there."""
+  """Raises UserError on a GPU; `cure` names the core to take there."""
   if platform() == "gpu":
     raise UserError(f"SplashAttention runs on TPU: on a GPU take {cure}")
 
@@ -80,7 +80,7 @@ def _attend_locally(
   query_tokens: Tokens,
   key_tokens: Tokens,
 ) -> jax.Array:
-  """What one device computes: all of its rows and heads, [B, T, N, H]."""
+  """One device's attention, for all its rows and heads, [B, T, N, H]."""
   length, num_heads, head_dim = query.shape[1:]
   query_block = splash_kernels.block(core.query_block, length)
   key_block = splash_kernels.block(core.key_block, length)

@@ -1,9 +1,9 @@
-"""Splash attention's Pallas kernels for TPU: the one place that knows how they are made.
+"""Splash attention's Pallas kernels for TPU: the only place that knows how they are made.
 
-Splash masks go by places in a row, ours by positions in a segment. Tokens of a segment stand
-in the order of their positions, so distances are the same. Where a mask counts from the
-segment's first token, each query is given a place of its own: a kernel computes its mask from
-`q_sequence`, which may be any numbers, and leaves out blocks by the mask's reach alone.
+Splash masks use places in a row, ours use positions in a segment. Tokens of a segment are in
+the order of their positions, so distances agree. For a mask that counts from the segment's
+first token, each query gets an adjusted place: a kernel computes its mask from `q_sequence`,
+which may hold any numbers, and skips blocks only by the mask's reach.
 
 Letters: B batch, T query length, S key length, N query heads, K key heads, H head dimension.
 """
@@ -20,20 +20,20 @@ from layers.errors import UserError
 from layers.masks import BlockCausal, Mask, SlidingWindow, causal_mask, full_mask
 from layers.tokens import Tokens
 
-# A kernel holds 128 keys in a register, and segments of 128 queries in one.
+# A register of a kernel holds 128 keys, or the segments of 128 queries.
 LANES = 128
 
-# The library makes a mask's table of blocks on the host, in time quadratic in the row: of 32K
-# tokens 4 seconds, of 128K a minute and a half.
+# The library makes a mask's table of blocks on the host, in time quadratic in the row: 4
+# seconds for 32K tokens, a minute and a half for 128K.
 MOST_TOKENS = 65_536
 
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-  """What a kernel is compiled for.
+  """The parameters for which a kernel is compiled.
 
   Attributes:
-    mask: one that `is_known`.
+    mask: a supported one, see `is_known`.
     num_heads: N.
     num_queries, num_keys: T and S, multiples of the blocks.
     query_block, key_block: tokens, multiples of 128.
@@ -51,12 +51,12 @@ class Kernel:
   def attend(
     self, query: jax.Array, key: jax.Array, value: jax.Array, tokens: Tokens
   ) -> jax.Array:
-    """Self-attention of whole rows, [B, N, T, H] of the dtype of the query.
+    """Self-attention of whole rows, [B, N, T, H] in the query's dtype.
 
     Args:
       query: [B, N, T, H], scaled; head n reads key head n // (N / K).
       key, value: [B, K, S, H].
-      tokens: [B, T], of both sides. Every query may see a key, itself at least.
+      tokens: [B, T], of queries and keys. Every query may see some key, at least its own.
     """
     made = _made(self, save_residuals=False)
 
@@ -75,9 +75,9 @@ class Kernel:
     query_segments: jax.Array,
     key_segments: jax.Array,
   ) -> tuple[jax.Array, jax.Array]:
-    """What queries get of some of their keys: attention [B, N, T, H], log sum exp [B, N, T].
+    """Attention to some of the keys, [B, N, T, H], and its log sum exp, [B, N, T].
 
-    Of a query that may see none of them the sum is so low that its weight beside others is 0.
+    A query that may see none of these keys has a sum so low that its weight beside others is 0.
 
     Args:
       query, key, value: as for `attend`.
@@ -102,7 +102,7 @@ class Kernel:
     gradient: jax.Array,
     delta: jax.Array,
   ) -> tuple[jax.Array, ...]:
-    """What these keys add to the gradients of query, key and value; float32.
+    """The contribution of these keys to the gradients of query, key and value; float32.
 
     Args:
       query, key, value, query_segments, key_segments: as for `attend_part`.
@@ -110,7 +110,7 @@ class Kernel:
       gradient: [B, N, T, H], of that attention.
       delta: [B, N, T], sum over H of gradient * attention.
     """
-    # Not public: public is only the gradient of attention to these keys alone.
+    # Private functions: the public gradient is only for attention to these keys alone.
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
 
     made, sizes = _made(self, False), {"bq": self.query_block, "bkv": self.key_block}
@@ -144,18 +144,18 @@ def is_known(mask: Mask, *, in_parts: bool = False) -> bool:
 
 
 def block(size: int, length: int) -> int:
-  """The block for rows of `length` tokens, of `size` at most: a multiple of 128."""
+  """The block size for rows of `length` tokens: a multiple of 128, at most `size`."""
   return min(size, length + -length % LANES)
 
 
 def check_block(size: int, owner: Any) -> None:
-  """Raises UserError for a size of a block that no kernel has."""
+  """Raises UserError for a block size that no kernel supports."""
   if size < LANES or size % LANES:
     raise UserError(f"{owner}: a block of {size} tokens is not a multiple of {LANES}")
 
 
 def _places(mask: Mask, tokens: Tokens) -> jax.Array | None:
-  """[B, T]: where in the row each query's block of the mask begins; None: where it stands."""
+  """[B, T]: where each query's block of the mask begins in the row; None: its own place."""
   if not isinstance(mask, BlockCausal):
     return None
   places = jnp.arange(tokens.positions.shape[1], dtype=jnp.int32)
@@ -163,7 +163,7 @@ def _places(mask: Mask, tokens: Tokens) -> jax.Array | None:
 
 
 def _placed(made: Any, places: jax.Array) -> Any:
-  """A kernel that takes its queries to stand at `places` [T]."""
+  """The kernel with its queries at `places` [T]."""
   infos = (made.fwd_mask_info, made.dq_mask_info, made.dkv_mask_info)
   return type(made)(*(info._replace(q_sequence=places) for info in infos), **made.kwargs)
 
@@ -176,8 +176,8 @@ def _segment_ids(queries: jax.Array, keys: jax.Array) -> Any:
 
 @functools.lru_cache(maxsize=32)
 def _made(kernel: Kernel, save_residuals: bool) -> Any:
-  """The library's kernel; its arrays are of numpy, so that no trace owns them."""
-  # Pallas takes a second to import: nobody pays for it who does not compute with it.
+  """The library's kernel with numpy arrays, which belong to no trace."""
+  # Pallas takes a second to import, so it is imported only for use.
   from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
   sizes = splash.BlockSizes(
@@ -196,7 +196,7 @@ def _made(kernel: Kernel, save_residuals: bool) -> Any:
       head_shards=1,
       q_seq_shards=1,
       save_residuals=save_residuals,
-      # Who keeps these does not attend again. Of a part it is the whole's to be kept.
+      # A policy that keeps these saves attending again. For a part, the ring keeps the whole.
       residual_checkpoint_name=None if save_residuals else "attention",
       interpret=kernel.interpret,
     )
@@ -210,6 +210,6 @@ def _library_mask(kernel: Kernel) -> Any:
   if isinstance(mask, SlidingWindow):
     return splash.LocalMask(shape, (mask.size - 1, 0), offset=0)
   if isinstance(mask, BlockCausal):
-    # Of a place where the query's block begins, the block's last token lies so far ahead.
+    # A query's place is its block's beginning, and the block's last token lies so far ahead.
     return splash.CausalMask(shape, offset=mask.size - 1)
   return splash.CausalMask(shape) if mask is causal_mask else splash.FullMask(shape)

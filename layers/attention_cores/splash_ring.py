@@ -1,10 +1,9 @@
-"""The steps of a ring computed by the splash kernels: flash attention of pairs of chunks.
+"""A ring's steps by the splash kernels: flash attention of pairs of chunks.
 
-A device's own keys are met causally, as they stand. Of every other device two pairs of chunks
-matter, whole: the second of ours with its first, and with a later device's second also our
-second, else our first with its first (layers/attention_cores/zigzag.py). What is found of some
-keys is joined by the logs of the sums; the gradients of a pair follow from the finished output
-and sums alone.
+A device attends causally to its own keys. For each other device two unmasked chunk pairs
+matter: our second chunk with its first, and second-second (later device) or first-first
+(earlier); see layers/attention_cores/zigzag.py. Partial results are joined by the logs of their
+sums. A pair's gradients need only the finished output and sums.
 
 Letters: B batch, N query heads, K key heads, T length on a device, C = T / 2 chunk, H head
 dimension.
@@ -33,12 +32,12 @@ from layers.tokens import Tokens
 
 @dataclasses.dataclass(frozen=True)
 class SplashRing:
-  """What the devices of a ring compute.
+  """The computation of a ring's devices.
 
   Attributes:
     ring: the devices.
     own: the kernel for a device's queries and its own keys.
-    met: the kernel for its queries, or a chunk of them, and keys of another.
+    met: the kernel for its queries, or one chunk of them, and another device's keys.
     compute_dtype: of the products' operands.
   """
 
@@ -70,13 +69,13 @@ class SplashRing:
     return local(query, key, value, tokens, tokens)[:, :length]
 
   def for_heads(self, num_heads: int) -> "SplashRing":
-    """The same for the query heads that lie on one device."""
+    """The same for the `num_heads` query heads of one device."""
     own, met = (dataclasses.replace(x, num_heads=num_heads) for x in (self.own, self.met))
     return dataclasses.replace(self, own=own, met=met)
 
 
 def _attend_locally(steps: SplashRing, query, key, value, tokens: Tokens, _) -> jax.Array:
-  """What one device computes, [B, T, N, H] of its own part of the row in plain order."""
+  """One device's attention, [B, T, N, H], for its part of the row in plain order."""
   zigzag = functools.partial(steps.ring.zigzag, axis=1)
   heads = (query * query.shape[-1] ** -0.5, key, value)
   heads = (by_head(zigzag(x)) for x in heads)
@@ -154,17 +153,17 @@ def _gradients(kernel: Kernel, queries, keys) -> tuple[jax.Array, ...]:
 
 
 def _length_axis(x: jax.Array) -> int:
-  """Of heads [B, N, T, ...] or of segments [B, T]."""
+  """The axis T of heads [B, N, T, ...] or segments [B, T]."""
   return 1 if x.ndim == 2 else 2
 
 
 def _chunks(arrays, number: int) -> tuple[jax.Array, ...]:
-  """The first or second half of each."""
+  """The first (0) or second (1) half of each array."""
   return tuple(jnp.split(x, 2, axis=_length_axis(x))[number] for x in arrays)
 
 
 def _decided(arrays, is_later: jax.Array) -> tuple[jax.Array, ...]:
-  """Of each the half that meets its like on the source: the second of a later device."""
+  """The halves that meet the same half of the source: the second if it is later, else first."""
   halves = zip(_chunks(arrays, 0), _chunks(arrays, 1), strict=True)
   return tuple(jnp.where(is_later, second, first) for first, second in halves)
 
@@ -172,14 +171,14 @@ def _decided(arrays, is_later: jax.Array) -> tuple[jax.Array, ...]:
 def _in_chunks(
   always: jax.Array, number: int, decided: jax.Array, is_later: jax.Array
 ) -> jax.Array:
-  """[B, heads, T, H]: what was found of half `number`, and of the half that was decided."""
+  """[B, heads, T, H]: the sum of results for half `number` and for the decided half."""
   chunks = [jnp.where(is_later, 0.0, decided), jnp.where(is_later, decided, 0.0)]
   chunks[number] += always
   return jnp.concatenate(chunks, axis=2)
 
 
 def _joined_chunks(part, always, decided, is_later: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """`part` [B, N, T, ...] with what the second half and the decided one have found."""
+  """`part` [B, N, T, ...] joined with the results for the second and the decided half."""
   mixed, log_sum = decided
   first = _joined(_chunks(part, 0), (mixed, jnp.where(is_later, LOWEST, log_sum)))
   second = _joined(_chunks(part, 1), (mixed, jnp.where(is_later, log_sum, LOWEST)))
@@ -189,7 +188,7 @@ def _joined_chunks(part, always, decided, is_later: jax.Array) -> tuple[jax.Arra
 
 
 def _joined(part, more) -> tuple[jax.Array, jax.Array]:
-  """Attention and log sum exp over the keys of both."""
+  """Attention and log sum exp over the keys of both parts."""
   log_sum = jnp.logaddexp(part[1], more[1])
   share = lambda x: x[0] * jnp.exp(x[1] - log_sum)[..., None]
   return share(part) + share(more), log_sum

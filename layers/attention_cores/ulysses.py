@@ -25,15 +25,15 @@ from layers.tokens import Tokens
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UlyssesAttention:
-  """All tokens of some heads on every device, in place of some tokens of all heads.
+  """Gives each device all tokens of some heads, instead of some tokens of all heads.
 
   Each device sends its queries, keys and values once, and gets its part of the result back;
   `RingAttention` sends keys and values R - 1 times, but takes any number of heads. A length
-  that does not divide is filled up. Where rows are not split, or keys are not of the queries'
-  tokens (generation), it is `core` alone.
+  that R does not divide is padded. If rows are not split, or keys have other tokens than
+  queries (generation), it is `core` alone.
 
   Attributes:
-    core: what attends to the whole rows; one that needs no mesh.
+    core: the core for whole rows; it must not need a mesh.
   """
 
   core: AttentionCore = auto_attention
@@ -42,8 +42,8 @@ class UlyssesAttention:
     """See `AttentionCore`.
 
     Raises:
-      UserError: dropout of the attention weights, heads that do not divide over the devices,
-        and what `core` refuses.
+      UserError: dropout of the attention weights, heads that the devices do not divide, or a
+        request that `core` refuses.
     """
     refuse_dropout(request, "UlyssesAttention")
     axes, size = axis_devices("length", SPLIT_ROWS)
@@ -62,10 +62,10 @@ class UlyssesAttention:
 
 
 def key_repeats(num_heads: int, num_kv_heads: int, size: int) -> int:
-  """How often each key head must be there for `size` devices to share them out evenly.
+  """The number of copies of each key head with which `size` devices get equally many.
 
   Raises:
-    UserError: the query heads do not divide.
+    UserError: `size` does not divide the query heads.
   """
   if num_heads % size:
     raise UserError(
@@ -79,7 +79,7 @@ def key_repeats(num_heads: int, num_kv_heads: int, size: int) -> int:
 def _attend_locally(
   core, axes, size, query, key, value, query_tokens: Tokens, key_tokens: Tokens
 ) -> jax.Array:
-  """What one device computes, [B, T / R, N, H]."""
+  """One device's attention, [B, T / R, N, H]."""
   repeats = key_repeats(query.shape[2], key.shape[2], size)
   key, value = (jnp.repeat(x, repeats, axis=2) for x in (key, value))
   to_heads = functools.partial(
@@ -90,7 +90,7 @@ def _attend_locally(
     whole(query_tokens.positions), whole(query_tokens.segments), query_tokens.rows
   )
   mixed = core(to_heads(query), to_heads(key), to_heads(value), tokens, tokens)
-  # A layer goes on in the dtype of its queries: nothing wider need be sent.
+  # The layer continues in its queries' dtype, so nothing wider need be sent.
   mixed = mixed.astype(query.dtype)
   back = jax.lax.all_to_all(mixed, axes, split_axis=1, concat_axis=2, tiled=True)
   return back.astype(jnp.float32)
