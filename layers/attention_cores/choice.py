@@ -1,4 +1,4 @@
-"""Which kernel attends on a device: the one rule for `auto_attention` and for rings.
+"""Chooses a device's attention kernel: the one rule for `auto_attention` and for rings.
 
 Letters: T query length, S key length.
 """
@@ -17,12 +17,12 @@ from layers.sharding import on_mesh, platform
 
 # Below so many scores of one head, all of them at once are faster than block by block.
 _FEW_SCORES = 1024 * 1024
-# Whole rows below so many tokens would mostly fill up a flash kernel's blocks.
+# Whole rows of fewer tokens would leave a flash kernel's blocks mostly padding.
 _SHORT = 256
 
 
 class Choice(NamedTuple):
-  """A core, and in a few words why it was taken."""
+  """A core, and in a few words the reason for it."""
 
   core: AttentionCore
   why: str
@@ -31,15 +31,15 @@ class Choice(NamedTuple):
 def kernel_for(request: AttentionRequest, *, ring_size: int | None = None) -> Choice:
   """The core for a device's rows, by platform, lengths, mask, dropout and dtype.
 
-  Dense where weights are dropped or few; the platform's flash kernel where there is one that
-  honours all that is asked; else blockwise. Without a mesh, as where a model is only asked for
-  its shapes, no kernel is made.
+  Dense if weights are dropped or few; else the platform's flash kernel, if it supports the
+  whole request; else blockwise. Without a mesh, as when only a model's shapes are wanted, no
+  kernel is made.
 
   Args:
-    request: of whole rows; of its heads only the shapes are read.
-    ring_size: how many devices each row is split over, where the kernel is for the steps of a
-      ring: it then meets some of a row's keys at a time, and has to tell the log of its sums.
-      None: all of a row is on the device.
+    request: whole rows; only the shapes of its heads are read.
+    ring_size: number of devices over which a ring splits each row. A kernel for a ring's steps
+      gets some of a row's keys at a time, and must return the log of its sums. None: each row
+      is whole on its device.
   """
   num_queries, num_keys = request.query.shape[1], request.key.shape[1]
   if request.drop_weights is not None:
@@ -59,13 +59,13 @@ def kernel_for(request: AttentionRequest, *, ring_size: int | None = None) -> Ch
 
 
 def _flash_kernel(request: AttentionRequest, length: int, in_ring: bool) -> Choice | None:
-  """The platform's, for `length` tokens on a device; a note says why there is none."""
+  """The platform's flash kernel for `length` tokens on a device, or None and a note why."""
   if platform() == "tpu" and splash_kernels.is_known(request.mask, in_parts=in_ring):
     if length <= splash_kernels.MOST_TOKENS:
       return Choice(SplashAttention(), f"rows of {length} tokens on a TPU")
     why = f"its tables take too long to make for rows of {length} tokens: split them"
     note(f"Attention is not SplashAttention: {why} over mesh.sequence.")
-  # cuDNN keeps the log of its sums to itself, so that no ring can join its results.
+  # cuDNN does not return the log of its sums, so a ring cannot join its results.
   if platform() == "gpu" and not in_ring:
     refusal = cudnn.refusal(request.query.shape[-1], request.compute_dtype)
     if refusal is None:

@@ -1,4 +1,4 @@
-"""What an attention core is asked: one object, so that a new question changes no signature.
+"""The argument of attention cores: one object, so that a new field changes no signature.
 
 Letters: B batch, T query length, S key length, N query heads, K key heads, H head dimension.
 """
@@ -21,16 +21,16 @@ from layers.tokens import Tokens
 class AttentionRequest:
   """Queries that ask for a weighted mean of values.
 
-  A pytree of its arrays; mask and dtype are static. Whoever only chooses a core may put
-  `jax.ShapeDtypeStruct`s in place of the heads.
+  A pytree of its arrays; mask and dtype are static. To choose a core, query, key and value may
+  be `jax.ShapeDtypeStruct`s.
 
   Attributes:
     query: [B, T, N, H], not yet scaled.
     key, value: [B, S, K, H]; K divides N, query head n reads key head n // (N / K).
-    query_tokens, key_tokens: coordinates from which `mask` decides who attends to whom. One
-      object for both where rows attend to themselves: see `same_tokens`.
+    query_tokens, key_tokens: coordinates from which `mask` decides who attends to whom; the
+      same object if rows attend to themselves: see `same_tokens`.
     mask: (query tokens, key tokens) -> [B, T, S], True where attention is allowed.
-    compute_dtype: of the products' operands.
+    compute_dtype: dtype of the products' operands.
     drop_weights: dropout of [B, ...] attention weights; None: no dropout.
   """
 
@@ -47,17 +47,17 @@ class AttentionRequest:
   def same_tokens(self) -> bool:
     """Whether rows attend to themselves: token i of the keys is token i of the queries.
 
-    Where that is not so (generation), nothing follows from where a key stands in its row.
+    If not (generation), a key's place in its row means nothing.
     """
     return self.query_tokens is self.key_tokens
 
   @property
   def operands(self) -> tuple[jax.Array, jax.Array, jax.Array, Tokens, Tokens]:
-    """Query, key, value and the coordinates of either side."""
+    """Query, key, value, query coordinates and key coordinates."""
     return self.query, self.key, self.value, self.query_tokens, self.key_tokens
 
   def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Its arrays, and what is static. Tokens that are the same are so on the other side."""
+    """Its arrays, and its static fields; `same_tokens` survives the round trip."""
     key_tokens = None if self.same_tokens else self.key_tokens
     arrays = (self.query, self.key, self.value, self.query_tokens, key_tokens)
     return (*arrays, self.drop_weights), (self.mask, self.compute_dtype)
@@ -73,10 +73,10 @@ class AttentionRequest:
 
 
 def attend_with(core: Callable[..., jax.Array], request: AttentionRequest) -> jax.Array:
-  """What `core` makes of a request, [B, T, N, H] float32.
+  """The core's answer to a request, [B, T, N, H] float32.
 
   Raises:
-    UserError: the core has the signature of before requests.
+    UserError: the core has the older signature, without requests.
   """
   if not _takes_a_request(core):
     name = core_name(core)
@@ -90,7 +90,7 @@ def attend_with(core: Callable[..., jax.Array], request: AttentionRequest) -> ja
 
 
 def core_name(core: Callable[..., jax.Array]) -> str:
-  """Of a function its own name, of an object its class's."""
+  """A function's own name, or an object's class name."""
   return getattr(core, "__name__", type(core).__name__)
 
 
@@ -100,5 +100,5 @@ def _takes_a_request(core: Callable[..., jax.Array]) -> bool:
     signature.bind(None)
   except TypeError:
     return False
-  # `def core(query, *others, **options)` would take a request for a query.
+  # `def core(query, *others, **options)` would mistake a request for a query.
   return next(iter(signature.parameters)) != "query" or len(signature.parameters) == 1
