@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax.core.scope import subtract_filters
 
 from layers import cache
+from layers.initializers import one_by_one
 from layers.ranges import PositiveInt
 from layers.rematerialization import RematPolicy, rematerialized
 from layers.reports import COLLECTION, over_layers, seen_in_stack
@@ -82,7 +83,7 @@ class Stack(nn.Module):
     def init_layers(key: jax.Array) -> Any:
       keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(num_layers))
       if not self.scan_layers:
-        layers = {str(i): init_layer(keys[i]) for i in range(num_layers)}
+        layers = {str(i): x for i, x in enumerate(one_by_one(init_layer, keys))}
         others.update(_by_collection(layers))
       else:
         stacked = jax.vmap(init_layer)(keys)
