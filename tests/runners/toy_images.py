@@ -17,6 +17,7 @@ from clu import metrics
 
 from input_pipelines.batches import Data
 from input_pipelines.loader import RowBatches
+from tasks.objective import Forward, Outcome
 from tasks.weighted_metrics import average, collect
 from tests.runners.toy_run import toy_config
 
@@ -81,16 +82,18 @@ class Labels:
   def totals(self, batch: Any) -> jax.Array:
     return batch["weights"].sum()
 
-  def loss(self, apply: Any, batch: Any, totals: Any) -> tuple[jax.Array, ImageMetrics]:
-    logits, weights = apply(*self.model_inputs(batch)), batch["weights"]
+  def loss(self, forward: Forward, batch: Any, totals: Any) -> Outcome:
+    answer, weights = forward(*self.model_inputs(batch)), batch["weights"]
+    logits = answer.output
     nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
     right = (logits.argmax(-1) == batch["labels"]).astype(jnp.float32)
     loss, count = (weights * nll).sum(), weights.sum()
-    return loss / totals, collect(
+    found = collect(
       ImageMetrics,
       loss=average(loss, count),
       accuracy=average((weights * right).sum(), count),
     )
+    return answer.outcome(loss / totals, found)
 
   def empty_metrics(self) -> ImageMetrics:
     return collect(ImageMetrics, loss=average(0.0, 0.0), accuracy=average(0.0, 0.0))
