@@ -47,7 +47,8 @@ def pytest_collection_modifyitems(items):
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
   """Before the fixtures of a test, which may compile too."""
-  machine_code.choose(plain=item.get_closest_marker("plain") is not None)
+  plain = item.get_closest_marker("plain") and not item.get_closest_marker("bits")
+  machine_code.choose(bool(plain))
 
 
 @pytest.fixture

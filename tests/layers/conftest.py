@@ -15,7 +15,7 @@ from layers.tokens import Tokens
 
 
 def pytest_itemcollected(item):
-  """Formulas are compared with references here, to a tolerance (tests/machine_code.py)."""
+  """Formulas are compared with references to a tolerance here, unless marked `bits`."""
   item.add_marker("plain")
 
 

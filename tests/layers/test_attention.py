@@ -42,6 +42,7 @@ def test_dense_attention_is_what_its_equation_says(num_kv_heads, mask, packed):
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.bits
 def test_a_query_that_may_see_nothing_gets_zero_and_no_nan():
   tokens = Tokens.unpacked(1, 3)
   value = jnp.arange(3.0).reshape(1, 3, 1, 1)

@@ -84,6 +84,7 @@ def test_logits_with_a_cache_are_those_without_at_every_position(make, ids, scan
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.bits
 def test_padding_and_neighbours_leave_no_trace(make, ids):
   model = make()
   params = params_of(model)

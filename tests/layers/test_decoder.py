@@ -27,6 +27,7 @@ def model_and_params(request, make_decoder, packed):
   return model, nn.unbox(model.init(jax.random.key(0), *packed))
 
 
+@pytest.mark.bits
 def test_law_4_changing_one_document_changes_no_logit_of_another(model_and_params, packed):
   model, params = model_and_params
   ids, tokens = packed
@@ -51,6 +52,7 @@ def test_law_4_a_packed_document_has_the_logits_it_has_alone(model_and_params, p
     np.testing.assert_allclose(together[row, members], alone[0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.bits
 def test_law_4_the_gradient_of_one_document_ignores_the_other(model_and_params, packed):
   model, params = model_and_params
   ids, tokens = packed
@@ -65,6 +67,7 @@ def test_law_4_the_gradient_of_one_document_ignores_the_other(model_and_params, 
   jax.tree.map(np.testing.assert_array_equal, gradient(ids), gradient(other))
 
 
+@pytest.mark.bits
 def test_law_6_changing_a_token_leaves_the_logits_before_it_alone(model_and_params):
   model, params = model_and_params
   ids, tokens = jnp.arange(10)[None], Tokens.unpacked(1, 10)
@@ -76,6 +79,7 @@ def test_law_6_changing_a_token_leaves_the_logits_before_it_alone(model_and_para
     assert not np.array_equal(after[0, t], before[0, t])
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("tied_head", [True, False])
 def test_padding_the_vocabulary_changes_no_probability(make_decoder, packed, tied_head):
   plain = make_decoder(tied_head=tied_head)
@@ -93,6 +97,7 @@ def test_an_untied_head_has_a_kernel_of_its_own(make_decoder, packed):
   assert params["head"]["projection"]["kernel"].shape == (32, 67)
 
 
+@pytest.mark.bits
 def test_an_untied_head_begins_the_same_whatever_the_padding(make_decoder, packed):
   def kernel(**fields):
     model = make_decoder(tied_head=False, **fields)

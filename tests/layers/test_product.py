@@ -51,6 +51,7 @@ def test_contracting_first_dimensions_in_bfloat16_rounds_operands_and_nothing_el
   np.testing.assert_allclose(got, np.einsum("td,tf->df", *rounded), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize(
   "subscripts, x_shape, y_shape",
   [

@@ -67,6 +67,7 @@ def _stacked(variables):
   return {"params": variables["params"] | {"stack": stack}}
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize(
   "scan_layers, remat", [(True, "none"), (True, "full"), (False, "dots")]
 )
@@ -81,6 +82,7 @@ def test_scan_and_remat_change_no_report(make_decoder, packed, plain, scan_layer
     np.testing.assert_array_equal(got[name].weight, want[name].weight)
 
 
+@pytest.mark.bits
 def test_a_report_adds_up_over_layers_or_keeps_them_apart_and_leaves_padding_out(plain):
   _, found = plain
   assert found["square"].weight == 3 * (12 + 9)
@@ -88,6 +90,7 @@ def test_a_report_adds_up_over_layers_or_keeps_them_apart_and_leaves_padding_out
   assert len(set(np.asarray(found["size"].total))) == 3
 
 
+@pytest.mark.bits
 def test_parts_of_a_batch_report_what_the_batch_reports(make_decoder, packed, plain):
   variables, want = plain
   model = speaking(make_decoder, scan_layers=False)

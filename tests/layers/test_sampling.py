@@ -48,6 +48,7 @@ def test_frequencies_are_the_probabilities_that_the_rules_leave(rules, want):
   assert not got[np.asarray(want) == 0].any()
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("rules", [{"temperature": 0.0}, {"top_k": 1}, {"top_p": 1e-9}])
 def test_zero_temperature_one_candidate_and_a_tiny_nucleus_are_greedy(rules):
   logits = jax.random.normal(jax.random.key(1), (200, 31)).round(1)  # with ties

@@ -40,6 +40,7 @@ def _assert_close(got, want):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), got, want)
 
 
+@pytest.mark.bits
 def test_scanned_and_unrolled_layers_begin_with_bitwise_the_same_parameters(
   make_decoder, packed
 ):
@@ -113,6 +114,7 @@ def _cannot_be_batched(request):
   return kernel(request.query)
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("scan_layers", [True, False])
 def test_parameters_are_made_without_a_forward_pass(make_decoder, packed, scan_layers):
   key = jax.random.key(0)

@@ -106,6 +106,7 @@ def test_the_steps_of_a_ring_get_kernels_that_tell_the_log_of_their_sums(
   assert _taken(platform, _request(length, mask), kernel_for, ring_size=4)[0] == core
 
 
+@pytest.mark.bits
 def test_auto_attention_a_ring_and_ulysses_go_by_the_same_choice(monkeypatch):
   asked = []
 

@@ -109,6 +109,7 @@ def test_any_callable_of_one_argument_is_a_core(core):
   assert attend_with(core, request).shape == request.query.shape
 
 
+@pytest.mark.bits
 def test_a_mask_that_cannot_be_hashed_serves_a_layer():
   @dataclasses.dataclass
   class Own:
