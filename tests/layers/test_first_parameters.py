@@ -15,6 +15,7 @@ def _first(model, packed):
   return jax.jit(lambda key: nn.unbox(model.lazy_init(key, *shapes)["params"]))
 
 
+@pytest.mark.bits
 def test_each_layer_begins_bitwise_as_it_would_alone(make_decoder, packed, monkeypatch):
   model, key = make_decoder(scan_layers=False), jax.random.key(1)
   found = _first(model, packed)(key)
