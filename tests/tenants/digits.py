@@ -62,9 +62,10 @@ class Encoder(nn.Module):
   width: int = 16
   scan_layers: bool = True
   remat: str = "full"
+  block: type[nn.Module] = NormedBlock
 
   @nn.compact
   def __call__(self, images: jax.Array) -> jax.Array:
     x = nn.Dense(self.width)(images.reshape(images.shape[0], -1))
-    stack = Stack(NormedBlock(), 2, self.scan_layers, self.remat)
+    stack = Stack(self.block(), 2, self.scan_layers, self.remat)
     return stack(x, None)

@@ -26,12 +26,14 @@ MESHES = [
   {"data": 1, "fsdp": 2, "sequence": 2, "tensor": 2},
   {"data": 1, "fsdp": 2, "expert": 4},
 ]
-TENANTS = ("speaking_layer", "image_classifier", "contrastive", "measured_step")
-SPLITTING = ("speaking_layer", "measured_step")
+TENANTS = ("speaking_layer", "image_classifier", "contrastive", "adversarial", "measured_step")
+SPLITTING = ("speaking_layer", "adversarial", "measured_step")
+KILLED = "from tests.tenants.laws import main; main()"
 TRAITS = {
   "speaking_layer": {"train/router_z", "train/confidence/0", "eval/validation/confidence/1"},
   "image_classifier": {"train/accuracy", "eval/validation/accuracy"},
   "contrastive": {"train/accuracy", "eval/validation/accuracy"},
+  "adversarial": {"train/learning_rate/generator", "eval/validation/discriminator"},
   "measured_step": {"train/update_norm", "train/relative_update", "train/distance_to_average"},
 }
 
