@@ -28,7 +28,6 @@ MESHES = [
 ]
 TENANTS = ("speaking_layer", "image_classifier", "contrastive", "adversarial", "measured_step")
 SPLITTING = ("speaking_layer", "adversarial", "measured_step")
-KILLED = "from tests.tenants.laws import main; main()"
 TRAITS = {
   "speaking_layer": {"train/router_z", "train/confidence/0", "eval/validation/confidence/1"},
   "image_classifier": {"train/accuracy", "eval/validation/accuracy"},
