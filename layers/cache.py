@@ -1,12 +1,12 @@
-"""Keys and values of earlier tokens, kept so that generation computes each once.
+"""Keeps keys and values of earlier tokens, so that generation computes each once.
 
-The slot of a token is its position: a row's cache has a slot for each position from 0 on. A
-query at position p sees the slots 0 .. p alone (masks.causal_mask), and all of these are filled
-when tokens come in order. So which slots are filled need not be stored, rows of different
-lengths do not disturb each other, and what padding there is leaves no trace.
+A token's slot is its position: a row's cache has a slot for each position from 0 on. A query at
+position p sees only slots 0 .. p (masks.causal_mask), which are all filled if tokens come in
+order. So the cache need not store which slots are filled, rows of different lengths do not
+disturb each other, and padding leaves no trace.
 
-A model applied with `mutable=["cache"]` uses the cache that it is given, and returns it with
-the new tokens in it. Rows hold one segment each, numbered 1, and the mask sees nothing ahead.
+A model applied with `mutable=["cache"]` uses the given cache, and returns it with the new
+tokens in it. Each row holds one segment, numbered 1, and the mask must not see ahead.
 
 Letters: B batch, T new tokens, S slots, K key/value heads, H head dimension.
 """
@@ -26,19 +26,20 @@ COLLECTION = "cache"
 
 
 def in_use(module: nn.Module) -> bool:
-  """Whether `module` is applied with a cache. Training never is."""
+  """Whether `module` is applied with a cache, which training never uses."""
   return module.is_mutable_collection(COLLECTION) and not module.is_initializing()
 
 
 def empty_cache(
   model: nn.Module, params: Any, num_rows: int, num_slots: int, kept: Any = None
 ) -> Any:
-  """The variables to pass beside the parameters at first: {"cache": zeros}.
+  """The variables to pass with the parameters to the first call: {"cache": zeros}.
 
   Args:
     model: called as (ids, tokens).
     params: its parameters, or their shapes.
-    num_rows, num_slots: B, and S: the positions that will be used.
+    num_rows: B.
+    num_slots: S, the number of positions that will be used.
     kept: collection -> what the model keeps beside its parameters.
 
   Raises:
@@ -56,7 +57,7 @@ def empty_cache(
     raise UserError(
       "no layer of this model keeps a cache; its attention has to use layers.cache"
     )
-  # [..., B, S, K, H], also where layers are stacked.
+  # [..., B, S, K, H]; stacked layers have leading axes.
   grown = lambda x: jnp.zeros((*x.shape[:-3], num_slots, *x.shape[-2:]), x.dtype)
   return jax.tree.map(grown, shapes)
 
@@ -64,15 +65,16 @@ def empty_cache(
 def remember(
   module: nn.Module, key: jax.Array, value: jax.Array, tokens: Tokens, dtype: str
 ) -> tuple[jax.Array, jax.Array, Tokens]:
-  """Puts new keys and values into the module's cache; returns all of it, to be attended to.
+  """Puts new keys and values into the module's cache, and returns all of it for attention.
 
-  Without a cache the new ones become it, a slot for each token: that is how it gets its shape.
+  Without a cache, the new keys and values become it, a slot for each token; `empty_cache`
+  learns the shapes this way.
 
   Args:
-    module: an attention, within its call.
+    module: an attention layer, during its call.
     key, value: [B, T, K, H].
     tokens: of the T tokens; padding is not kept.
-    dtype: to keep them in; that of the products they go into loses nothing.
+    dtype: of the cache; with the products' dtype nothing is lost.
 
   Returns:
     Keys and values [B, S, K, H] and the coordinates of their slots.
@@ -91,7 +93,7 @@ def remember(
 
 
 def _write(cache: jax.Array, slots: jax.Array, new: jax.Array) -> jax.Array:
-  """cache [B, S, K, H] with new [B, T, K, H] in slots [B, T]; slot S is nowhere."""
+  """cache [B, S, K, H] with new [B, T, K, H] in slots [B, T]; slot S drops the token."""
   write = lambda row, slots, new: row.at[slots].set(new, mode="drop")
   return constrain(
     jax.vmap(write)(cache, slots, new), "batch", "cache_length", "activation_kv_heads", None

@@ -1,8 +1,8 @@
 """A block repeated num_layers times, scanned or unrolled.
 
-The block is used as a pure function of (parameters, input). Parameters and dropout of layer
-i are keyed by i alone, so that both forms begin with the same values and drop the same
-elements, and a checkpoint of one converts to the other by stacking.
+The block is used as a pure function of (parameters, input). Parameters and dropout of layer i
+are keyed only by i, so both forms start with the same values and drop the same elements, and
+stacking converts a checkpoint of one form to the other.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,10 +28,10 @@ class Stack(nn.Module):
   Attributes:
     block: a template, called as (x, tokens).
     num_layers: how many.
-    scan_layers: one compiled body and parameters stacked on a leading axis "layers"
-      (compile time independent of depth); otherwise each layer apart, which compiles
-      longer and runs faster where layers are small.
-    remat: what the backward pass recomputes.
+    scan_layers: True: one compiled body, with parameters stacked on a leading axis "layers"
+      (compile time does not depend on depth). False: separate layers, which compile longer
+      and run faster if layers are small.
+    remat: which tensors the backward pass recomputes.
   """
 
   block: nn.Module
@@ -49,8 +49,8 @@ class Stack(nn.Module):
     block = self.block.clone(parent=None, name=None)
     if not self.has_variable("params", "layers"):
       self._init_layers(block, x, tokens)
-      return x  # a model that is only initialised needs the shape alone
-    # Not `param`, which traces all layers once more to compare shapes.
+      return x  # initialisation needs only the shape
+    # Not `param`, which would trace all layers again to compare shapes.
     variables = {
       name: nn.unbox(self.get_variable(name, "layers", {})) for name in self.variables
     }

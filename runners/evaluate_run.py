@@ -16,13 +16,13 @@ def evaluate(
   """Prints the evaluation of one checkpoint or of all; changes nothing in the run.
 
   Args:
-    config: resolved, of the run.
+    config: the run's resolved config.
     workdir: the run's folder.
     step: a number, "latest", "best" (by checkpoints.metric) or "all".
     cache_dir: for token stores and compiled programs.
 
   Returns:
-    The exit code: 0, or 1 where "all" met a damaged checkpoint, which it names.
+    The exit code: 0, or 1 if "all" met a damaged checkpoint, which is named.
   """
   cache_dir = cache_dir or default_cache_dir()
   if not config.eval_data:
@@ -50,7 +50,7 @@ def evaluate(
 
 
 def chosen_steps(config: fdl.Config, workdir: str, step: str) -> list[int]:
-  """The checkpoints of the run in `workdir` that "latest", "best", "all" or a number names.
+  """The steps of the run's checkpoints named by "latest", "best", "all" or a number.
 
   Raises:
     UserError: there is none.

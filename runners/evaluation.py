@@ -1,4 +1,4 @@
-"""Weighted metrics over the whole of each evaluation set."""
+"""Weighted metrics over each whole evaluation set."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -23,15 +23,15 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 class Evaluator:
   """Evaluates a model on fixed data: the same rows in the same order, every time.
 
-  It draws no random number and moves no training data, so a run with evaluation is bitwise
-  the run without. Sums merge in float64 on the host: the same number at any batch size.
+  It draws no random number and does not advance the training data, so a run with evaluation is
+  bitwise the run without. Sums merge in float64 on the host: the same number at any batch size.
 
   Args:
     eval_step: (params, variables, batch) -> EvalSums, jitted.
     objective: for the summary.
     data: name -> batches in evaluation order.
     sharding: of a batch.
-    give_up: asked before each batch; where it says so, `GivenUp` is raised.
+    give_up: called before each batch; if it returns True, `GivenUp` is raised.
   """
 
   def __init__(
@@ -52,7 +52,7 @@ class Evaluator:
     Args:
       params, variables: of the model.
 
-    A metric that is the mean over no weight at all is left out, and that is said.
+    A metric whose total weight is zero is left out, with a note.
     """
     scalars: dict[str, float] = {}
     for name, batches in self._data.items():

@@ -1,12 +1,12 @@
-"""Several optimizers in one run: each has the parameters of one label.
+"""Several optimizers in one run, each for the parameters of one label.
 
     optimizer = {"generator": @adamw(...), "discriminator": @adamw(...)}
 
-Here a label is a part of the parameter's name: `generator/layer_0/kernel` has the label
-`generator`. Where the names are not so kind, `by_label` has regular expressions for each label.
+By default a label is a part of the parameter's name: `generator/layer_0/kernel` has the label
+`generator`. For other names, `by_label` takes regular expressions for each label.
 
-Labels are tried in their order, and the first found gives a parameter its only one. Each
-optimizer clips, decays and counts steps among its own parameters, as if there were no others.
+A parameter has the first label, in their order, that matches. Each optimizer clips, decays and
+counts steps for its own parameters only.
 """
 
 import re
@@ -28,17 +28,16 @@ def by_label(
   optimizers: Mapping[str, optax.GradientTransformation],
   patterns: Mapping[str, Sequence[str]] | None = None,
 ) -> optax.GradientTransformation:
-  """One transformation of several.
+  """Combines several optimizers into one transformation.
 
   Args:
     optimizers: label -> optimizer.
-    patterns: label -> regular expressions, one of which is found in the names of its
-      parameters. None, or a label left out: the label itself is a part of the name between
-      slashes.
+    patterns: label -> regular expressions, one of which must match a parameter's name. Without
+      patterns, a label must be a part of the name between slashes.
 
   Raises:
-    UserError: here for labels and patterns that do not fit each other; when a state is made,
-      for a parameter without a label and a label without a parameter.
+    UserError: labels and patterns do not fit each other; or, when a state is made, a parameter
+      has no label or a label has no parameter.
   """
   rules = _rules(optimizers, patterns or {})
 
@@ -97,7 +96,7 @@ def _rules(
       raise UserError(
         f"optimizer.patterns: {label!r} is no label: {did_you_mean(label, optimizers)}"
       )
-    if isinstance(given, str):  # its characters are in every name
+    if isinstance(given, str):  # each of its characters would be a pattern
       raise UserError(f"optimizer.patterns[{label!r}]={given!r}: write a list, [{given!r}]")
     for pattern in given:
       try:

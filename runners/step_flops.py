@@ -1,8 +1,8 @@
-"""FLOPs of one update: those of the model, and those that the program computes.
+"""FLOPs of one update: of the model, and of the compiled program.
 
-Model FLOPs are the model's alone, whatever computes it: attention counts as the dense core has
-it, all scores of a row, so that MFU compares one core, one mesh and one machine with another.
-The program's leave out what its core leaves out, and add what it computes again.
+Model FLOPs do not depend on the implementation: attention counts all scores of a row, like the
+dense core, so that MFU can compare cores, meshes and machines. Program FLOPs omit skipped
+blocks and include recomputation.
 """
 
 import inspect
@@ -21,10 +21,11 @@ from tasks.objective import with_rows
 
 
 def model_flops(model: fdl.Config, trainer: Trainer, state: TrainState) -> int:
-  """Of one update on the global batch: see runners/devices/flops.py.
+  """Model FLOPs of one update on the global batch: see runners/devices/flops.py.
 
   Args:
-    model: the config that trainer.model was built of.
+    model: the config of trainer.model.
+    trainer: built.
     state: shapes.
   """
   reference: Any = fdl.build(_with_dense_cores(model))
@@ -39,7 +40,7 @@ def model_flops(model: fdl.Config, trainer: Trainer, state: TrainState) -> int:
 
 
 def global_batch(trainer: Trainer, sharding: Any = None) -> dict[str, jax.ShapeDtypeStruct]:
-  """Shapes of what one update reads."""
+  """The shapes of one update's batch, key -> [B, ...]."""
   example = trainer.train_data.example(trainer.sequence_length)
   return {
     key: jax.ShapeDtypeStruct((trainer.batch_size, *x.shape[1:]), x.dtype, sharding=sharding)

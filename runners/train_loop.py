@@ -1,6 +1,6 @@
-"""The training loop: what happens in a step, and in which order.
+"""The training loop: the parts of a step, and their order.
 
-runners/training.py makes the parts that are called from here.
+runners/training.py makes the parts that are called here.
 """
 
 import collections
@@ -37,8 +37,8 @@ class TrainLoop:
     7. the checkpoint: state, data position, callbacks' state
     8. the stop: last step, a callback's wish, or a signal; what is not saved yet is saved
 
-  A signal that comes while a batch is waited for ends the run before that step. One that comes
-  in an evaluation cuts it off: the state is saved, and the run goes on with that evaluation.
+  A signal during the wait for a batch ends the run before that step. A signal during an
+  evaluation cuts it off: the state is saved, and a later start begins with that evaluation.
 
   So a checkpoint of step n exists only after row n is written, and a run restored at n draws
   batch n next: no row is lost, none comes twice.
@@ -79,7 +79,7 @@ class TrainLoop:
     self._held = state
     try:
       self._call("on_start", state)
-      with contextlib.suppress(GivenUp):  # all that can be saved is
+      with contextlib.suppress(GivenUp):  # whatever can be saved has been
         if run.owed is not None:
           self._tell(state, self._evaluated(state, run.owed))
         while run.step < run.num_steps and not run.stop_reason:
@@ -94,7 +94,7 @@ class TrainLoop:
             break
       self._checkpoints.wait()
     finally:
-      with contextlib.ExitStack() as stack:  # each is called, whatever another raises
+      with contextlib.ExitStack() as stack:  # all are called, even if one raises
         stack.callback(self._writer.flush)
         for callback in reversed(self._callbacks):
           stack.callback(self._call_one, callback, "on_end", self._held)
@@ -120,7 +120,7 @@ class TrainLoop:
       state, loss = self._train_step(state, batch)
       self._throughput.step(self._batches.last_wait_s)
       self._in_flight.append(loss)
-    else:  # the first step compiles, which is no measure of speed
+    else:  # the first step compiles, so it does not count for the speed
       with Progress("compiling the training step"):
         state, loss = self._train_step(state, batch)
         loss.block_until_ready()
@@ -132,7 +132,7 @@ class TrainLoop:
     return state
 
   def _observe(self, state: TrainState) -> tuple[TrainState, dict[str, float]]:
-    """The scalars of the step: none unless it is one to log or to evaluate."""
+    """The scalars of the step; none unless it is logged or evaluated."""
     step, last = self._run.step, self._run.step == self._run.num_steps
     scalars: dict[str, float] = {}
     if step % self._log_every == 0 or last:
@@ -143,7 +143,7 @@ class TrainLoop:
     return state, scalars
 
   def _evaluated(self, state: TrainState, scalars: dict[str, float]) -> dict[str, float]:
-    """The scalars of the step with those of its evaluation, which is owed if it is cut off."""
+    """The step's scalars with its evaluation's; if that is cut off, `run.owed` keeps them."""
     self._throughput.pause()
     try:
       found = self._evaluator(state.params, state.variables)

@@ -1,4 +1,4 @@
-"""All that one step hands to the next, and how it begins on a mesh."""
+"""The state that one step hands to the next, and its initialisation on a mesh."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -45,10 +45,10 @@ class StepMetrics(flax.struct.PyTreeNode):
 
 
 class TrainState(flax.struct.PyTreeNode):
-  """A pytree that is donated to each step, and that a checkpoint holds.
+  """A pytree that is donated to each step and saved in checkpoints.
 
-  The sums of the current interval belong to it: a run restored between two logs reports
-  bitwise what the unbroken run reports.
+  It includes the sums of the current interval, so that a run restored between two logs reports
+  bitwise the numbers of the unbroken run.
   """
 
   step: jax.Array  # int32, updates done
@@ -143,7 +143,7 @@ class ModelInit:
 
 
 class Initializer:
-  """Makes a TrainState whose every leaf begins where the mesh wants it.
+  """Makes a TrainState with every leaf sharded as the mesh demands.
 
   Args:
     model: how its parameters begin.
@@ -184,12 +184,12 @@ class Initializer:
     """A fresh state; its parameters do not depend on the mesh."""
     if jax.default_backend() != "cpu":
       return self.program()()
-    # On CPU the last bit of an element depends on the shape of the loop that computes it, and
-    # so on the mesh, where each device computes its part alone: compute whole, then cut.
+    # On CPU an element's last bit depends on the shape of the loop that computes it, and so on
+    # the mesh if each device computes its part: so compute the whole, then split it.
     return jax.device_put(self._jitted(), self.shardings)
 
   def program(self) -> jax.stages.Wrapped:
-    """() -> a fresh state, where every device computes its part: jitted, for any platform."""
+    """() -> a fresh state, each device computing its part; jitted, for any platform."""
     return jax.jit(self._init, out_shardings=self.shardings)
 
   @property
@@ -221,13 +221,13 @@ class Initializer:
     return empty_metrics(self._model.objective, self._model.reports, self._statistics)
 
   def unpadded(self) -> TrainState:
-    """Shapes of the state as it would be on a mesh for which no vocabulary is padded."""
+    """The state's shapes on a mesh that needs no padding of the vocabulary."""
     params, variables = self._model.unpadded()
     return jax.eval_shape(self._state, params, variables, jax.random.key(0))
 
   @functools.cached_property
   def infinite(self) -> set[str]:
-    """Names of scalars of the optimizer's state that begin as an infinity, like a best loss."""
+    """Names of scalars in the optimizer's initial state that are infinite, like a best loss."""
 
     def scalars() -> dict[str, jax.Array]:
       params = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.abstract.params)
@@ -247,7 +247,7 @@ class Initializer:
     return self._state(*self._model.first(params_key), step_key)
 
   def _keys(self) -> jax.Array:
-    """Of the parameters, and of the steps."""
+    """Two random keys: for the parameters, and for the steps."""
     return jax.random.split(jax.random.key(self._seed))
 
   def _state(self, params: Any, variables: dict[str, Any], step_key: jax.Array) -> TrainState:
@@ -268,12 +268,12 @@ class Initializer:
   def _shardings(
     self, state: TrainState, mesh: Mesh | AbstractMesh, rules: Rules
   ) -> TrainState:
-    """Optimizer moments lie as their parameters do, all else is replicated.
+    """Optimizer moments are sharded like their parameters; everything else is replicated.
 
-    So are moments of another shape than their parameter, such as factored ones.
+    Moments whose shape differs from the parameter's, such as factored ones, are replicated too.
     """
     logical = nn.get_partition_spec(self._model.boxed)
-    # Only the names of the axes are read, which a described mesh has too.
+    # Only the names of the axes are read, which an abstract mesh has too.
     params = nn.spmd.logical_to_mesh_sharding(logical, cast(Mesh, mesh), rules)
     whole = replicated(mesh)
     opt_state = optax.tree.map_params(
@@ -298,5 +298,5 @@ class Initializer:
 
 
 def _is_left_out(x: Any) -> bool:
-  """What stands for the moments of a parameter that a part of an optimizer leaves alone."""
+  """Whether x replaces the moments of a parameter that a part of an optimizer skips."""
   return isinstance(x, optax.MaskedNode)

@@ -222,7 +222,7 @@ def _zeros(tree: Any) -> Any:
 def _split(batch: Any, num_microbatches: int) -> Any:
   """Each array [B, ...] as [M, B / M, ...], row r in microbatch r % M.
 
-  Strided, so that each device cuts its own rows and none travel.
+  Strided, so that each device splits its own rows and no row moves.
   """
 
   def split(x: jax.Array) -> jax.Array:
@@ -247,7 +247,7 @@ def make_eval_step(
 ):
   """A function (params, variables, batch) -> EvalSums, without dropout.
 
-  In microbatches like training: what trains in the memory at hand also evaluates in it.
+  It uses microbatches like training, so that evaluation fits in memory if training does.
   """
 
   def eval_step(params: Any, variables: Any, batch: Mapping[str, jax.Array]) -> EvalSums:

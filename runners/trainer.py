@@ -35,7 +35,7 @@ class Precision:
     compute_dtype: of the operands of products, which accumulate in float32. None: bfloat16 on
       accelerators, float32 on CPU.
     param_dtype: of parameters; the optimizer's moments are float32 in any case.
-    activation_dtype: of what passes between layers. None: compute_dtype on accelerators,
+    activation_dtype: of activations between layers. None: compute_dtype on accelerators,
       float32 on CPU, where narrower elementwise work is slower.
   """
 
@@ -51,9 +51,9 @@ class Trainer:
   Attributes:
     model: called as the objective calls it.
     objective: loss and metrics.
-    train_data: what is learned from.
-    eval_data: name -> what is evaluated on; one of train_data's class takes from it what it
-      leaves unset.
+    train_data: the training data.
+    eval_data: name -> evaluation data; data of train_data's class take their unset fields
+      from it.
     optimizer: an optax transformation, or several by label: see runners/optimizer_labels.py.
     mesh: devices along each axis.
     sharding: ordered (logical axis, mesh axis) rules.
@@ -70,7 +70,7 @@ class Trainer:
     writers: where scalars go, all at once.
     init_from: a run, checkpoint or Hugging Face folder whose parameters a fresh run begins
       with; see runners/interchange/init_from.py.
-    collective_budget: what the compiled program may exchange; `runner plan` checks it.
+    collective_budget: collectives that the program may contain; `runner plan` checks it.
     step: how an update is made of a batch: see runners/train_step.py.
   """
 
@@ -104,7 +104,7 @@ class Trainer:
 
   @property
   def num_microbatches(self) -> int:
-    """Forward passes that an update is made of."""
+    """The number of forward passes in an update."""
     return self.batch_size // (self.microbatch_size or self.batch_size)
 
   @property

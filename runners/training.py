@@ -1,4 +1,4 @@
-"""`runner train`: from a config and a workdir to a finished run, or one step further on."""
+"""`runner train`: turns a config and a workdir into a finished, or further advanced, run."""
 
 import contextlib
 import functools
@@ -51,13 +51,13 @@ def train(
   accept_changes: Sequence[str] = (),
   cache_dir: str | None = None,
 ) -> int:
-  """Trains until done or told to stop, and goes on where an earlier start left off.
+  """Trains until done or told to stop, continuing where an earlier start left off.
 
   Args:
-    config: resolved, of a Trainer.
+    config: a resolved config of a Trainer.
     exp: the experiment's name, for the record.
     workdir: the run's folder.
-    provenance: JSON for run.json: who set what.
+    provenance: JSON for run.json: which override set which field.
     accept_changes: config paths that may differ from the workdir's.
     cache_dir: for token stores and compiled programs.
 
@@ -65,7 +65,7 @@ def train(
     The exit code: 0, or 143/130 after a signal.
 
   Raises:
-    UserError: before anything is written, unless it is the workdir that is at fault.
+    UserError: before anything is written, unless the workdir is at fault.
   """
   started = time.perf_counter()
   host_allocator.share_one_arena()
@@ -81,12 +81,12 @@ def train(
   with contextlib.ExitStack() as stack:
     notes = stack.enter_context(heard())
     if config.init_from and not (Path(workdir) / CHECKPOINTS).is_dir():
-      check_source(config.init_from)  # a run that goes on needs it no more
+      check_source(config.init_from)  # only a fresh run needs it
     hold = lambda: stack.enter_context(
       contextlib.closing(Workdir(workdir, config, exp, accept_changes))
     )
-    # A run that cannot go on says so before hours go into its token stores. A folder is made
-    # only for a config that is right.
+    # A run that cannot continue is refused before hours go into token stores. A new folder is
+    # created only for a valid config.
     folder = hold() if Path(workdir).is_dir() else None
     assembly = assemble(config, cache_dir)
     note_short_run(config, assembly.num_steps)
@@ -113,7 +113,7 @@ def train(
 
 @contextlib.contextmanager
 def _saying_what_is_left(workdir: Path) -> Iterator[None]:
-  """Adds to the line of a run that diverged, when all is saved, from where it could go on."""
+  """Adds to a diverged run's message the checkpoint from which it could continue."""
   try:
     yield
   except Diverged as error:
@@ -129,7 +129,7 @@ def _go_on(
   interruption: Interruption,
   fields: Mapping[str, str],
 ) -> None:
-  """To the end of the run; what was opened on the way is closed, whatever happens."""
+  """Runs to the end, and closes everything it opened, whatever happens."""
   with contextlib.ExitStack() as stack:
     writer = stack.enter_context(_writers(assembly, run))
     checkpoints = CheckpointWriter(
@@ -156,10 +156,10 @@ def _go_on(
 def _start(
   assembly: Assembly, folder: Workdir, check_data: bool
 ) -> tuple[Assembly, TrainState, Run]:
-  """The newest checkpoint, or a fresh state, perhaps with the parameters of another run.
+  """Restores the newest checkpoint, or makes a fresh state, perhaps from another run.
 
   Returns:
-    The assembly that goes on where the state does, the state, and the run.
+    The assembly, continued from the state's step; the state; and the run.
   """
   trainer, content, workdir = assembly.trainer, assembly.batches.content, folder.path
   run = Run(str(workdir), assembly.num_steps, content, metrics=_metrics(assembly))
@@ -206,7 +206,7 @@ def _start(
 
 
 def _metrics(assembly: Assembly) -> frozenset[str]:
-  """What is logged on a step that has something to measure it on."""
+  """The names of all metrics, which a step logs if it has something to measure them on."""
   reports = assembly.initializer.abstract.metrics.reports
   names = [*metric_names(assembly.trainer.objective), *report_names(reports)]
   kinds = ["train", *(f"eval/{name}" for name in assembly.eval_batches)]
@@ -214,7 +214,7 @@ def _metrics(assembly: Assembly) -> frozenset[str]:
 
 
 def _take_over(assembly: Assembly, run: Run, saved: dict[str, Any]) -> Assembly:
-  """Position and callbacks of a run that this one goes on with in a workdir of its own."""
+  """Takes over the data position and callbacks of a run that this one continues elsewhere."""
   check_saved_run(saved)
   run.step = saved["data"]["batch"]
   if run.step >= run.num_steps:
@@ -289,7 +289,7 @@ def _fetcher(assembly: Assembly):
 
 
 def _facts(assembly: Assembly) -> dict[str, Any]:
-  """What run.json and the first lines on the console say of the run."""
+  """Facts about the run for run.json and the first lines on the console."""
   device = jax.devices()[0]
   return {
     "devices": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
@@ -310,7 +310,7 @@ def _announce(exp: str, facts: dict[str, Any], run: Run, units: str) -> None:
 
 
 def _interruption(run: Run) -> Interruption:
-  """Of a run: the first signal asks to save and end it, the second ends it as it is."""
+  """The run's handling of signals: the first saves and ends it, the second ends it at once."""
 
   def tell(number: int) -> None:
     print(f"runner: signal {number}: saving, then leaving", file=sys.stderr, flush=True)
@@ -328,7 +328,7 @@ def _interruption(run: Run) -> Interruption:
 
 
 def _ending(run: Run, began: int, interruption: Interruption, seconds: float) -> str:
-  """What came of this start, which began at step `began`, and what can be done now."""
+  """Lines on the outcome of this start, which began at step `began`, and the next command."""
   place = f"the run is at {run.workdir}"
   command = f"--workdir={shlex.quote(run.workdir)}"
   next_ = f"next: runner generate {command} --prompt='...', or runner eval {command}"

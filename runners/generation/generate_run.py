@@ -28,9 +28,9 @@ class Request:
 
   Attributes:
     prompts: texts; an empty one is the start of a document.
-    max_tokens: how many to add at most; None: 64, or fewer where the context ends.
+    max_tokens: the most tokens to add; None: 64, or fewer if the context ends before.
     sampling: how a token is drawn.
-    seed: of the draws.
+    seed: of the random draws.
   """
 
   prompts: Sequence[str]
@@ -55,7 +55,7 @@ def generate(
   """Prints each prompt with its continuation; reads no data and changes nothing in the run.
 
   Args:
-    config: resolved, of the run.
+    config: the run's resolved config.
     workdir: the run's folder.
     request: what to generate.
     step: a number, "latest", "best" (by checkpoints.metric) or "all".
@@ -104,9 +104,9 @@ def generate(
 
 
 def _context(trainer: Trainer, imported: int | None) -> int:
-  """Positions that the model knows: of its table, or, without one, that it was trained at.
+  """The model's context in tokens: the size of its position table, or its longest training row.
 
-  Rotary ones do go on: `--set=sequence_length=N` asks for positions that were never trained.
+  Rotary positions have no end: `--set=sequence_length=N` allows positions never trained.
   """
   model = traits(trainer.model)
   if model.learned_positions and model.max_positions:
