@@ -262,9 +262,12 @@ def make_eval_step(
 
       if num_microbatches == 1:
         return sums(batch)
-      parts = _split(batch, num_microbatches)
-      shapes = jax.eval_shape(sums, jax.tree.map(lambda x: x[0], parts))
-      start = EvalSums(objective.empty_metrics(), _zeros(shapes.reports))
-      return jax.lax.scan(lambda total, rows: (total.merge(sums(rows)), None), start, parts)[0]
+      # A loop of its own merges: in one with the model, the compiler would round a product and
+      # the sum it goes into once instead of twice.
+      parts = jax.lax.map(sums, _split(batch, num_microbatches))
+      none = EvalSums(
+        objective.empty_metrics(), _zeros(jax.tree.map(lambda x: x[0], parts.reports))
+      )
+      return jax.lax.scan(lambda total, part: (total.merge(part), None), none, parts)[0]
 
   return eval_step
