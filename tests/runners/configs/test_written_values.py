@@ -30,7 +30,7 @@ VALUES = [
 ]
 
 
-@pytest.mark.parametrize("value", VALUES, ids=repr)
+@pytest.mark.parametrize("value", VALUES, ids=format_value)
 def test_what_is_written_is_read_back(value):
   read = read_written(format_value(value))
   assert type(read) is type(value) and read == value
