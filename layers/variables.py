@@ -10,6 +10,7 @@ import flax.errors
 import flax.linen as nn
 import jax
 from flax.core.scope import DenyList
+from jax.interpreters import partial_eval
 
 from layers.errors import UserError
 from layers.reports import COLLECTION
@@ -25,10 +26,35 @@ def first_variables(module: nn.Module, key: jax.Array, *inputs: Any, method: Any
     UserError: a first value depends on the inputs.
   """
   try:
-    return module.lazy_init(key, *inputs, method=method, mutable=_OF_A_CALL)
+    made = module.lazy_init(key, *inputs, method=method, mutable=_OF_A_CALL)
   except flax.errors.LazyInitError as error:
-    raise UserError(
-      f"a variable of {type(module).__name__} begins as something computed from its inputs; "
-      "what a layer says of its inputs is a report (layers/reports.py), and a variable begins "
-      "as a value of its own"
-    ) from error
+    raise UserError(_of_inputs(module)) from error
+  if made.keys() - {"params"}:
+    _check_own_values(module, inputs, method)
+  return made
+
+
+def _check_own_values(module: nn.Module, inputs: Any, method: Any) -> None:
+  """Raises UserError if a variable beside the parameters begins as a function of the inputs.
+
+  From flax 0.12.12 on, lazy_init computes such a value from zeros and says nothing. The module is
+  traced once more for this.
+  """
+
+  def others(key: jax.Array, inputs: Any) -> dict[str, Any]:
+    made = dict(module.init(key, *inputs, method=method, mutable=_OF_A_CALL))
+    made.pop("params", None)
+    return made
+
+  traced = jax.make_jaxpr(others)(jax.random.key(0), inputs)
+  _, used = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(traced.out_avals))
+  if any(used[1:]):  # after the key
+    raise UserError(_of_inputs(module))
+
+
+def _of_inputs(module: nn.Module) -> str:
+  return (
+    f"a variable of {type(module).__name__} begins as something computed from its inputs; "
+    "what a layer says of its inputs is a report (layers/reports.py), and a variable begins "
+    "as a value of its own"
+  )

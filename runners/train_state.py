@@ -122,11 +122,11 @@ class ModelInit:
     Beside them what else the layers keep, by collections.
     """
 
-    def forward(model: nn.Module, row: Mapping[str, Any]) -> Any:
-      return model(*self.objective.model_inputs(with_rows(row)))
-
-    made = dict(first_variables(self._model, key, self._row, method=forward))
+    made = dict(first_variables(self._model, key, self._row, method=self._forward))
     return made.pop("params"), made
+
+  def _forward(self, model: nn.Module, row: Mapping[str, Any]) -> Any:
+    return model(*self.objective.model_inputs(with_rows(row)))
 
   def unpadded(self) -> tuple[Any, dict[str, Any]]:
     """Shapes as of `first`, unboxed, without the rows that pad the vocabulary for a mesh."""
