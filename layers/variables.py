@@ -37,8 +37,8 @@ def first_variables(module: nn.Module, key: jax.Array, *inputs: Any, method: Any
 def _check_own_values(module: nn.Module, inputs: Any, method: Any) -> None:
   """Raises UserError if a variable beside the parameters begins as a function of the inputs.
 
-  From flax 0.12.12 on, lazy_init computes such a value from zeros and says nothing. The module is
-  traced once more for this.
+  From flax 0.12.12 on, lazy_init computes such a value from zeros and says nothing. This traces
+  the module once more.
   """
 
   def others(key: jax.Array, inputs: Any) -> dict[str, Any]:
