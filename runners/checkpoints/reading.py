@@ -121,7 +121,8 @@ def restore(
   if below:
     arrays = dict(named_arrays(_read(step, target, partial=True)))
   else:
-    arrays = _read_all(step, dict(named_arrays(target)))
+    read = _read_all(step, dict(named_arrays(target)))
+    arrays = {name: read[name] for name in wanted}  # a line on damage names them in this order
   _verify(step, arrays)
   fitted = lambda path, x: fit(arrays[array_name(path)], x)
   return jax.tree_util.tree_map_with_path(fitted, abstract)
