@@ -19,7 +19,7 @@ import optax
 
 from layers.errors import UserError
 from layers.suggestions import did_you_mean, nearest
-from runners.array_names import array_name
+from runners.array_names import array_name, check_patterns
 
 _PART = ("(^|/)", "(/|$)")  # around a label that has no patterns
 
@@ -96,14 +96,7 @@ def _rules(
       raise UserError(
         f"optimizer.patterns: {label!r} is no label: {did_you_mean(label, optimizers)}"
       )
-    if isinstance(given, str):  # each of its characters would be a pattern
-      raise UserError(f"optimizer.patterns[{label!r}]={given!r}: write a list, [{given!r}]")
-    for pattern in given:
-      try:
-        re.compile(pattern)
-      except re.error as error:
-        message = f"optimizer.patterns: {pattern!r} is no regular expression: {error}"
-        raise UserError(message) from error
+    check_patterns(f"optimizer.patterns[{label!r}]", given)
   return {
     label: list(patterns.get(label, [re.escape(label).join(_PART)])) for label in optimizers
   }

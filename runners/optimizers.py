@@ -21,7 +21,7 @@ import optax
 from layers.errors import UserError
 from layers.ranges import FractionBelowOne, NonNegativeFloat, PositiveFloat
 from layers.suggestions import did_you_mean
-from runners.array_names import array_name
+from runners.array_names import array_name, check_patterns
 
 DecayMask = Callable[[Any], Any]
 LearningRate = NonNegativeFloat | optax.Schedule
@@ -125,14 +125,7 @@ def _freezing(
   """`inner` for parameters whose names match no pattern; the others stay unchanged."""
   if not patterns:
     return inner
-  if isinstance(patterns, str):  # each of its characters would be a pattern
-    raise UserError(f"optimizer.frozen={patterns!r}: write a list, [{patterns!r}]")
-  for pattern in patterns:
-    try:
-      re.compile(pattern)
-    except re.error as error:
-      message = f"optimizer.frozen: {pattern!r} is no regular expression: {error}"
-      raise UserError(message) from error
+  check_patterns("optimizer.frozen", patterns)
 
   def label(params: Any) -> Any:
     names: list[str] = []

@@ -121,7 +121,6 @@ class ModelInit:
 
     Beside them what else the layers keep, by collections.
     """
-
     made = dict(first_variables(self._model, key, self._row, method=self._forward))
     return made.pop("params"), made
 
