@@ -30,7 +30,10 @@ HELP = "help"
 
 _REPEATABLE = (*VERBS, "load", "accept_change", "sweep", "prompt")
 _CONFIG_FLAGS = ("exp", *VERBS, "load")
-_PLAN_FLAGS = ("topology", "search", "minutes", "to", "mfu", "tokens", "price", "json")
+_PLAN_FLAGS = (
+  *("topology", "search", "minutes", "to", "kernels"),
+  *("mfu", "tokens", "price", "json"),
+)
 _SAMPLING_FLAGS = ("prompt", "max_tokens", "temperature", "top_k", "top_p", "seed")
 
 
@@ -103,8 +106,8 @@ COMMANDS = {
   ),
   "plan": Command(
     "planning:plan_run",
-    "bytes, FLOPs, collectives on --topology=v5p:4x4x4, h100:8x8, cpu:8\n"
-    "[--mfu --tokens --price --json]; --search [--minutes --to=FILE]: best mesh",
+    "bytes, FLOPs, time, collectives on --topology=v5p:4x4x4, h100:8x8, cpu:8\n"
+    "[--kernels --mfu --tokens --price --json]; --search [--minutes --to]: mesh",
     (*_CONFIG_FLAGS, *_PLAN_FLAGS),
   ),
   "import": Command(

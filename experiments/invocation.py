@@ -48,6 +48,7 @@ class Invocation:
   topology: str | None = None
   search: bool = False
   minutes: float | None = None
+  kernels: bool = False
   mfu: float = 0.4
   tokens: float | None = None
   price: float = 0.0

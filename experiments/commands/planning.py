@@ -40,7 +40,8 @@ def _plan(invocation: Invocation) -> int:
     print(*said, f"runner: error: the compiler failed: {last}", sep="\n", file=sys.stderr)
     return 1
   if invocation.json:
-    print(json.dumps(as_json(found, **_asked(invocation)), indent=1))
+    answer = as_json(found, kernels=invocation.kernels, **_asked(invocation))
+    print(json.dumps(answer, indent=1))
   else:
     print(_report(found, resolved.exp, invocation), end="")
   return 0 if found.fits and not found.over_budget else _DOES_NOT_FIT
@@ -66,7 +67,7 @@ def _asked(invocation: Invocation) -> dict[str, Any]:
 def _report(found: Any, exp: str, invocation: Invocation) -> str:
   from runners.planning.report import report
 
-  return report(found, exp, **_asked(invocation))
+  return report(found, exp, kernels=invocation.kernels, **_asked(invocation))
 
 
 def _search(invocation: Invocation, interruption: Interruption) -> int:

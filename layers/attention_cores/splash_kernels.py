@@ -10,6 +10,7 @@ Letters: B batch, T query length, S key length, N query heads, K key heads, H he
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -213,3 +214,16 @@ def _library_mask(kernel: Kernel) -> Any:
     # A query's place is its block's beginning, and the block's last token lies so far ahead.
     return splash.CausalMask(shape, offset=mask.size - 1)
   return splash.CausalMask(shape) if mask is causal_mask else splash.FullMask(shape)
+
+
+def share_of_blocks(name: str, tables: Sequence[Any]) -> float:
+  """The part of a kernel's grid in which it computes, for counts of its FLOPs.
+
+  Args:
+    name: the kernel's; one that is not the library's computes everywhere.
+    tables: its scalar operands, None where a value is not known.
+  """
+  blocks = tables[1] if len(tables) > 1 else None  # after the places of the next blocks
+  if not name.startswith("splash_m") or blocks is None:
+    return 1.0
+  return float(np.mean(np.asarray(blocks) != 0))

@@ -19,20 +19,30 @@ from typing import Any
 
 import jax
 
+from runners.devices import kernel_flops
+from runners.devices.kernel_flops import KernelFlops
+
 
 @dataclasses.dataclass(frozen=True)
 class Tally:
-  """FLOPs of one call, and the loops that prevented an exact count."""
+  """FLOPs of one call, and the loops that prevented an exact count.
+
+  Attributes:
+    open_loops: name stacks of loops whose trip count is known only at run time; their bodies
+      count once.
+    kernels: the Pallas kernels met, with the FLOPs of one call on one device.
+  """
 
   flops: int
-  # Name stacks of loops whose trip count is known only at run time; their bodies count once.
   open_loops: tuple[str, ...] = ()
+  kernels: frozenset[KernelFlops] = frozenset()
 
   def __add__(self, other: "Tally") -> "Tally":
-    return Tally(self.flops + other.flops, self.open_loops + other.open_loops)
+    loops, kernels = self.open_loops + other.open_loops, self.kernels | other.kernels
+    return Tally(self.flops + other.flops, loops, kernels)
 
   def __mul__(self, times: int) -> "Tally":
-    return Tally(self.flops * times, self.open_loops)
+    return dataclasses.replace(self, flops=self.flops * times)
 
 
 def count(function: Callable, *arguments: Any) -> int:
@@ -42,12 +52,12 @@ def count(function: Callable, *arguments: Any) -> int:
 
 def tally(function: Callable, *arguments: Any) -> Tally:
   """As `count`, and lists the loops that could only be counted once."""
-  return _tally(jax.make_jaxpr(function)(*arguments).jaxpr)
+  return _tally(jax.make_jaxpr(function)(*arguments), {})
 
 
 def tally_traced(traced: jax.stages.Traced) -> Tally:
   """The tally of a function that is already jitted and traced."""
-  return _tally(traced.jaxpr.jaxpr)
+  return _tally(traced.jaxpr, {})
 
 
 def train_step_flops(forward: Callable, *arguments: Any) -> int:
@@ -66,44 +76,82 @@ def programs_within(params: Mapping[str, Any]) -> Iterator[Any]:
   primal counts. Programs are recognised by `eqns`, since their classes differ between releases
   of jax.
   """
+  for program in _closed_or_open(params):
+    yield getattr(program, "jaxpr", program)  # a ClosedJaxpr wraps a Jaxpr
+
+
+def _closed_or_open(params: Mapping[str, Any]) -> Iterator[Any]:
+  """The same as they are, a ClosedJaxpr with its constants."""
   for value in params.values():
     for item in value if isinstance(value, tuple | list) else (value,):
-      item = getattr(item, "jaxpr", item)  # a ClosedJaxpr wraps a Jaxpr
-      if hasattr(item, "eqns"):
+      if hasattr(getattr(item, "jaxpr", item), "eqns"):
         yield item
 
 
-def _tally(jaxpr: Any) -> Tally:
-  return sum((_equation(equation) for equation in jaxpr.eqns), Tally(0))
+# Variables of a program whose values are constants of it; kernels read theirs to skip blocks.
+_Known = Mapping[Any, Any]
 
 
-def _equation(equation: Any) -> Tally:
+def _tally(program: Any, known: _Known) -> Tally:
+  """Args: program: a Jaxpr, closed or not; known: variable -> value."""
+  jaxpr = getattr(program, "jaxpr", program)
+  values = {**known, **dict(zip(jaxpr.constvars, getattr(program, "consts", ()), strict=False))}
+  return sum((_equation(equation, values) for equation in jaxpr.eqns), Tally(0))
+
+
+def _equation(equation: Any, known: _Known) -> Tally:
   """One equation: a product, a construct that repeats or chooses, or a plain call."""
   name, params = equation.primitive.name, equation.params
-  if not equation.outvars:  # a leftover of a recomputation whose result is unused
-    return Tally(0)
+  if not equation.outvars and not equation.effects:
+    return Tally(0)  # a leftover of a recomputation whose result is unused
   if name in _PRODUCTS:
     return Tally(_PRODUCTS[name](equation))
+  if (attention := kernel_flops.attention(equation)) is not None:
+    return Tally(attention)
+  programs = [
+    _tally(program, _known_within(equation, program, known))
+    for program in _closed_or_open(params)
+  ]
   if name == "cond":  # the costliest branch: an upper bound
-    return max(
-      (_tally(branch) for branch in programs_within(params)), key=lambda branch: branch.flops
-    )
-  inside = sum((_tally(jaxpr) for jaxpr in programs_within(params)), Tally(0))
+    return max(programs, key=lambda branch: branch.flops)
+  inside = sum(programs, Tally(0))
+  if name == "pallas_call":
+    kernel = kernel_flops.pallas(equation, inside.flops, known)
+    return Tally(kernel.flops, inside.open_loops, frozenset([kernel]))
   if name == "while" and inside.flops:
     stack = str(equation.source_info.name_stack)
     return inside + Tally(0, (f"{stack}/while" if stack else "while",))
   return inside * _repetitions(name, params)
 
 
+def _known_within(equation: Any, program: Any, known: _Known) -> _Known:
+  """What is known of the inputs of a program inside an equation."""
+  name, params, given = equation.primitive.name, equation.params, equation.invars
+  inputs = getattr(program, "jaxpr", program).invars
+  if name == "pallas_call":  # its inputs are references
+    return {}
+  if name == "cond":
+    given = given[1:]
+  elif name == "scan":
+    inputs = inputs[: params["num_consts"]]
+  elif name == "while":
+    given = given[params["cond_nconsts"] :]
+    inputs = inputs[: params["body_nconsts"]]
+  elif len(inputs) != len(given):
+    return {}
+  pairs = zip(inputs, given, strict=False)
+  return {inner: known[outer] for inner, outer in pairs if _is_known(outer, known)}
+
+
+def _is_known(variable: Any, known: _Known) -> bool:
+  return not hasattr(variable, "val") and variable in known  # a literal cannot be hashed
+
+
 def _repetitions(name: str, params: Mapping[str, Any]) -> int:
   """How often the program inside an equation runs."""
   if name == "scan":
     return params["length"]
-  if name == "shard_map":
-    return _shards(params)
-  if name == "pallas_call":
-    return math.prod(params["grid_mapping"].grid)
-  return 1
+  return _shards(params) if name == "shard_map" else 1
 
 
 def _shards(params: Mapping[str, Any]) -> int:
@@ -153,7 +201,7 @@ _PRODUCTS: dict[str, Callable[[Any], int]] = {
 
 # Dense bfloat16 FLOP/s (without sparsity) of one device as jax counts devices, by
 # `device.device_kind`. Sources: cloud.google.com/tpu/docs, NVIDIA's data sheets.
-_TPUS = {
+_PEAKS = {
   "TPU v4": 275e12,
   "TPU v5 lite": 197e12,
   "TPU v5e": 197e12,
@@ -162,10 +210,7 @@ _TPUS = {
   "TPU v6 lite": 918e12,
   "TPU v6e": 918e12,
   "TPU7x": 1153.5e12,  # a chip of 2307e12 shows as two devices
-}
-
-# CUDA names continue after the model ("NVIDIA H100 80GB HBM3"), so the longest prefix decides.
-_GPUS = {
+  # CUDA's names continue after the model, as "NVIDIA H100 80GB HBM3": the longest one decides.
   "NVIDIA A100": 312e12,
   "NVIDIA H100": 989.4e12,
   "NVIDIA H100 PCIe": 756e12,
@@ -180,11 +225,19 @@ _GPUS = {
 
 def peak_flops(device_kind: str) -> float | None:
   """Peak dense bfloat16 FLOP/s of one device; None if unknown, as for a CPU."""
-  if device_kind in _TPUS:
-    return _TPUS[device_kind]
-  if " MIG " in device_kind:  # a slice of a GPU, of unknown size
+  return of_device(_PEAKS, device_kind)
+
+
+def of_device(table: Mapping[str, float], device_kind: str) -> float | None:
+  """The entry of a table by names of devices, for the longest that begins `device_kind`.
+
+  None for a device that is not in it, and for a slice of a GPU, whose size is not known.
+  """
+  if not device_kind.startswith("NVIDIA"):
+    return table.get(device_kind)
+  if " MIG " in device_kind:
     return None
   models = [
-    model for model in _GPUS if f"{device_kind} ".startswith((f"{model} ", f"{model}-"))
+    model for model in table if f"{device_kind} ".startswith((f"{model} ", f"{model}-"))
   ]
-  return _GPUS[max(models, key=len)] if models else None
+  return table[max(models, key=len)] if models else None

@@ -5,13 +5,14 @@ files). It is a separate process because the environment variables for a topolog
 before jax starts.
 """
 
+import dataclasses
 import json
 import math
 import os
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from runners.assembly import jitted_train_step
 from runners.blueprint import draw, lay_ground
 from runners.configs import allowed_names, fiddle_json
 from runners.configs import files as config_files
-from runners.devices import collectives, flops
+from runners.devices import collectives, flops, hlo, kernels
+from runners.devices.kernel_flops import KernelFlops
 from runners.devices.memory import bytes_per_device, device_bytes
 from runners.devices.meshes import batch_sharding
 from runners.model_traits import traits
@@ -88,7 +90,7 @@ def _facts(
       **_memory(held, compiled, refusal, on_cpu=devices[0].platform == "cpu"),
       "available": memory,
     },
-    "collectives": _exchanges(compiled, mesh),
+    **_read(compiled, mesh, platform, program.kernels),
     "compile_seconds": time.perf_counter() - began,
     "refusal": refusal,
   }
@@ -157,12 +159,18 @@ def _wanted(refusal: str) -> int | None:
   return int(float(found[1]) * 2 ** (10 * (" KMGT".index(found[2])))) if found else None
 
 
-def _exchanges(compiled: Any, mesh: jax.sharding.Mesh) -> list[dict[str, Any]] | None:
-  """Every collective of the program, as JSON; None without a program."""
+def _read(
+  compiled: Any, mesh: jax.sharding.Mesh, platform: str, pallas: Collection[KernelFlops]
+) -> dict[str, list[dict[str, Any]] | None]:
+  """Every collective and every kernel of the program, as JSON; None without a program."""
   if compiled is None:
-    return None
-  found = collectives.collectives(compiled.as_text(), mesh.shape)
-  return [collective._asdict() for collective in found]
+    return {"collectives": None, "kernels": None}
+  program = hlo.Program(compiled.as_text())
+  found = collectives.collectives(program, mesh.shape)
+  return {
+    "collectives": [collective._asdict() for collective in found],
+    "kernels": [*map(dataclasses.asdict, kernels.kernels(program, platform, pallas))],
+  }
 
 
 def main() -> int:

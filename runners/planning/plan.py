@@ -25,6 +25,10 @@ from runners.configs import files as config_files
 from runners.devices.collective_budget import Allowance, violations
 from runners.devices.collectives import Collective, by_kind
 from runners.devices.flops import peak_flops
+from runners.devices.kernels import Kernel
+from runners.devices.rates import Rates, rates
+from runners.planning.exchanges import exchange_seconds
+from runners.planning.step_account import StepAccount, account, dearest
 from runners.planning.topologies import Topology
 from runners.processes import signals
 
@@ -35,7 +39,7 @@ _LAST_LINES = 30  # of the compiler's output, shown when it fails
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunCost:
-  """Time and cost at a given utilisation (mfu); None where speed or length is unknown.
+  """Time and cost at a share `mfu` of the peak speed; None where speed or length is unknown.
 
   `amount`: the amount of training data, in the plan's units.
   """
@@ -67,6 +71,9 @@ class Plan:
     over_budget: a line for each kind of collective beyond the experiment's allowance.
     notes: messages from the parts of the run, such as the attention core chosen.
     peak_flops: FLOP/s of one device; None if unknown.
+    kernels: of the program, on one device; None without a program.
+    exchange_seconds: for the collectives, one after another; None if unknown.
+    rates: of the device that the program is compiled for; None if unknown.
   """
 
   devices: int
@@ -87,6 +94,9 @@ class Plan:
   notes: Sequence[str]
   peak_flops: float | None
   units: str = "tokens"
+  kernels: Sequence[Kernel] | None = None
+  exchange_seconds: float | None = None
+  rates: Rates | None = None
 
   @property
   def usable(self) -> int | None:
@@ -105,7 +115,7 @@ class Plan:
     """Time and cost of the whole run.
 
     Args:
-      mfu: model FLOP utilisation, a fraction.
+      mfu: the share of the devices' peak speed at which the program computes.
       tokens: how many to train on; None: num_steps decides.
       price: of one device for an hour.
     """
@@ -129,8 +139,24 @@ class Plan:
     )
 
   def seconds_per_step(self, mfu: float) -> float | None:
-    """Seconds at the fraction `mfu` of all devices' peak speed; None if that is unknown."""
-    return self.peak_flops and self.flops_per_step / (self.devices * self.peak_flops * mfu)
+    """Seconds for what the program computes, at the share `mfu` of the devices' peak speed.
+
+    None if that is unknown.
+    """
+    flops = self.hardware_flops_per_step
+    return self.peak_flops and flops / (self.devices * self.peak_flops * mfu)
+
+  def account(self) -> StepAccount | None:
+    """Where the time of a step goes; None without a program."""
+    if self.kernels is None:
+      return None
+    return account(self.kernels, self.rates, self.exchange_seconds)
+
+  def model_utilisation(self, seconds: float | None) -> float | None:
+    """The MFU of steps of so many seconds; None if unknown."""
+    if not seconds or not self.peak_flops:
+      return None
+    return self.flops_per_step / (self.devices * self.peak_flops * seconds)
 
 
 class CompileError(RuntimeError):
@@ -162,6 +188,7 @@ def plan(
   budget: Sequence[Allowance] = [fdl.build(each) for each in config.collective_budget or ()]
   counts = {name: facts[name] for name in ("num_layers", "num_microbatches")}
   kind = topology.accelerator.device_kind if topology else facts["device_kind"]
+  kernels = facts.pop("kernels")
   del facts["device_kind"]
   if topology and (usable := usable_bytes(topology)) is not None:
     facts["bytes_per_device"]["available"] = usable
@@ -171,6 +198,9 @@ def plan(
     collectives=found,
     over_budget=violations(budget, found or (), **counts),
     peak_flops=peak_flops(kind),
+    kernels=kernels and [Kernel(**each) for each in kernels],
+    exchange_seconds=topology and exchange_seconds(found or (), facts["mesh"], topology),
+    rates=rates(kind) if topology is None or topology.can_compile() else None,
   )
 
 
@@ -193,26 +223,42 @@ def _gpu_fraction() -> float:
   return fraction
 
 
-def as_json(plan: Plan, **asked: Any) -> dict[str, Any]:
+def as_json(plan: Plan, *, kernels: bool = False, **asked: Any) -> dict[str, Any]:
   """The plan as JSON; collectives are summed over the places of the program.
 
   Args:
     plan: to convert.
+    kernels: with all kernels, the dearest first.
     asked: arguments for `Plan.run`.
   """
-  found = plan.collectives
+  found, made = plan.collectives, plan.kernels or ()
   sums = None if found is None else [
     {"kind": kind, "axes": axes, "count": count, "bytes": size}
     for kind, axes, count, size, _ in by_kind(found)
   ]  # fmt: skip
-  facts, run = dataclasses.asdict(plan), dataclasses.asdict(plan.run(**asked))
+  bare = dataclasses.replace(plan, kernels=None)
+  facts, run = dataclasses.asdict(bare), dataclasses.asdict(plan.run(**asked))
   units = facts.pop("units")
+  del facts["kernels"], facts["exchange_seconds"]
+  listed = map(dataclasses.asdict, dearest(made, plan.rates, len(made)))
   return {
     **_renamed(facts, "units_per_step", f"{units}_per_step"),
     "collectives": sums,
     "fits": plan.fits,
     "within_budget": not plan.over_budget,
     "run": _renamed(run, "amount", units),
+    "step": _account_as_json(plan),
+    **({"kernels": [*listed]} if kernels else {}),
+  }
+
+
+def _account_as_json(plan: Plan) -> dict[str, Any] | None:
+  found = plan.account()
+  if found is None:
+    return None
+  return dataclasses.asdict(found) | {
+    "mfu": plan.model_utilisation(found.seconds),
+    "mfu_bound": plan.model_utilisation(found.bound),
   }
 
 

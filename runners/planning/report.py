@@ -1,8 +1,9 @@
 """The text that `runner plan` prints."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from runners.devices.collectives import by_kind
+from runners.planning.account_report import account_lines, kernel_lines
 from runners.planning.plan import Plan, RunCost
 
 _MIB, _GIB = 2**20, 2**30
@@ -20,12 +21,21 @@ _PROGRAM = {
 }
 
 
-def report(plan: Plan, exp: str, *, mfu: float, tokens: float | None, price: float) -> str:
+def report(
+  plan: Plan,
+  exp: str,
+  *,
+  mfu: float,
+  tokens: float | None,
+  price: float,
+  kernels: bool = False,
+) -> str:
   """The text, ending with a newline.
 
   Args:
     plan, exp: the plan, and its experiment's name.
     mfu, tokens, price: see `Plan.run`; a price of 0 is not printed.
+    kernels: with the dearest kernels.
   """
   peak = plan.bytes_per_device["peak"]
   unit = ("GiB", _GIB) if peak is None or peak >= _GIB else ("MiB", _MIB)
@@ -33,6 +43,7 @@ def report(plan: Plan, exp: str, *, mfu: float, tokens: float | None, price: flo
     _heading(plan, exp),
     [*_memory(plan, *unit)],
     [*_exchanges(plan, *unit)],
+    [*_account(plan, kernels=kernels)],
     [*_time(plan, plan.run(mfu=mfu, tokens=tokens, price=price), price)],
   ]
   return "\n\n".join("\n".join(section) for section in sections if section) + "\n"
@@ -91,13 +102,23 @@ def _exchanges(plan: Plan, unit: str, size_of_unit: int) -> Iterator[str]:
     yield f"  OVER BUDGET {line}"
 
 
+def _account(plan: Plan, *, kernels: bool) -> Iterator[str]:
+  found = plan.account()
+  if found is None:
+    return
+  yield from account_lines(found, plan.rates, plan.model_utilisation(found.seconds))
+  if kernels:
+    yield ""
+    yield from kernel_lines(plan.kernels or (), plan.rates)
+
+
 def _time(plan: Plan, run: RunCost, price: float) -> Iterator[str]:
   if run.seconds_per_step is None:
     yield "time        n/a: the peak speed of this device is not known"
   else:
     speed = plan.units_per_step / run.seconds_per_step
     yield (
-      f"time        {_duration(run.seconds_per_step)} a step at {run.mfu:.0%} MFU: "
+      f"time        {_duration(run.seconds_per_step)} a step at {run.mfu:.0%} of peak speed: "
       f"{speed:,.0f} {plan.units}/s"
     )
   if run.steps is not None:
@@ -118,15 +139,3 @@ def _duration(seconds: float) -> str:
     if seconds >= 2 * size:
       return f"{seconds / size:,.1f} {unit}"
   return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
-
-
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-  """Rows with aligned columns: the first to the left, the others to the right."""
-  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-  return [
-    "  ".join(
-      cell.ljust(width) if n == 0 else cell.rjust(width)
-      for n, (cell, width) in enumerate(zip(row, widths, strict=True))
-    ).rstrip()
-    for row in rows
-  ]

@@ -2,8 +2,9 @@
 
 Arithmetic discards meshes that cannot hold the state. For the others, simplest first, one step
 is compiled: first with full recomputation and one row on each device, then with as many rows as
-should fit, then with less recomputation. Candidates that fit are ranked by their time: products
-at the devices' peak speed plus exchanges at network speed, with no overlap.
+should fit, then with less recomputation. Candidates that fit are ranked by the bound of their
+time (runners/planning/step_account.py): every kernel at the device's rates, and exchanges at
+those of the links, which nothing hides.
 """
 
 import collections
@@ -25,12 +26,11 @@ from layers.errors import UserError
 from layers.notices import heard
 from runners.blueprint import Groundwork, draw, lay_ground
 from runners.configs.tree import copy_config
-from runners.devices.collectives import Collective
 from runners.devices.memory import bytes_per_device
 from runners.devices.meshes import AXES, BATCH_AXES
 from runners.model_traits import traits
 from runners.planning.plan import CompileError, Plan, plan, usable_bytes
-from runners.planning.report import table
+from runners.planning.tables import table
 from runners.planning.topologies import Topology
 from runners.processes import signals
 
@@ -83,7 +83,7 @@ class Tried:
   """A candidate and its plan.
 
   Attributes:
-    seconds: estimate for a step, products at peak speed plus exchanges; None: speed unknown.
+    seconds: bound of a step; None: speed unknown.
   """
 
   candidate: Candidate
@@ -224,24 +224,34 @@ def _rank(one: Tried) -> tuple[float, ...]:
 
 def ranking(found: Found) -> list[str]:
   """The table: candidates that fit, then those that do not."""
-  head: tuple[str, ...] = ("candidate", "peak GiB", "compute", "products s", "step s at best")
+  seconds = ("products s", "memory s", "exchanges s", "step s at best")
+  head: tuple[str, ...] = ("candidate", "peak GiB", "compute", *seconds)
   rows: list[tuple[str, ...]] = [head]
   for one in (*found.ranked, *found.too_large):
     peak, ratio = one.plan.bytes_per_device["peak"], one.plan.hardware_flops_per_step
-    products = _product_seconds(one.plan)
+    account = one.plan.account()
+    parts = (
+      (account and account.products) or _product_seconds(one.plan),
+      account and account.memory,
+      one.plan.exchange_seconds,
+    )
     rows.append(
       (
         str(one.candidate),
         "?" if peak is None else f"{peak / _GIB:.2f}",
         f"{ratio / one.plan.flops_per_step:.2f} x",
-        "n/a" if products is None else f"{products:.3g}",
-        _verdict(one) or ("n/a" if one.seconds is None else f"{one.seconds:.3g}"),
+        *map(_shown, parts),
+        _verdict(one) or _shown(one.seconds),
       )
     )
   lines = [*table(rows), *(f"failed: {failure}" for failure in found.failed)]
   if found.num_untried:
     lines.append(f"{found.num_untried} more were not tried: give them time with --minutes")
   return lines
+
+
+def _shown(seconds: float | None) -> str:
+  return "n/a" if seconds is None else f"{seconds:.3g}"
 
 
 def _line(one: Tried, number: int) -> str:
@@ -328,9 +338,7 @@ def _try(
   stop: threading.Event,
 ) -> Tried:
   found = plan(candidate.applied(config), exp, topology, stop)
-  products = _product_seconds(found)
-  exchanges = _exchange_seconds(found, candidate.mesh, topology)
-  return Tried(candidate, found, None if products is None else products + exchanges)
+  return Tried(candidate, found, _bound(found))
 
 
 def _next(one: Tried, config: fdl.Config) -> Iterator[Candidate]:
@@ -359,30 +367,14 @@ def _rows_that_fit(one: Tried, config: fdl.Config) -> int:
   return max(n for n in range(1, rows + 1) if rows % n == 0 and n <= most)
 
 
+def _bound(found: Plan) -> float | None:
+  """Seconds of a step; where kernels or their rates are not known, products and exchanges."""
+  account = found.account()
+  if account is not None and account.bound is not None:
+    return account.bound
+  products = _product_seconds(found)
+  return products and products + (found.exchange_seconds or 0.0)
+
+
 def _product_seconds(found: Plan) -> float | None:
   return found.peak_flops and found.hardware_flops_per_step / (found.devices * found.peak_flops)
-
-
-def _exchange_seconds(found: Plan, mesh: Mapping[str, int], topology: Topology) -> float:
-  """Seconds for all exchanges, one after another, each at the speed of its links."""
-  each_alone = (
-    _factor(each) * each.bytes / _speed(each, mesh, topology)
-    for each in found.collectives or ()
-  )
-  return sum(each_alone)
-
-
-def _factor(each: Collective) -> int:
-  """2 for an all-reduce, which is a reduce-scatter and an all-gather; else 1."""
-  return 2 if each.kind == "all-reduce" else 1
-
-
-def _speed(each: Collective, mesh: Mapping[str, int], topology: Topology) -> float:
-  """Bytes a second: fast links, or the network if the group of devices exceeds a host."""
-  accelerator, inner, widest = topology.accelerator, 1, 1
-  for axis in reversed(AXES):  # devices along the last axis are neighbours
-    inner *= mesh[axis]
-    if axis in each.axes or each.axes == ("?",):
-      widest = inner
-  within = widest <= topology.devices_per_host
-  return (accelerator.link if within else accelerator.network) or math.inf

@@ -9,6 +9,7 @@ import pytest
 from layers.errors import UserError
 from runners.callbacks import EarlyStopping
 from runners.checkpoints.retention import Checkpoints
+from runners.devices.kernels import Kernel
 from runners.evaluate_run import evaluate
 from runners.generation.generate_run import Request, generate
 from runners.interchange.hugging_face_export import export_folder
@@ -67,6 +68,7 @@ def test_images_are_evaluated_over_the_whole_set(run, capsys):
 
 def test_a_plan_names_what_the_data_are_counted_in():
   facts = plan_step(image_config(), None)
+  facts["kernels"] = [Kernel(**each) for each in facts["kernels"]]
   kind = facts.pop("device_kind")
   plan = Plan(**facts, notes=(), compiled_for=kind, over_budget=(), peak_flops=1e12)
   said = report(plan, "toy.Images", mfu=0.5, tokens=None, price=0.0)

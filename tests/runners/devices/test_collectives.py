@@ -3,6 +3,7 @@
 import pytest
 
 from runners.devices.collectives import Collective, by_kind, collectives
+from runners.devices.hlo import Program
 
 MESH = {"data": 1, "fsdp": 4, "sequence": 1, "expert": 1, "tensor": 2}
 
@@ -28,8 +29,12 @@ ENTRY %main (p: f32[8]) -> f32[8] {
 """
 
 
+def _program(line: str) -> Program:
+  return Program(f"ENTRY %main (p: f32[8]) -> f32[8] {{\n  %x = {line}\n}}\n")
+
+
 def _one(line: str) -> Collective:
-  (found,) = collectives(f"ENTRY %main (p: f32[8]) -> f32[8] {{\n  %x = {line}\n}}\n", MESH)
+  (found,) = collectives(_program(line), MESH)
   return found
 
 
@@ -87,7 +92,7 @@ def test_bytes_are_those_of_the_larger_side_on_a_device(line, kind, size):
   ids=["said by the compiler", "read off the condition"],
 )
 def test_a_loop_counts_as_often_as_it_runs(known, times):
-  assert collectives(LOOP.replace("%KNOWN%", known), MESH) == [
+  assert collectives(Program(LOOP.replace("%KNOWN%", known)), MESH) == [
     Collective("all-reduce", ("tensor",), times, times * 32, "jit(step)/stack/while/body/up"),
     Collective("all-gather", ("fsdp",), 1, 128, ""),
   ]
@@ -107,7 +112,7 @@ def test_sums_are_by_kind_and_axes():
 
 def test_one_device_exchanges_nothing():
   line = "f32[8]{0} all-reduce(%y), replica_groups={{0}}, to_apply=%add"
-  assert collectives(f"ENTRY %main (p: f32[8]) -> f32[8] {{\n  %x = {line}\n}}\n", MESH) == []
+  assert collectives(_program(line), MESH) == []
 
 
 def test_a_compiled_scan_has_as_many_as_its_steps(run_with_devices):
@@ -118,6 +123,7 @@ import json
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import PartitionSpec as P
 from runners.devices.collectives import collectives
+from runners.devices.hlo import Program
 mesh = jax.sharding.Mesh(np.array(jax.devices()).reshape(4, 2), ("fsdp", "tensor"))
 
 def layer(x, w):
@@ -133,7 +139,7 @@ run = jax.shard_map(
 x = jax.ShapeDtypeStruct((16, 32), jnp.float32)
 w = jax.ShapeDtypeStruct((5, 32, 32), jnp.float32)
 hlo = jax.jit(run).lower(x, w).compile().as_text()
-print(json.dumps([c[:4] for c in collectives(hlo, mesh.shape)]))
+print(json.dumps([c[:4] for c in collectives(Program(hlo), mesh.shape)]))
 """,
   )
   assert found == [["all-reduce", ["tensor"], 5, 5 * 4 * 32 * 4]]
@@ -162,7 +168,7 @@ ENTRY %main (p: bf16[4]) -> bf16[32] {
 
 
 def test_an_exchange_that_several_fusions_share_counts_once():
-  assert [found[:4] for found in collectives(FUSIONS, MESH)] == [
+  assert [found[:4] for found in collectives(Program(FUSIONS), MESH)] == [
     ("all-gather", ("fsdp", "tensor"), 1, 64),
     ("all-gather", ("fsdp", "tensor"), 1, 64),
   ]

@@ -8,8 +8,11 @@ import pytest
 
 from layers.errors import UserError
 from runners.devices.collectives import Collective
+from runners.devices.kernels import Kernel
 from runners.devices.meshes import MeshShape
+from runners.devices.rates import Rates
 from runners.planning import search as plan_search
+from runners.planning.exchanges import exchange_seconds
 from runners.planning.plan import CompileError, Plan
 from runners.planning.topologies import parse
 from tests.runners.toy_run import toy_config
@@ -49,6 +52,7 @@ def _fake(asked):
       over_budget=(),
       notes=(),
       peak_flops=1e15,
+      exchange_seconds=exchange_seconds([exchange], mesh, topology),
     )
 
   return plan
@@ -91,13 +95,24 @@ def test_what_fits_is_ranked_by_products_and_exchanges_together(asked):
   assert best.seconds == pytest.approx(1 / 8 + 4 * GIB / 450e9)
 
 
-def test_exchanges_beyond_a_host_go_at_the_speed_of_the_network():
-  mesh = {"data": 1, "fsdp": 16, "sequence": 1, "expert": 1, "tensor": 2}
-  topology, speed = parse("h100:4x8"), plan_search._speed
-  along = lambda *axes: Collective("all-gather", axes, 1, 1, "")
-  assert speed(along("tensor"), mesh, topology) == 450e9
-  assert speed(along("fsdp"), mesh, topology) == 50e9
-  assert speed(along("fsdp"), mesh, parse("v5p:4x4x2")) == pytest.approx(300e9)
+def test_where_kernels_are_known_the_rank_is_by_their_bound(monkeypatch):
+  inner = _fake([])
+
+  def with_kernels(config, *rest):
+    recomputes = config.model.remat == "full"
+    size = 10**9 if recomputes else 4 * 10**9  # what is kept passes through memory
+    kernel = Kernel("k", "products", 1, 10**12, size, 0, 0, "", "")
+    known = {"kernels": [kernel], "rates": Rates(1e15, 1e12, 0.0), "exchange_seconds": 0.0}
+    return dataclasses.replace(inner(config, *rest), **known)
+
+  monkeypatch.setattr(plan_search, "plan", with_kernels)
+  found = plan_search.search(_config(), "toy", parse("h100:1x8"), 60)
+  assert found.best.settings["model.remat"] == "full"
+  assert found.best.seconds == pytest.approx(1e-3)  # products hide the bytes of their kernel
+  assert found.ranked[-1].seconds == pytest.approx(4e-3)
+  head, best = plan_search.ranking(found)[:2]
+  assert head.split()[-8:] == "products s memory s exchanges s step s at best".split()[-8:]
+  assert best.split()[-4:] == ["0.001", "0.001", "0", "0.001"]
 
 
 def test_settings_are_those_that_set_takes_and_say_the_whole_mesh(asked):

@@ -1,0 +1,101 @@
+"""The text in which `runner plan` says where a step's time goes."""
+
+from collections.abc import Iterator, Sequence
+
+from runners.devices.kernels import Kernel
+from runners.devices.rates import Rates
+from runners.planning.parts import layers_around
+from runners.planning.step_account import KINDS, StepAccount, dearest, seconds_of
+from runners.planning.tables import table
+
+_HEADS = ("products' results", "operands", "kept", "elementwise", "reductions", "copies")
+_NUMBER = 20  # kernels listed
+
+
+def account_lines(found: StepAccount, rates: Rates | None, mfu: float | None) -> Iterator[str]:
+  """Where the time and the bytes of a step go.
+
+  Args:
+    found: the account.
+    rates: those of the device, None if unknown.
+    mfu: model FLOP utilisation of a step of `found.seconds`; None if unknown.
+  """
+  at_rates = (
+    ("", "") if rates is None else (_rate(rates.flops, "FLOP"), _rate(rates.memory, "B"))
+  )
+  yield f"{'a step on a device':44}{'ms':>10}"
+  rows = [
+    (f"products, {_unit(found.flops, 'FLOP')}{at_rates[0]}", found.products),
+    (f"memory, {_unit(found.bytes, 'B')}{at_rates[1]}", found.memory),
+    ("exchanges", found.exchanges),
+    (f"pauses between {found.launches:,} kernels", found.pauses),
+    ("one after the other", found.seconds),
+    ("products and memory of a kernel at once", found.bound),
+  ]
+  for text, seconds in rows:
+    yield f"  {text:42}{_milliseconds(seconds):>10}"
+  if rates is None:
+    yield "  n/a: the rates of the device that this is compiled for are not known"
+  elif mfu is not None:
+    source = "measured" if rates.measured else "of the data sheet"
+    yield f"  {mfu:.1%} MFU one after the other; rates {source}"
+  yield ""
+  yield from _bytes_by_part(found)
+
+
+def _bytes_by_part(found: StepAccount) -> Iterator[str]:
+  """The table of bytes, parts of the model by kinds."""
+  size, unit = _scale(found.bytes)
+  rows: list[Sequence[str]] = [(f"{unit} by part", *_HEADS, "all")]
+  sums = [0] * len(KINDS)
+  for name, kinds in found.parts.items():
+    each = [kinds[kind] for kind in KINDS]
+    sums = [x + y for x, y in zip(sums, each, strict=True)]
+    rows.append((name, *(f"{x / size:,.2f}" for x in (*each, sum(each)))))
+  rows.append(("all", *(f"{x / size:,.2f}" for x in (*sums, sum(sums)))))
+  yield from table(rows)
+
+
+def kernel_lines(kernels: Sequence[Kernel], rates: Rates | None) -> Iterator[str]:
+  """The dearest kernels, each with the layers and the line of code that it came from."""
+  size, unit = _scale(max((each.bytes for each in kernels), default=0))
+  yield f"the {min(_NUMBER, len(kernels))} dearest of {len(kernels):,} kernels"
+  head = f"{'ms':>9}{'times':>7}{unit:>9}{'GFLOP':>10}"
+  yield f"  {head}  what           where"
+  for each in dearest(kernels, rates, _NUMBER):
+    figures = (
+      f"{_milliseconds(seconds_of(each, rates)):>9}{each.times:>7,}"
+      f"{each.bytes / size:>9,.2f}{each.flops / 1e9:>10,.1f}"
+    )
+    yield f"  {figures}  {each.kind:13}  {_where(each)}"
+
+
+def _where(each: Kernel) -> str:
+  """The innermost layers, the line, and the compiler's name."""
+  layers = "/".join(layers_around(each.source)[-3:]) if each.source else ""
+  return "  ".join(text for text in (layers, each.place, each.name) if text)
+
+
+def _milliseconds(seconds: float | None) -> str:
+  return (
+    "n/a"
+    if seconds is None
+    else f"{1e3 * seconds:,.3g}"
+    if seconds < 1
+    else f"{1e3 * seconds:,.0f}"
+  )
+
+
+def _rate(rate: float, unit: str) -> str:
+  return f" at {_unit(rate, unit)}/s"
+
+
+def _unit(x: float, unit: str) -> str:
+  for prefix, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
+    if x >= size:
+      return f"{x / size:,.3g} {prefix}{unit}"
+  return f"{x:,.3g} {unit}"
+
+
+def _scale(x: float) -> tuple[float, str]:
+  return (1e9, "GB") if x >= 1e9 else (1e6, "MB")
