@@ -6,6 +6,7 @@ changed, the override that changed it is recorded.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -71,7 +72,7 @@ def apply_overrides(
 
   Without `complete`, a required field may still lack a value, for a later call to give.
   """
-  transaction = _Transaction(copy_config(config))
+  transaction = _Transaction(config)
   failed: list[str] = []
   for override in sorted(overrides, key=_place):
     if any(override.text.startswith((f"{path}.", f"{path}[")) for path in failed):
@@ -93,8 +94,8 @@ class _Transaction:
 
   def __init__(self, config: fdl.Config):
     self.errors: list[str] = []
-    self._config = config
-    self._values = flatten(config, expand_shared=True)
+    self._original = config
+    self._config = copy_config(config)
     self._changes: list[Change] = []
     self._applied: list[Applied] = []
     self._warnings: list[str] = []
@@ -118,6 +119,11 @@ class _Transaction:
       self._warn(edit.who, path, changed)
     if path is not None:
       self._set_by[path] = edit.who
+
+  @functools.cached_property
+  def _values(self) -> dict[str, str]:
+    """Path -> value, of the config as the last edit left it; most bad edits need none."""
+    return flatten(self._original, expand_shared=True)
 
   def _warn(self, who: str, path: Path | None, changed: list[str]) -> None:
     """Adds a warning if an override undoes an earlier one."""

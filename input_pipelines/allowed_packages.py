@@ -10,6 +10,7 @@ Nothing else is imported. The user allows a package
   - in a program of their own by registering an experiment, or with `allow("PACKAGE")`.
 """
 
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -108,9 +109,10 @@ def _package(name: str) -> str:
   return name.partition(":")[0].partition(".")[0]
 
 
-def _installed() -> set[str]:
+@functools.cache  # every distribution's metadata is read
+def _installed() -> frozenset[str]:
   points = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
-  return {_package(point.module) for point in points}
+  return frozenset(_package(point.module) for point in points)
 
 
 def _is_missing(package: str) -> bool:
