@@ -4,8 +4,7 @@ import collections
 import json
 import os
 import shutil
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ import pytest
 from input_pipelines import allowed_packages
 from layers import notices
 from runners.processes.simulated_devices import give_threads
-from tests import machine_code
+from tests import machine_code, warm_processes
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,6 +23,11 @@ os.environ.setdefault("STRATA_CACHE", str(ROOT / ".pytest_cache" / "strata"))
 os.environ["PYTHONPATH"] = os.pathsep.join(
   filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
 )
+
+# A signal that nohup or a shell had ignored would be ignored by what tests start, too.
+for _ignored in (signal.SIGINT, signal.SIGHUP):
+  if signal.getsignal(_ignored) == signal.SIG_IGN:
+    signal.signal(_ignored, signal.SIG_DFL)
 
 machine_code.keep_programs(os.environ["STRATA_CACHE"])
 PROGRAMS = os.environ["JAX_COMPILATION_CACHE_DIR"]
@@ -67,10 +71,10 @@ def notes(monkeypatch):
 
 @pytest.fixture
 def run_with_devices():
-  """Runs Python code in a fresh process that sees `num_devices` CPU devices.
+  """Runs Python code in a process of its own that sees `num_devices` CPU devices.
 
-  The number of devices is fixed when jax starts, hence the process. The last line that the code
-  prints is read as JSON and returned:
+  The number of devices is fixed when jax first asks for them, hence the process. The last line
+  that the code prints is read as JSON and returned:
 
       assert run_with_devices(8, "import jax, json; print(json.dumps(jax.device_count()))") == 8
 
@@ -87,14 +91,7 @@ def run_with_devices():
     if environment.get("JAX_COMPILATION_CACHE_DIR") == PROGRAMS:  # not a place of its own
       environment["JAX_COMPILATION_CACHE_DIR"] = kept
     give_threads(environment)
-    result = subprocess.run(
-      [sys.executable, "-c", code],
-      cwd=ROOT,
-      env=environment,
-      capture_output=True,
-      text=True,
-      timeout=timeout_s,
-    )
+    result = warm_processes.run(code, environment, ROOT, timeout_s)
     if "Involuntary full rematerialization" in result.stderr:
       shutil.rmtree(kept, ignore_errors=True)
       pytest.fail(result.stderr)

@@ -35,6 +35,7 @@ print(json.dumps(runs({name!r}, {text_file!r}, {cases!r}, {num_steps})))
 
 
 @pytest.mark.slow
+@pytest.mark.plain
 @pytest.mark.parametrize("name", PROGRAMS.values())
 def test_law_2_an_experiment_is_the_same_run_on_every_mesh(name, tmp_path, run_with_devices):
   text_file = str(write_text(tmp_path / "text.txt"))

@@ -2,8 +2,6 @@
 
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -15,6 +13,7 @@ from runners.array_names import named_arrays
 from runners.assembly import assemble
 from runners.checkpoints.reading import open_step, read_arrays
 from runners.processes import compilation_cache
+from tests import warm_processes
 from tests.tenants import laws
 from tests.tenants.laws import NUM_STEPS, replaced, run_tenant, short_run, tenant_config
 
@@ -56,7 +55,7 @@ def test_law_1_a_killed_tenant_goes_on_bitwise(name, tmp_path):
   code = (
     f"from tests.tenants import laws; laws.run_killed({name!r}, {str(killed)!r}, {kill_at})"
   )
-  died = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+  died = warm_processes.run(code, dict(laws.os.environ), tmp_path, timeout_s=300)
   assert died.returncode == -signal.SIGKILL, died.stderr
   run_tenant(name, str(killed))
   got, want = laws.rows(killed), laws.rows(unbroken)
@@ -75,6 +74,7 @@ def _assert_same(got, want):
     np.testing.assert_allclose(got["said"][name], value, rtol=1e-4, err_msg=name)
 
 
+@pytest.mark.plain
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TENANTS)
 def test_law_2_a_tenant_trains_alike_on_every_mesh(name, run_with_devices):
@@ -86,6 +86,7 @@ def test_law_2_a_tenant_trains_alike_on_every_mesh(name, run_with_devices):
     _assert_same(got, want)
 
 
+@pytest.mark.plain
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SPLITTING)
 def test_law_3_a_tenant_does_not_depend_on_the_microbatch_size(name):
@@ -100,6 +101,7 @@ def test_law_3_what_cannot_be_cut_is_refused_with_a_microbatch_size(name, tmp_pa
     assemble(tenant_config(name, microbatch_size=16), str(tmp_path))
 
 
+@pytest.mark.plain
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TENANTS)
 def test_law_8_scan_and_remat_change_nothing_for_a_tenant(name):
