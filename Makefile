@@ -3,10 +3,12 @@
 #   make test                        the whole suite;  make test-fast leaves out the slow tests
 #   make test-optimized              the suite with all programs compiled as users' are (longer)
 #   make lint                        format, lint and types, as .ci/run checks them
-#   make test PYTHON=python3.12 VENV=.venv-3.12      another interpreter beside the first
-PYTHON ?= python3
+#   make test PYTHON=python3.11 VENV=.venv-3.11      another interpreter beside the first
+# Python 3.12 where one is found that runs: jax is later there, and faster on CPUs.
+PYTHON ?= $(or $(shell .ci/find_python 3.12),python3)
 VENV ?= .venv
-WORKERS ?= 2
+# One more than the cores of a small machine: tests also wait for processes and signals.
+WORKERS ?= 3
 EXTRAS ?= dev
 
 INSTALLED := $(VENV)/.installed
@@ -19,7 +21,7 @@ PYTEST := $(BIN)/python -m pytest -q --numprocesses=$(WORKERS) --dist=loadfile -
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
-	@echo "Making $(VENV): some 150 packages, 3 GB with jax and TensorFlow, take one to ten minutes."
+	@echo "Making $(VENV) with $(PYTHON): some 150 packages, 3 GB with jax and TensorFlow, take one to ten minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[$(EXTRAS)]' -c constraints.txt
 	touch $@
