@@ -1,4 +1,4 @@
-"""What a layer says beside its output: sums with weights, under a name.
+"""Reports: named sums with weights that a layer hands out beside its output.
 
 A layer deep inside a stack has no way to return a balance loss, or how many tokens it dropped.
 It reports them, and whoever applies the model with COLLECTION mutable finds them beside the
@@ -32,8 +32,8 @@ class Report(flax.struct.PyTreeNode):
   """A sum and its weight, of one shape: total / weight is the mean.
 
   Attributes:
-    total, weight: float32 scalars; [L] of a report that keeps the layers of a stack apart.
-    per_layer: whether it does.
+    total, weight: float32 scalars, or [L] if the layers of a stack are kept apart.
+    per_layer: whether they are.
   """
 
   total: jax.Array
@@ -55,9 +55,9 @@ def report(
   weight: jax.Array | float,
   per_layer: bool = False,
 ) -> None:
-  """Says, within a module's call, that `total` is a sum of weight `weight`.
+  """Reports, within a module's call, that `total` is a sum of weight `weight`.
 
-  A name that is reported twice adds up. Nothing happens where nobody listens, as in generation.
+  Two reports of one name are added up; reports that nobody asks for are dropped.
 
   Args:
     module: the module that is being called.
@@ -82,7 +82,7 @@ def report(
 
 
 def by_name(collection: Any) -> dict[str, Report]:
-  """All reports of a model by their names, those of one name added up."""
+  """Name -> report of a whole model; reports of one name are added up."""
   found: dict[str, Report] = {}
   for path, one in jax.tree_util.tree_leaves_with_path(collection, is_leaf=_is_report):
     found = merged(found, {str(path[-1].key): one})
@@ -90,7 +90,7 @@ def by_name(collection: Any) -> dict[str, Report]:
 
 
 def merged(left: Reports, right: Reports) -> dict[str, Report]:
-  """Those of two calls, or of two parts of a batch: what has one name is added up."""
+  """The reports of two calls, or of two parts of a batch; those of one name are added up."""
   both = {name: _added(name, left[name], right[name]) for name in left if name in right}
   return {**left, **right, **both}
 
@@ -103,9 +103,9 @@ def over_layers(stacked: Any) -> Any:
 
 @contextlib.contextmanager
 def reports_seen() -> Iterator[dict[str, Report]]:
-  """Within, every call of `report` is noted: name -> the shapes of what comes of it.
+  """Notes every call of `report` meanwhile: name -> the shapes of the report.
 
-  Tracing a model once, for its parameters, so tells what it will report.
+  So the trace that makes the parameters also tells what the model will report.
   """
   seen: dict[str, Report] = {}
   token = _SEEN.set(seen)
@@ -117,7 +117,7 @@ def reports_seen() -> Iterator[dict[str, Report]]:
 
 @contextlib.contextmanager
 def seen_in_stack(num_layers: int) -> Iterator[None]:
-  """Within, one layer is traced in place of `num_layers`."""
+  """Counts each report meanwhile `num_layers` times: one layer is traced for all."""
   with reports_seen() as seen:
     yield
   of_all = lambda x: jax.ShapeDtypeStruct((num_layers, *x.shape), x.dtype)

@@ -1,7 +1,7 @@
-"""The variables that a module begins with: parameters, and what else it keeps.
+"""The first values of a module's variables: parameters and other collections.
 
-Beside parameters a module may have variables that no gradient changes: batch statistics, a
-codebook. They are in collections of their own, under names that the module chooses.
+Besides parameters a module may have variables that no gradient changes: batch statistics
+or a codebook. They lie in collections of their own, under names that the module chooses.
 """
 
 from typing import Any
@@ -15,12 +15,12 @@ from jax.interpreters import partial_eval
 from layers.errors import UserError
 from layers.reports import COLLECTION
 
-# What a call leaves behind, which is nothing to begin with.
+# Collections that a call fills; they begin empty.
 _OF_A_CALL = DenyList((COLLECTION, "cache", "intermediates"))
 
 
 def first_variables(module: nn.Module, key: jax.Array, *inputs: Any, method: Any = None) -> Any:
-  """Collection -> first values, each by its own initialiser: inputs are but shapes.
+  """Collection -> first values, each made by its own initialiser; `inputs` give shapes only.
 
   Raises:
     UserError: a first value depends on the inputs.

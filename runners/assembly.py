@@ -89,9 +89,10 @@ class Assembly:
 
   @functools.cached_property
   def callbacks(self) -> tuple[Callback, ...]:
-    """Those of the trainer; those that count for it come first, so that all see the counts.
+    """The trainer's callbacks, between the two that Strata adds.
 
-    What counts the rows comes last: see there.
+    Tokens of each source are counted first, so that all callbacks see the counts. Rows are
+    counted last (runners/logged_rows.py says why).
     """
     counting = [SourceTokens(self.batches)] if isinstance(self.batches, MixedBatches) else []
     return (*counting, *self.trainer.callbacks, self.logged_rows)
@@ -101,7 +102,7 @@ class Assembly:
     return LoggedRows()
 
   def model_flops(self) -> int:
-    """Of one update: see runners/step_flops.py."""
+    """FLOPs of one update (runners/step_flops.py)."""
     return model_flops(self.config.model, self.trainer, self.initializer.abstract)
 
   def train_step(self) -> jax.stages.Wrapped:
@@ -109,7 +110,7 @@ class Assembly:
     return jitted_train_step(self.trainer, self.initializer, self.mesh)
 
   def evaluator(self, give_up: Callable[[], bool] = lambda: False) -> Evaluator:
-    """Of all evaluation data; `give_up`: see there."""
+    """Evaluates on all evaluation data; `give_up` as in Evaluator."""
     trainer = self.trainer
     step = make_eval_step(
       trainer.model,

@@ -1,4 +1,4 @@
-"""What a config means on a mesh, whether its devices are there or not.
+"""A config on a mesh: everything derived and traced, whether the devices are there or not.
 
 Every start follows this chain, and makes each link once, from the link before:
 
@@ -138,10 +138,10 @@ def draw(
   """The model on the mesh; nothing is allocated, and no data are read.
 
   Args:
-    ground: see there.
-    mesh: of devices, or described.
-    vocabulary: of the model's ids; None: the training data's.
-    platform: of the devices; None: jax's default.
+    ground: the checked config with its data.
+    mesh: a mesh of devices, or a description of one.
+    vocabulary: gives the model its ids; None: the training data's.
+    platform: the platform of the devices; None: jax's default.
 
   Raises:
     UserError: the mesh, the rules, the batch and the model do not fit each other.

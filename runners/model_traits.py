@@ -1,4 +1,4 @@
-"""All that the runners ask of a model beside calling it, and the rule for a model without it.
+"""What the runners ask of a model besides calling it.
 
 A model is any flax module that its objective can call. A trait that the module lacks does not
 apply to it: a plain MLP has no position table to outgrow and no rematerialisation to choose.
