@@ -196,7 +196,9 @@ def _computations(hlo: str) -> Mapping[str, Sequence[Instruction]]:
       current = program[start[1]] = []
     elif _INSTRUCTION.match(line):
       current.append(line)
-    elif current and line.startswith(" "):
+    elif line == "}":
+      current = []
+    elif current:
       current[-1] += line
   return {name: [*map(_instruction, lines)] for name, lines in program.items()}
 

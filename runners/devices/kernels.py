@@ -24,7 +24,10 @@ _MOVES = frozenset(
   "parameter constant tuple get-tuple-element bitcast reshape copy copy-start transpose slice "
   "dynamic-slice dynamic-update-slice concatenate pad broadcast reverse gather".split()
 )
-_FREE_CALLS = ("Sharding", "AllocateBuffer", "annotate_device_placement")
+_FREE_CALLS = (
+  *("Sharding", "AllocateBuffer", "annotate_device_placement"),
+  "AssumeGatherIndicesInBound",
+)
 _OF_A_LOOP = re.compile(r"/body(/jit\([^)]*\))?/[^/]+$|^$")
 _VMEM = "S(1)"  # how a TPU's layouts mark the memory on the chip
 

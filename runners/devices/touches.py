@@ -26,7 +26,6 @@ _RENAMES = ("bitcast", "reshape")
 _ONE_TO_ONE = ("bitcast", "reshape", "copy", "convert", "transpose", "negate")
 # A library's last result may be its workspace.
 _WITH_WORKSPACE = ("__cudnn$", "__cublas$")
-_ALLOCATES = ("AllocateBuffer",)
 
 
 class Touch(NamedTuple):
@@ -91,8 +90,6 @@ class Memory:
   def _results(self, instruction: Instruction) -> list[Touch]:
     arrays = list(instruction.arrays)
     called = target(instruction)
-    if called in _ALLOCATES:
-      return []
     if called.startswith(_WITH_WORKSPACE) and arrays[-1].dtype in ("u8", "s8"):
       del arrays[-1]
     if instruction.opcode == "copy-start":  # its operand stands in its result too

@@ -61,13 +61,22 @@ def kernel_lines(kernels: Sequence[Kernel], rates: Rates | None) -> Iterator[str
   size, unit = _scale(max((each.bytes for each in kernels), default=0))
   yield f"the {min(_NUMBER, len(kernels))} dearest of {len(kernels):,} kernels"
   head = f"{'ms':>9}{'times':>7}{unit:>9}{'GFLOP':>10}"
-  yield f"  {head}  what           where"
+  yield f"  {head}  {'what':11}  {'pass':8}  where"
   for each in dearest(kernels, rates, _NUMBER):
     figures = (
       f"{_milliseconds(seconds_of(each, rates)):>9}{each.times:>7,}"
       f"{each.bytes / size:>9,.2f}{each.flops / 1e9:>10,.1f}"
     )
-    yield f"  {figures}  {each.kind:13}  {_where(each)}"
+    yield f"  {figures}  {each.kind:11}  {_pass(each.source):8}  {_where(each)}"
+
+
+def _pass(source: str) -> str:
+  """Forward, again (recomputed for the backward pass) or back."""
+  if "rematted_computation" in source:
+    return "again"
+  if "transpose(" in source:
+    return "back"
+  return "forward" if "jvp" in source else ""
 
 
 def _where(each: Kernel) -> str:

@@ -37,7 +37,8 @@ def part(source: str) -> str:
       return name
   if layers:
     return re.sub(r"_\d+$", "", layers[0])
-  return LOOPS if "/while/" in source else "logits, loss"
+  is_of_the_model = "jvp()" not in source
+  return LOOPS if is_of_the_model and "/while/" in source else "logits, loss"
 
 
 def layers_around(source: str) -> list[str]:

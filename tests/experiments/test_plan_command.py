@@ -49,6 +49,8 @@ def test_json_is_one_object_and_the_workdir_stays_as_it_is(run, tmp_path):
   assert {"parameters", "optimizer", "gradients", "peak"} <= plan["bytes_per_device"].keys()
   assert {c["kind"] for c in plan["collectives"]} >= {"all-gather"}
   assert plan["over_budget"] == []  # of what lwm.TextLlama allows
+  assert plan["step"]["bytes"] > 0 and plan["step"]["launches"] > 0
+  assert plan["step"]["seconds"] is None  # a CPU's rates are not known
   assert not list(tmp_path.iterdir())
 
 

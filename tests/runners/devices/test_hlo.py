@@ -39,7 +39,9 @@ ENTRY %main (a: f32[4]) -> f32[4] {
   %s = (s32[], f32[4]{0}) while((s32[], f32[4]{0}) %t), condition=%c, body=%body,
     backend_config={"known_trip_count":{"n":"3"}}
   ROOT %z = f32[4]{0} custom-call(f32[4]{0:T(8,128)(2,1)} %a, %s), custom_call_target="it",
-    metadata={source_file="/home/me/code.py" source_line=5}
+    frontend_attributes={kernel_metadata={
+"block_q": 512
+}}, metadata={op_name="jit(step)/flash" source_file="/home/me/code.py" source_line=5}
 }
 """
 
@@ -61,6 +63,11 @@ def test_operands_are_named_with_and_without_their_shapes(program):
   assert _one(program, "body", "q").operands == ()
   assert _one(program, "inner", "twice").operands == ("p", "p")
   assert _one(program, "inner", "twice").is_root and not _one(program, "inner", "p").is_root
+
+
+def test_an_instruction_goes_on_over_lines_that_begin_anywhere(program):
+  assert _one(program, "main", "z").source == "jit(step)/flash"
+  assert [each.name for each in program.computations["main"]] == ["a", "s", "z"]
 
 
 def test_what_runs_within_a_loop_runs_as_often(program):

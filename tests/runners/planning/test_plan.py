@@ -10,7 +10,9 @@ import pytest
 from layers.errors import UserError
 from runners.devices.collective_budget import Allowance
 from runners.devices.collectives import Collective
+from runners.devices.kernels import Kernel
 from runners.devices.meshes import MeshShape
+from runners.devices.rates import Rates
 from runners.planning.plan import CompileError, Plan, as_json, plan, usable_bytes
 from runners.planning.report import report
 from runners.planning.topologies import parse
@@ -138,6 +140,23 @@ def test_json_holds_the_same_with_sums_of_collectives():
   assert answer["fits"] is True and answer["within_budget"] is True
   assert answer["run"]["device_hours"] == pytest.approx(38889, rel=1e-3)
   assert answer["run"]["cost"] == pytest.approx(77778, rel=1e-3)
+
+
+def test_json_says_where_a_steps_time_goes_and_lists_kernels_when_asked():
+  small = Kernel("norm", "reductions", 1, 0, 10**9, 0, 0, "", "")
+  large = Kernel("up", "products", 2, 10**14, 10**9, 0, 0, "", "layers/feed_forward.py:9")
+  rates = Rates(flops=1e15, memory=1e12, pause=0.0)
+  known = dataclasses.replace(LARGE, kernels=[small, large], rates=rates, exchange_seconds=0.2)
+  asked = {"mfu": 0.4, "tokens": None, "price": 0.0}
+  answer = json.loads(json.dumps(as_json(known, **asked)))
+  step = answer["step"]
+  assert (step["products"], step["memory"], step["exchanges"]) == (0.1, 0.002, 0.2)
+  assert step["seconds"] == pytest.approx(0.302) and step["bound"] == pytest.approx(0.301)
+  assert step["mfu"] == pytest.approx(12_080_884_010_188_800 / (64 * 989.4e12 * 0.302))
+  assert "kernels" not in answer and as_json(LARGE, **asked)["step"] is None
+  listed = as_json(known, kernels=True, **asked)["kernels"]
+  assert [each["name"] for each in listed] == ["up", "norm"]
+  assert listed[0]["place"] == "layers/feed_forward.py:9"
 
 
 def test_jax_leaves_a_part_of_a_gpu_to_others(monkeypatch):

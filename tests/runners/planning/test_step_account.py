@@ -89,5 +89,5 @@ def test_the_text_has_every_sum_and_where_kernels_stand():
   assert feed_forward.split()[1:] == ["0.60", "1.30", "0.10", "0.00", "0.00", "0.00", "2.00"]
   listed = [*kernel_lines(KERNELS, RATES)]
   assert listed[0] == "the 3 dearest of 3 kernels"
-  assert listed[2].split()[:5] == ["10,000", "4", "2.00", "8,000.0", "products"]
+  assert listed[2].split()[:6] == ["10,000", "4", "2.00", "8,000.0", "products", "forward"]
   assert listed[2].endswith("Block/feed_forward/up  layers/feed_forward.py:24  gemm.1")
