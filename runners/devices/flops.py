@@ -133,7 +133,7 @@ def _known_within(equation: Any, program: Any, known: _Known) -> _Known:
   if name == "cond":
     given = given[1:]
   elif name == "scan":
-    inputs = inputs[: params["num_consts"]]
+    inputs = inputs[: _num_consts(params)]
   elif name == "while":
     given = given[params["cond_nconsts"] :]
     inputs = inputs[: params["body_nconsts"]]
@@ -141,6 +141,14 @@ def _known_within(equation: Any, program: Any, known: _Known) -> _Known:
     return {}
   pairs = zip(inputs, given, strict=False)
   return {inner: known[outer] for inner, outer in pairs if _is_known(outer, known)}
+
+
+def _num_consts(params: Mapping[str, Any]) -> int:
+  """How many of a scan's inputs are the same in every step; they come first."""
+  if "num_consts" in params:
+    return params["num_consts"]
+  constants, _, _ = params["ft_in"].unpack()  # from jax 0.12 on
+  return len([*constants])
 
 
 def _is_known(variable: Any, known: _Known) -> bool:
