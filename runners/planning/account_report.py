@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from runners.devices.kernels import Kernel
 from runners.devices.rates import Rates
 from runners.planning.parts import layers_around
-from runners.planning.step_account import KINDS, StepAccount, dearest, seconds_of
+from runners.planning.step_account import KINDS, StepAccount, dearest, merged, seconds_of
 from runners.planning.tables import table
 
 _HEADS = ("products' results", "operands", "kept", "elementwise", "reductions", "copies")
@@ -20,13 +20,26 @@ def account_lines(found: StepAccount, rates: Rates | None, mfu: float | None) ->
     rates: those of the device, None if unknown.
     mfu: model FLOP utilisation of a step of `found.seconds`; None if unknown.
   """
-  at_rates = (
-    ("", "") if rates is None else (_rate(rates.flops, "FLOP"), _rate(rates.memory, "B"))
-  )
+  if rates is None:
+    sizes = _unit(found.flops, "FLOP"), _unit(found.bytes, "B")
+    yield (
+      f"a step on a device: {sizes[0]} of products, {sizes[1]} of memory, "
+      f"{found.launches:,} kernels"
+    )
+    yield "  no times: the rates of the device that this is compiled for are not known"
+  else:
+    yield from _times(found, rates, mfu)
+  yield ""
+  yield from _bytes_by_part(found)
+
+
+def _times(found: StepAccount, rates: Rates, mfu: float | None) -> Iterator[str]:
   yield f"{'a step on a device':44}{'ms':>10}"
+  products = f"{_unit(found.flops, 'FLOP')} at {_unit(rates.flops, 'FLOP')}/s"
+  memory = f"{_unit(found.bytes, 'B')} at {_unit(rates.memory, 'B')}/s"
   rows = [
-    (f"products, {_unit(found.flops, 'FLOP')}{at_rates[0]}", found.products),
-    (f"memory, {_unit(found.bytes, 'B')}{at_rates[1]}", found.memory),
+    (f"products, {products}", found.products),
+    (f"memory, {memory}", found.memory),
     ("exchanges", found.exchanges),
     (f"pauses between {found.launches:,} kernels", found.pauses),
     ("one after the other", found.seconds),
@@ -34,13 +47,9 @@ def account_lines(found: StepAccount, rates: Rates | None, mfu: float | None) ->
   ]
   for text, seconds in rows:
     yield f"  {text:42}{_milliseconds(seconds):>10}"
-  if rates is None:
-    yield "  n/a: the rates of the device that this is compiled for are not known"
-  elif mfu is not None:
+  if mfu is not None:
     source = "measured" if rates.measured else "of the data sheet"
     yield f"  {mfu:.1%} MFU one after the other; rates {source}"
-  yield ""
-  yield from _bytes_by_part(found)
 
 
 def _bytes_by_part(found: StepAccount) -> Iterator[str]:
@@ -58,8 +67,9 @@ def _bytes_by_part(found: StepAccount) -> Iterator[str]:
 
 def kernel_lines(kernels: Sequence[Kernel], rates: Rates | None) -> Iterator[str]:
   """The dearest kernels, each with the layers and the line of code that it came from."""
+  kernels = merged(kernels)
   size, unit = _scale(max((each.bytes for each in kernels), default=0))
-  yield f"the {min(_NUMBER, len(kernels))} dearest of {len(kernels):,} kernels"
+  yield f"the {min(_NUMBER, len(kernels))} dearest of {len(kernels):,} kinds of kernels"
   head = f"{'ms':>9}{'times':>7}{unit:>9}{'GFLOP':>10}"
   yield f"  {head}  {'what':11}  {'pass':8}  where"
   for each in dearest(kernels, rates, _NUMBER):
@@ -93,10 +103,6 @@ def _milliseconds(seconds: float | None) -> str:
     if seconds < 1
     else f"{1e3 * seconds:,.0f}"
   )
-
-
-def _rate(rate: float, unit: str) -> str:
-  return f" at {_unit(rate, unit)}/s"
 
 
 def _unit(x: float, unit: str) -> str:

@@ -85,6 +85,21 @@ def dearest(kernels: Iterable[Kernel], rates: Rates | None, number: int) -> list
   return sorted(kernels, key=lambda each: -(seconds_of(each, rates) or each.bytes))[:number]
 
 
+def merged(kernels: Iterable[Kernel]) -> list[Kernel]:
+  """The same kernels of every layer of an unrolled model as one, by the first's name."""
+  groups = collections.defaultdict[tuple, list[Kernel]](list)
+  for each in kernels:
+    alike = (each.bytes // each.times, each.flops // each.times)
+    groups[each.kind, each.source, each.place, *alike].append(each)
+  sums = ("times", "flops", "bytes", "kept", "results")
+  return [
+    dataclasses.replace(
+      group[0], **{name: sum(getattr(each, name) for each in group) for name in sums}
+    )
+    for group in groups.values()
+  ]
+
+
 def seconds_of(kernel: Kernel, rates: Rates | None) -> float | None:
   """Seconds of a kernel's products and memory, one after the other; None: rates unknown."""
   return rates and kernel.flops / rates.flops + kernel.bytes / rates.memory

@@ -1,11 +1,13 @@
 """The account of a step adds up kernels to times and to bytes by part of the model and kind."""
 
+import dataclasses
+
 import pytest
 
 from runners.devices.kernels import Kernel
 from runners.devices.rates import Rates
 from runners.planning.account_report import account_lines, kernel_lines
-from runners.planning.step_account import account, bytes_by_kind, dearest
+from runners.planning.step_account import account, bytes_by_kind, dearest, merged
 
 RATES = Rates(flops=1e12, memory=1e9, pause=1e-3)
 UP = Kernel(
@@ -66,12 +68,21 @@ def test_without_rates_bytes_are_counted_and_times_are_not():
   found = account(KERNELS, None, None)
   assert found.seconds is None and found.bound is None and found.bytes == 5 * 10**9
   text = "\n".join(account_lines(found, None, None))
-  assert "memory, 5 GB " in text and "n/a" in text
+  assert "a step on a device: 8 TFLOP of products, 5 GB of memory, 12 kernels" in text
+  assert "no times: the rates" in text and " ms" not in text
 
 
 def test_the_dearest_are_those_with_most_seconds_and_without_rates_with_most_bytes():
   assert dearest(KERNELS, RATES, 2) == [UP, NORM]
   assert dearest(KERNELS, None, 1) == [NORM]
+
+
+def test_what_every_layer_of_an_unrolled_model_does_is_one_line():
+  again = dataclasses.replace(UP, name="gemm.2")
+  other = dataclasses.replace(UP, name="gemm.3", bytes=UP.bytes * 2)
+  both, alone = merged([UP, again, other])
+  assert (both.name, both.times, both.bytes) == ("gemm.1", 8, 2 * UP.bytes)
+  assert both.flops == 2 * UP.flops and alone == other
 
 
 def test_an_exchange_has_no_bytes_of_its_own():
@@ -88,6 +99,6 @@ def test_the_text_has_every_sum_and_where_kernels_stand():
   feed_forward = next(line for line in lines if line.startswith("feed-forward"))
   assert feed_forward.split()[1:] == ["0.60", "1.30", "0.10", "0.00", "0.00", "0.00", "2.00"]
   listed = [*kernel_lines(KERNELS, RATES)]
-  assert listed[0] == "the 3 dearest of 3 kernels"
+  assert listed[0] == "the 3 dearest of 3 kinds of kernels"
   assert listed[2].split()[:6] == ["10,000", "4", "2.00", "8,000.0", "products", "forward"]
   assert listed[2].endswith("Block/feed_forward/up  layers/feed_forward.py:24  gemm.1")
