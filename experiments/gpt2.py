@@ -12,12 +12,15 @@ import fiddle as fdl
 from experiments.language_model import LanguageModel
 from experiments.registry import register
 from layers.attention import Attention
+from layers.attention_cores.auto import auto_attention
+from layers.attention_cores.dense import AttentionCore, dense_attention
 from layers.block import Block
 from layers.decoder import Decoder
 from layers.feed_forward import FeedForward
 from layers.normalization import LayerNorm
 from runners import optimizers, schedules
 from runners.checkpoints.retention import Checkpoints
+from runners.devices.collective_budget import Allowance
 from runners.metrics.writers import Console, JsonLines
 from runners.trainer import Precision
 from tasks.python_stdlib import PythonStdlib
@@ -53,6 +56,7 @@ class GPT2(LanguageModel):
 
   size: Size
   vocab_size: int | None = None  # None: the data's
+  core: AttentionCore = staticmethod(auto_attention)
   use_bias: bool = True
   dropout_rate: float = 0.0
   scan_layers: bool = True
@@ -66,6 +70,7 @@ class GPT2(LanguageModel):
       attention=fdl.Config(
         Attention,
         num_heads=size.num_heads,
+        core=self.core,
         use_bias=self.use_bias,
         dropout_rate=self.dropout_rate,
         init_stddev=self.init_stddev,
@@ -88,6 +93,11 @@ class GPT2(LanguageModel):
     if self.vocab_size is not None:
       model.vocab_size = self.vocab_size
     return model
+
+  def collective_budget(self) -> list[fdl.Config]:
+    # No weight is split over `sequence`, and the ring needs no whole rows.
+    kinds = ("all-gather", "all-to-all") if self.core is auto_attention else ()
+    return [fdl.Config(Allowance, kind=kind, axis="sequence") for kind in kinds]
 
 
 @register(tags=("cpu",))
@@ -170,6 +180,9 @@ class XL(PublishedGPT2):
 class CharacterGPT2(GPT2):
   """nanoGPT's character-level runs on one text file, nine tenths of it for training."""
 
+  # Rows this short are dense in any case, and the larger run drops attention weights, which no
+  # other core does.
+  core = staticmethod(dense_attention)
   use_bias = False
   scan_layers = False
   end_learning_rate = 1e-4

@@ -68,9 +68,13 @@ class TextLlama(Llama):
     return lwm_adamw(rate)
 
   def collective_budget(self) -> list[fdl.Config]:
-    # A layer's nine weights are gathered, forward and backward. Activations are not exchanged.
-    gathers = fdl.Config(Allowance, kind="all-gather", axis="fsdp", per_layer=20, per_pass=8)
-    return [gathers]
+    # A layer's nine weights are gathered, forward and backward, along the axes that split them.
+    # Activations are not: where rows are split, the ring and the loss pass on parts of them.
+    gathers = [
+      fdl.Config(Allowance, kind="all-gather", axis=axis, per_layer=20, per_pass=8)
+      for axis in ("fsdp", "sequence")
+    ]
+    return [*gathers, fdl.Config(Allowance, kind="all-to-all", axis="sequence")]
 
   def checkpoints(self) -> fdl.Config:
     return fdl.Config(Checkpoints, every=500)

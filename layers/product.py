@@ -6,7 +6,9 @@ is also the fast path (bfloat16 -> bfloat16 is not). Plain autodiff would leave 
 transpose of a mixed-precision product multiplies a float32 cotangent.
 
 Activations are folded to two dimensions [tokens, features] before the product, because the
-weight gradient of [batch, length, features] otherwise takes a slow path with transposes.
+weight gradient of [batch, length, features] otherwise takes a slow path with transposes. Where
+rows are split by length they stay as they are: a device's parts of several rows do not lie
+together in a folded dimension, so that the compiler would gather whole rows on every device.
 """
 
 import functools
@@ -16,7 +18,7 @@ import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from layers import dtypes
-from layers.sharding import is_split
+from layers.sharding import axis_devices, is_split
 
 
 def product(subscripts: str, x: jax.Array, y: jax.Array, compute_dtype: str) -> jax.Array:
@@ -107,6 +109,10 @@ _product.defvjp(_forward, _backward)
 
 def project(x: jax.Array, kernel: jax.Array, compute_dtype: str) -> jax.Array:
   """x [..., D] times kernel [D, F] gives [..., F] in float32."""
+  _, parts_of_a_row = axis_devices("length")
+  if parts_of_a_row > 1:
+    tokens = "abcdefgh"[: x.ndim - 1]
+    return product(f"{tokens}y,yz->{tokens}z", x, kernel, compute_dtype)
   folded = x.reshape(-1, x.shape[-1])
   result = product("td,df->tf", folded, kernel, compute_dtype)
   return result.reshape(*x.shape[:-1], kernel.shape[-1])
