@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from layers.gathered_kernels import gathered, scattered
-from layers.product import product
+from layers.product import leaving, product
 from layers.sharding import dividing_axes, per_device
 
 Widened = dict[str, Any]  # name of a projection to F -> {"kernel": [D, F], "bias": [F]}
@@ -46,13 +46,13 @@ class Chunks:
     """x [C, D] gives [C, D]: the result, or this device's part of its sum over F."""
 
     def widen(weights: dict[str, jax.Array]) -> jax.Array:
-      y = product("td,df->tf", x, weights["kernel"], self.compute_dtype)
+      y = product("td,df->tf", x, weights["kernel"], self.compute_dtype, leaving(x.dtype))
       if "bias" in weights:
-        y += weights["bias"].astype(jnp.float32)
+        y = y.astype(jnp.float32) + weights["bias"].astype(jnp.float32)
       return y.astype(x.dtype)
 
     hidden = self.combine(*(widen(wide[name]) for name in self.names))
-    return product("tf,fd->td", hidden, down, self.compute_dtype).astype(self.sum_dtype)
+    return product("tf,fd->td", hidden, down, self.compute_dtype, self.sum_dtype)
 
 
 def feed_forward_in_chunks(

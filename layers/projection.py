@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from layers import dtypes
 from layers.dtypes import DType
-from layers.product import project
+from layers.product import leaving, project
 from layers.sharding import partitioned_init
 
 
@@ -23,7 +23,7 @@ class Projection(nn.Module):
     input_axes, output_axes: the logical names of the kernel's dimensions.
     init: of the kernel, called with its folded shape [D, F], which gives the right fan-in.
     use_bias: adds a bias of shape `features`, zero at first.
-    compute_dtype: dtype of the operands of the product; it accumulates in float32.
+    compute_dtype: dtype of the operands of the product; see layers/product.py.
     param_dtype: dtype in which kernel and bias are kept.
   """
 
@@ -50,10 +50,11 @@ class Projection(nn.Module):
         *self.output_axes,
       ),
     )
-    y = project(x.reshape(*x.shape[:split], -1), kernel.reshape(folded), self.compute_dtype)
+    flat = x.reshape(*x.shape[:split], -1)
+    y = project(flat, kernel.reshape(folded), self.compute_dtype, leaving(x.dtype))
     y = y.reshape(*x.shape[:split], *self.features)
     if self.use_bias:
       bias_init = partitioned_init(nn.initializers.zeros, *self.output_axes)
       bias = self.param("bias", bias_init, self.features, dtype)
-      y += bias.astype(jnp.float32)
+      y = y.astype(jnp.float32) + bias.astype(jnp.float32)
     return y.astype(x.dtype)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from layers.product import product, project
+from layers.sharding import on_platform
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,24 @@ def test_every_product_of_a_bfloat16_step_takes_bfloat16_and_accumulates_in_floa
   for equation in products:
     assert [v.aval.dtype for v in equation.invars] == [jnp.bfloat16, jnp.bfloat16]
     assert equation.outvars[0].aval.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+def test_on_accelerators_activations_leave_in_their_dtype_and_weights_gradients_in_float32(
+  platform,
+):
+  x, kernel = jnp.ones((2, 3, 8), jnp.bfloat16), jnp.ones((8, 4))
+  loss = lambda x, w: project(x, w, "bfloat16", x.dtype).astype(jnp.float32).sum()
+  with on_platform(platform):
+    jaxpr = jax.make_jaxpr(jax.grad(loss, (0, 1)))(x, kernel)
+  found = {equation.outvars[0].aval for equation in _dot_generals(jaxpr.jaxpr)}
+  assert {(x.shape, str(x.dtype)) for x in found} == {
+    ((6, 4), "bfloat16"),
+    ((6, 8), "bfloat16"),
+    ((8, 4), "float32"),
+  }
+  on_cpu = _dot_generals(jax.make_jaxpr(jax.grad(loss, (0, 1)))(x, kernel).jaxpr)
+  assert {equation.outvars[0].aval.dtype for equation in on_cpu} == {jnp.dtype("float32")}
 
 
 @pytest.mark.parametrize("narrow", ["left", "right"])
