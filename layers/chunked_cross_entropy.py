@@ -20,7 +20,7 @@ from layers import dtypes
 from layers.embeddings import mask_padding
 from layers.gathered_kernels import gathered, scattered
 from layers.product import product, project
-from layers.sharding import dividing_axes, per_device
+from layers.sharding import dividing_axes, per_device, platform
 
 _LOWEST = float(jnp.finfo(jnp.float32).min)
 
@@ -95,6 +95,19 @@ class _Head:
     logits = product("nd,dv->nv", x, kernel, self.compute_dtype)
     return jnp.where(self.ids(kernel.shape[1]) < self.vocab_size, logits, _LOWEST)
 
+  def log_z_and_chosen(
+    self, logits: jax.Array, targets: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Log of the partition function and the target's logit, both [N], from [N, V] and [N]."""
+    is_target = self.ids(logits.shape[1]) == targets[:, None]
+    if in_one_pass():
+      here, total, chosen = partial_sums(logits, is_target)
+      highest = self.max(here)
+      return highest + jnp.log(self.sum(total * jnp.exp(here - highest))), self.sum(chosen)
+    highest = self.max(logits.max(axis=-1))
+    log_z = highest + jnp.log(self.sum(jnp.exp(logits - highest[:, None]).sum(axis=-1)))
+    return log_z, self.sum(jnp.where(is_target, logits, 0.0).sum(axis=-1))
+
   def sum(self, x: jax.Array) -> jax.Array:
     """The sum of x over all devices that have columns."""
     return jax.lax.psum(x, self.axes) if self.axes else x
@@ -125,11 +138,7 @@ def _forward(head, x, kernel, targets):
 
   def of_chunk(chunk: Any):
     x, targets = chunk
-    logits = head.logits(x, whole)
-    highest = head.max(logits.max(axis=-1))
-    log_z = highest + jnp.log(head.sum(jnp.exp(logits - highest[:, None]).sum(axis=-1)))
-    is_target = head.ids(logits.shape[1]) == targets[:, None]
-    chosen = head.sum(jnp.where(is_target, logits, 0.0).sum(axis=-1))
+    log_z, chosen = head.log_z_and_chosen(head.logits(x, whole), targets)
     return log_z - chosen, log_z
 
   nll, log_z = jax.lax.map(of_chunk, (_chunks(head, x), _chunks(head, targets)))
@@ -150,9 +159,7 @@ def _backward(head, residuals, gradients):
     dlogits = (dnll + dlog_z)[:, None] * probabilities
     dlogits -= jnp.where(is_target, dnll[:, None], 0.0)
     dkernel += product("nd,nv->dv", x, dlogits, head.compute_dtype)
-    return dkernel, product("nv,dv->nd", dlogits, kernel, head.compute_dtype).astype(
-      like[0].dtype
-    )
+    return dkernel, product("nv,dv->nd", dlogits, kernel, head.compute_dtype, like[0].dtype)
 
   chunks = tuple(_chunks(head, y) for y in (x, targets, log_z, dnll, dlog_z))
   dkernel, dx = jax.lax.scan(add, jnp.zeros(kernel.shape), chunks)
@@ -169,3 +176,36 @@ _losses.defvjp(_forward, _backward)
 def _chunks(head: _Head, x: jax.Array) -> jax.Array:
   """[N, ...] as [chunks, tokens, ...]."""
   return x.reshape(-1, min(head.chunk, x.shape[0]), *x.shape[1:])
+
+
+def in_one_pass() -> bool:
+  """Whether `partial_sums` reads logits once here: on CPU its loop would be slower than two."""
+  return platform() != "cpu"
+
+
+def partial_sums(
+  logits: jax.Array, is_target: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Of each token's logits (or some of them): highest, sum of exp(logit - highest), target's.
+
+  The sum is corrected whenever a higher logit comes (Milakov and Gimelshein, 2018,
+  https://arxiv.org/abs/1805.02867), so that logits need not be read once for their maximum and
+  again for their sum.
+
+  Args:
+    logits: [..., V] float32.
+    is_target: [..., V] bool, one True at most for each token; without one the last result is 0.
+
+  Returns:
+    Three arrays [...] float32.
+  """
+  ones = jnp.ones_like(logits)
+  chosen = jnp.where(is_target, logits, 0.0)
+  first = tuple(jnp.float32(x) for x in (_LOWEST, 0.0, 0.0))
+  return jax.lax.reduce((logits, ones, chosen), first, _merge, (logits.ndim - 1,))
+
+
+def _merge(left, right):
+  highest = jnp.maximum(left[0], right[0])
+  total = left[1] * jnp.exp(left[0] - highest) + right[1] * jnp.exp(right[0] - highest)
+  return highest, total, left[2] + right[2]

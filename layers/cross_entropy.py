@@ -8,7 +8,8 @@ from typing import cast
 import jax
 import jax.numpy as jnp
 
-from layers.chunked_cross_entropy import LazyLogits
+from layers.chunked_cross_entropy import LazyLogits, in_one_pass, partial_sums
+from layers.sharding import is_split
 
 
 def token_losses(
@@ -34,6 +35,12 @@ def _losses(logits, targets):
 
 
 def _forward(logits, targets):
+  # Over a vocabulary that is split, this sum would be taken on every device.
+  if in_one_pass() and not is_split():
+    is_target = jnp.arange(logits.shape[-1]) == targets[..., None]
+    highest, total, chosen = partial_sums(logits, is_target)
+    log_z = highest + jnp.log(total)
+    return (log_z - chosen, log_z), (logits, targets, log_z)
   log_z = jax.nn.logsumexp(logits, axis=-1)
   chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
   return (log_z - chosen, log_z), (logits, targets, log_z)

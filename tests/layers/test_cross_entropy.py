@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from layers.cross_entropy import token_losses
+from layers.sharding import on_platform
 
 B, T, V = 2, 5, 7
 
@@ -14,6 +15,13 @@ def _reference(logits, targets):
   log_z = jax.nn.logsumexp(logits, axis=-1)
   log_probabilities = jax.nn.log_softmax(logits, axis=-1)
   return -jnp.take_along_axis(log_probabilities, targets[..., None], -1)[..., 0], log_z
+
+
+@pytest.fixture(params=["cpu", "gpu"], autouse=True)
+def platform(request):
+  """Where logits are read for their maximum and then for their sum, or once for both."""
+  with on_platform(request.param):
+    yield request.param
 
 
 @pytest.fixture
