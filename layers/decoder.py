@@ -53,7 +53,7 @@ class Decoder(nn.Module):
   loss_chunk: PositiveInt | None = None
   dropout_rate: FractionBelowOne = 0.0
   init_stddev: NonNegativeFloat = 0.02
-  scan_layers: bool = True
+  scan_layers: bool | PositiveInt = True
   remat: RematPolicy = "none"
   compute_dtype: DType = DType("float32")
   param_dtype: DType = DType("float32")

@@ -11,16 +11,22 @@ Letters: B batch, T length, D model dimension, F hidden dimension, N and K heads
                                       blocks also the log of its sums, [B, T, N] float32
   gate, up                            [B, T, F] projections of the feed-forward
   hidden                              [B, T, F] the input of the feed-forward's last projection
+
+On an accelerator reading a tensor takes longer than a few operations on each of its elements.
+So "none" computes again there what is that cheap (norms, activation functions, conversions),
+and keeps what they read, in the dtype in which it passes from layer to layer. On CPU it keeps
+all.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
 from layers.errors import UserError
+from layers.sharding import platform
 from layers.suggestions import did_you_mean
 
 TensorName = Literal[
@@ -66,8 +72,35 @@ class Remat:
 
 RematPolicy = PolicyName | Remat
 
+# cuDNN's attention, whose output and log of its sums have no names of ours.
+_KERNELS = ("dot_product_attention_fwd", "dot_product_attention_fwd_wrapper")
+
+
+def _keeps_kernels(primitive: Any, *_: Any, **__: Any) -> bool:
+  return primitive.name in _KERNELS
+
+
 _KEEPS_PRODUCTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-_KEEPS_ATTENTION = jax.checkpoint_policies.save_only_these_names("attention")
+_KEEPS_ATTENTION = jax.checkpoint_policies.save_from_both_policies(
+  jax.checkpoint_policies.save_only_these_names("attention"), _keeps_kernels
+)
+
+# One operation or a few on each element of what is read, or only another view of it.
+_CHEAP = frozenset(
+  "abs add and broadcast_in_dim clamp concatenate convert_element_type copy cos div eq erf exp "
+  "exp2 expand_dims expm1 floor ge gt integer_pow iota is_finite le log log1p logistic lt max "
+  "min mul ne neg not or pad pow reduce_max reduce_precision reduce_sum rem reshape rsqrt "
+  "select_n sharding_constraint sign sin slice split sqrt square squeeze stop_gradient sub "
+  "tanh transpose".split()
+)
+_CHEAP_TENSORS = ("attention_norm", "feed_forward_norm", "hidden")
+
+
+def _keeps_what_is_dear(primitive: Any, *_: Any, **options: Any) -> bool:
+  if primitive.name == "name":
+    return options["name"] not in _CHEAP_TENSORS
+  return primitive.name not in _CHEAP
+
 
 _POLICIES: dict[str, Callable | None] = {
   # Keeps products with weights and attention's output: only the scores are computed again.
@@ -92,24 +125,36 @@ def rematerialized(function: Callable, policy: RematPolicy, *, in_scan: bool) ->
 
   Args:
     function: of arrays.
-    policy: "none" keeps everything, "minimal" products with weights and attention's output,
-      "dots" products with weights, "save_attention" attention's output, "full" nothing.
+    policy: "none" keeps everything (see above), "minimal" products with weights and attention's
+      output, "dots" products with weights, "save_attention" attention's output, "full" nothing.
     in_scan: a scan's body is compiled separately, so XLA cannot merge the recomputation with
       the first computation, and no barrier against that is needed.
   """
   if policy == "none":
-    return function
+    if platform() == "cpu":
+      return function
+    # No barrier: where the compiler would rather keep what is cheap, it may.
+    return jax.checkpoint(function, policy=_keeps_what_is_dear, prevent_cse=False)
   keeps = _by_name(policy) if isinstance(policy, Remat) else _POLICIES[policy]
   return jax.checkpoint(function, policy=keeps, prevent_cse=not in_scan)
 
 
 def _by_name(remat: Remat) -> Callable:
-  return jax.checkpoint_policies.save_and_offload_only_these_names(
+  by_name = jax.checkpoint_policies.save_and_offload_only_these_names(
     names_which_can_be_saved=list(remat.save),
     names_which_can_be_offloaded=list(remat.offload),
     offload_src="device",
     offload_dst="pinned_host",
   )
+  # A kernel gives its name to whatever it returns: here it stays on the device.
+  keeps_kernels = "attention" in (*remat.save, *remat.offload)
+
+  def keeps(primitive: Any, *arguments: Any, **options: Any) -> Any:
+    if keeps_kernels and _keeps_kernels(primitive):
+      return True
+    return by_name(primitive, *arguments, **options)
+
+  return keeps
 
 
 def _check_name(name: str, where: str) -> None:

@@ -29,14 +29,16 @@ class Stack(nn.Module):
     block: a template, called as (x, tokens).
     num_layers: how many.
     scan_layers: True: one compiled body, with parameters stacked on a leading axis "layers"
-      (compile time does not depend on depth). False: separate layers, which compile longer
-      and run faster if layers are small.
+      (compile time does not depend on depth). A number: the same parameters, with so many
+      layers in a body; with all of them there is no loop, and nothing that is kept for the
+      backward pass is copied into a stack and out of it. False: separate layers, which compile
+      longer and run faster if layers are small.
     remat: which tensors the backward pass recomputes.
   """
 
   block: nn.Module
   num_layers: PositiveInt
-  scan_layers: bool = True
+  scan_layers: bool | PositiveInt = True
   remat: RematPolicy = "none"
 
   @nn.compact
@@ -61,13 +63,12 @@ class Stack(nn.Module):
       rngs = {} if key is None else {"dropout": key}
       return block.apply(variables, x, tokens, rngs=rngs, mutable=mutable)
 
-    # Without a gradient nothing is kept, and nothing to be computed again.
-    remat = "none" if cache.in_use(self) else self.remat
-    apply_layer = rematerialized(apply_layer, remat, in_scan=self.scan_layers)
+    if not cache.in_use(self):  # else there is no gradient, and nothing to keep
+      apply_layer = rematerialized(apply_layer, self.remat, in_scan=self._is_loop())
     keys = self._dropout_keys()
     if self.scan_layers:
       body = lambda x, layer: apply_layer(layer[0], x, layer[1])
-      x, updated = jax.lax.scan(body, x, (variables, keys))
+      x, updated = jax.lax.scan(body, x, (variables, keys), unroll=self._group())
     else:
       x, updated = self._unrolled(apply_layer, variables, x, keys)
     self._hand_out(dict(updated))
@@ -94,6 +95,15 @@ class Stack(nn.Module):
       self.param("layers", init_layers)
     for name, values in others.items():
       self.put_variable(name, "layers", values)
+
+  def _group(self) -> int:
+    """Layers in the body of the loop."""
+    return min(int(self.scan_layers), self.num_layers)
+
+  def _is_loop(self) -> bool:
+    """Whether all layers stand in a loop, none after it because groups do not come out even."""
+    group = self._group()
+    return group == 1 or (1 < group < self.num_layers and self.num_layers % group == 0)
 
   def _unrolled(
     self, apply_layer: Callable, variables: Any, x: jax.Array, keys: jax.Array | None

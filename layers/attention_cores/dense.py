@@ -18,8 +18,7 @@ class AttentionCore(Protocol):
 
   Tokens of a segment are contiguous, in the order of their positions. Outputs at padding do not
   matter. A core gives the name "attention" to the values that its backward pass needs
-  (layers/rematerialization.py). cuDNN hides its log-sum-exp, so `CudnnAttention` attends again
-  even under policies that keep "attention".
+  (layers/rematerialization.py), or has a kernel that is known there.
   """
 
   def __call__(self, request: AttentionRequest, /) -> jax.Array:

@@ -13,6 +13,7 @@ from layers.attention_cores.splash import SplashAttention
 from layers.errors import UserError
 from layers.feed_forward import GatedFeedForward
 from layers.rematerialization import Remat, TensorName, named, rematerialized
+from layers.sharding import on_platform
 from layers.tokens import Tokens
 from runners.devices.flops import count, programs_within
 
@@ -111,6 +112,39 @@ def test_products_with_weights_are_done_once_under_dots(repeated):
 def test_a_projection_that_is_kept_is_not_made_again(repeated):
   kept = Remat(save=("query", "key"), offload=("up",))
   assert repeated("full") - repeated(kept) == _product_flops(D, KV, F)
+
+
+def kept_by_scanned_layers(model, params, batch):
+  """(shape without layers, dtype) of all that the forward pass stacks for the backward pass."""
+  loss = lambda params: model.apply(params, *batch).astype(jnp.float32).mean()
+  jaxpr = jax.make_jaxpr(jax.grad(loss))(params).jaxpr
+  loop = next(equation for equation in jaxpr.eqns if equation.primitive.name == "scan")
+  stacked = [x.aval for x in loop.outvars[loop.params["num_carry"] :]]
+  return sorted((x.shape[1:], str(x.dtype)) for x in stacked if x.ndim > 2)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_accelerators_keep_the_inputs_of_cheap_work_rounded_and_not_what_it_gives(
+  make_decoder, packed, gated
+):
+  types = {"compute_dtype": "bfloat16", "activation_dtype": "bfloat16"}
+  model = make_decoder(core=BLOCKWISE, **types)
+  rounded = lambda module: module.clone(compute_dtype="bfloat16")
+  feed_forward = rounded(GatedFeedForward(F) if gated else model.block.feed_forward)
+  attention = rounded(model.block.attention)
+  model = model.clone(block=model.block.clone(attention=attention, feed_forward=feed_forward))
+  params = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), *packed))
+  with on_platform("gpu"):
+    kept = kept_by_scanned_layers(model, params, packed)
+  stream, heads, narrow = (2, 12, D), (2, 12, 4, D // 4), (2, 12, 2, D // 4)
+  of_sums = (2, 2, 2, 12)  # the log
+  assert [shape for shape, dtype in kept if dtype == "float32"] == [of_sums]
+  shapes = [shape for shape, dtype in kept if dtype == "bfloat16"]
+  # What the block was given, and what attention added to it.
+  assert shapes.count((2, 12, F)) == (2 if gated else 1)  # not what the activation gives
+  assert shapes.count(stream) == 2
+  assert shapes.count(heads) == 1 and shapes.count(narrow) == 2
+  assert len(shapes) == (8 if gated else 7)
 
 
 def test_layers_name_every_tensor_that_can_be_kept(make_decoder, packed):

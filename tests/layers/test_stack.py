@@ -11,6 +11,7 @@ import pytest
 
 from layers.attention_cores.dense import dense_attention
 from layers.rematerialization import PolicyName, Remat
+from layers.sharding import on_platform
 
 BY_NAME = Remat(save=("query", "hidden"), offload=("block_input", "attention"))
 POLICIES = [*get_args(PolicyName), BY_NAME]
@@ -76,6 +77,44 @@ def test_scan_and_remat_change_no_loss_and_no_gradient(
   scanned = make_decoder(scan_layers=True, remat=remat, dropout_rate=rate)
   got = _value_and_grad(scanned, _stacked(params, 3), *packed, dropout_key)
   _assert_close(got, (loss, _stacked(gradient, 3)))
+
+
+@pytest.mark.parametrize("group", [2, 3, 7])  # not even, all of them, more than there are
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_layers_in_groups_are_the_scanned_ones(make_decoder, packed, plain, group, remat):
+  params, (loss, gradient) = plain(0.3)
+  grouped = make_decoder(scan_layers=group, remat=remat, dropout_rate=0.3)
+  got = _value_and_grad(grouped, _stacked(params, 3), *packed, KEY)
+  _assert_close(got, (loss, _stacked(gradient, 3)))
+
+
+@pytest.mark.bits
+def test_layers_in_groups_begin_as_the_scanned_ones(make_decoder, packed):
+  scanned, grouped = (_params(make_decoder(scan_layers=n), *packed) for n in (True, 2))
+  jax.tree.map(np.testing.assert_array_equal, grouped, scanned)
+
+
+def test_there_is_no_loop_where_all_layers_are_one_group(make_decoder, packed):
+  def loops(scan_layers):
+    model = make_decoder(scan_layers=scan_layers)
+    params = jax.eval_shape(model.init, jax.random.key(0), *packed)
+    program = jax.jit(lambda params: model.apply(params, *packed)).lower(nn.unbox(params))
+    return program.as_text().count("stablehlo.while")
+
+  assert loops(3) == 0 < loops(True)
+
+
+@pytest.mark.parametrize("scan_layers", [False, True, 3])
+@pytest.mark.parametrize("remat", ["none", "minimal", "full"])
+def test_what_accelerators_keep_changes_no_loss_and_no_gradient(
+  make_decoder, packed, plain, scan_layers, remat
+):
+  params, (loss, gradient) = plain(0.3)
+  model = make_decoder(scan_layers=scan_layers, remat=remat, dropout_rate=0.3)
+  form = (lambda params: params) if scan_layers is False else (lambda p: _stacked(p, 3))
+  with on_platform("gpu"):
+    got = _value_and_grad(model, form(params), *packed, KEY)
+  _assert_close(got, (loss, form(gradient)))
 
 
 def test_every_layer_has_weights_of_its_own(make_decoder, packed):
