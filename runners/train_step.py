@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from layers.attention_cores.whole_rows import decided_once
 from layers.errors import UserError
 from layers.reports import Report, Reports, merged
 from layers.sharding import Rules, constrain, partitioned
@@ -133,7 +134,10 @@ def make_train_step(
 
   def train_step(state: TrainState, batch: Mapping[str, jax.Array]):
     with partitioned(mesh, rules):
-      found = step.gradients(parts, state, with_rows(batch))
+      batch = with_rows(batch)
+      found = decided_once(
+        lambda: step.gradients(parts, state, batch), lambda: objective.model_inputs(batch)
+      )
       _check_variables(objective, found.variables, state.variables)
       after, statistics = step.update(parts, state, found)
       step_metrics = StepMetrics(
@@ -260,11 +264,13 @@ def make_eval_step(
         found = outcome(objective, forward, rows, totals)
         return EvalSums(found.metrics, dict(found.reports))
 
+      inputs = lambda: objective.model_inputs(batch)
       if num_microbatches == 1:
-        return sums(batch)
+        return decided_once(lambda: sums(batch), inputs)
       # A loop of its own merges: in one with the model, the compiler would round a product and
       # the sum it goes into once instead of twice.
-      parts = jax.lax.map(sums, _split(batch, num_microbatches))
+      in_parts = lambda: jax.lax.map(sums, _split(batch, num_microbatches))
+      parts = decided_once(in_parts, inputs)
       none = EvalSums(
         objective.empty_metrics(), _zeros(jax.tree.map(lambda x: x[0], parts.reports))
       )

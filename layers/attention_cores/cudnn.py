@@ -1,8 +1,9 @@
 """Flash attention on NVIDIA's GPUs: cuDNN, through `jax.nn.dot_product_attention`.
 
 The public call supports a causal mask, a window, and an explicit mask for every pair of tokens,
-but no segments. Rows of one segment need no explicit mask. Packed or padded rows do; only some
-queries' part of it is in memory at a time.
+but no segments. Rows of one segment need no explicit mask. Packed rows do; only some queries'
+part of it is in memory at a time. Which they are is decided for a whole step
+(layers/attention_cores/whole_rows.py).
 
 Letters: B batch, T length, C queries at a time, N query heads, K key heads, H head dimension.
 """
@@ -19,6 +20,7 @@ from layers import dtypes
 from layers.attention_cores.blockwise import BlockwiseAttention, refuse_dropout
 from layers.attention_cores.heads_and_rows import WHOLE_ROWS, both_filled
 from layers.attention_cores.request import AttentionRequest
+from layers.attention_cores.whole_rows import are_whole, known_to_be_whole
 from layers.errors import UserError
 from layers.masks import Mask, SlidingWindow, causal_mask, full_mask, reach
 from layers.ranges import PositiveInt
@@ -36,10 +38,11 @@ _MOST_SPANS = 8
 class CudnnAttention:
   """Exact attention in cuDNN's kernels, in bfloat16.
 
-  If each row on a device has one segment, and the mask is causal, full or a window, no mask is
-  stored. Otherwise a mask exists for `query_block` queries at a time, two bytes for each pair
-  of tokens, and the weights are computed again in the backward pass: memory stays linear in the
-  length. If keys have other tokens than queries (generation), it is blockwise.
+  If each row has one segment, and the mask is causal, full or a window, no mask is stored.
+  Where tokens see none after them, padding may follow. Otherwise a mask exists for
+  `query_block` queries at a time, two bytes for each pair of tokens, and the weights are
+  computed again in the backward pass: memory stays linear in the length. If keys have other
+  tokens than queries (generation), it is blockwise.
 
   Attributes:
     query_block: tokens, a multiple of 64; at most the padded length is used.
@@ -136,9 +139,13 @@ def attend(
   masked = functools.partial(_attend_masked, run, mask, query_block)
   if mask not in (causal_mask, full_mask) and not isinstance(mask, SlidingWindow):
     return masked(*operands)
-  segments = query_tokens.segments
-  are_whole = (segments == segments[:, :1]).all()
-  return jax.lax.cond(are_whole, functools.partial(_attend_whole, run, mask), masked, *operands)
+  without_padding = mask is full_mask
+  is_whole = known_to_be_whole(without_padding=without_padding)
+  whole = functools.partial(_attend_whole, run, mask)
+  if is_whole is not None:
+    return whole(*operands) if is_whole else masked(*operands)
+  is_whole = are_whole(query_tokens.segments, without_padding=without_padding)
+  return jax.lax.cond(is_whole, whole, masked, *operands)
 
 
 def dot_product(
@@ -151,7 +158,7 @@ def dot_product(
 
 
 def _attend_whole(run, mask, query, key, value, query_tokens, key_tokens) -> jax.Array:
-  """Attention of rows with one segment each."""
+  """Attention of rows with one segment each; tokens that it may not see come after."""
   window = (mask.size - 1, 0) if isinstance(mask, SlidingWindow) else None
   return run(query, key, value, is_causal=mask is not full_mask, local_window_size=window)
 
