@@ -18,6 +18,9 @@ from runners.configs.tree import copy_config
 from runners.devices.layout import vocabulary_split
 from runners.model_traits import traits
 
+# Columns of a product's tile on accelerators: others leave part of a tile idle.
+_TILE = 128
+
 
 def derive(
   config: fdl.Config,
@@ -37,14 +40,15 @@ def derive(
     platform: of the devices; None: jax's default.
   """
   config = copy_config(config)
+  platform = platform or jax.default_backend()
   facts: dict[str, Any] = {
-    **_precision(config, platform or jax.default_backend()),
+    **_precision(config, platform),
     "max_positions": config.sequence_length,
     "residual_depth": traits(config.model).num_layers,
   }
   if vocabulary is not None:
     facts["vocab_size"] = _vocab_size(config, vocabulary)
-    facts["padded_vocab_size"] = _padded(facts["vocab_size"], config, mesh)
+    facts["padded_vocab_size"] = _padded(facts["vocab_size"], config, mesh, platform)
     if (token_bytes := vocabulary.token_bytes()) is not None:
       _fill(config.objective, {"token_bytes": token_bytes})
   _fill(config.model, facts)
@@ -85,11 +89,16 @@ def _vocab_size(config: fdl.Config, vocabulary: Vocabulary) -> int:
   return vocab_size
 
 
-def _padded(vocab_size: int, config: fdl.Config, mesh: Mapping[str, int]) -> int:
+def _padded(vocab_size: int, config: fdl.Config, mesh: Mapping[str, int], platform: str) -> int:
   multiple, axes = vocabulary_split(config.sharding, mesh)
+  reasons = [f"{axes}={multiple}"] if multiple > 1 else []
+  if platform != "cpu":
+    multiple = math.lcm(multiple, _TILE)
+    reasons.append(f"{_TILE}, the width of a tile of matrix units")
   padded = multiple * math.ceil(vocab_size / multiple)
   if padded != vocab_size:
     note(
-      f"The vocabulary of {vocab_size} is padded to {padded}, a multiple of {axes}={multiple}."
+      f"The vocabulary of {vocab_size} is padded to {padded}, a multiple of "
+      f"{' and of '.join(reasons)}."
     )
   return padded

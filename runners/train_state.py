@@ -239,7 +239,8 @@ class Initializer:
     return {name for name, x in jax.device_get(jax.jit(scalars)()).items() if np.isinf(x)}
 
   def num_params(self) -> int:
-    return sum(x.size for x in jax.tree.leaves(self.abstract.params))
+    """Of the model: what pads the vocabulary does not count."""
+    return sum(x.size for x in jax.tree.leaves(self._model.unpadded()[0]))
 
   def _init(self) -> TrainState:
     params_key, step_key = self._keys()

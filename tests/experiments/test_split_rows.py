@@ -39,7 +39,11 @@ def report(name: str, dtype: str) -> None:
   found = collectives(compiled.as_text(), mesh.shape)
   counts = {"num_layers": config.model.num_layers, "num_microbatches": 1}
   budget: Any = [fdl.build(each) for each in config.collective_budget]
-  print(json.dumps([[c for c in found if "sequence" in c.axes], violations(budget, found, **counts)]))
+  print(
+    json.dumps(
+      [[c for c in found if "sequence" in c.axes], violations(budget, found, **counts)]
+    )
+  )
 
 
 @pytest.mark.slow

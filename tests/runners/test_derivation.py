@@ -127,6 +127,22 @@ def test_the_vocabulary_is_padded_aloud_to_what_its_rules_split_it_into(
   assert ("padded" in "".join(notes)) == (padded > 19)
 
 
+@pytest.mark.parametrize(
+  ("platform", "axes", "padded"),
+  [("cpu", {}, 19), ("gpu", {}, 128), ("tpu", {"tensor": 3}, 384), ("cpu", {"tensor": 3}, 21)],
+)
+def test_on_accelerators_the_vocabulary_is_padded_aloud_to_whole_tiles(
+  platform, axes, padded, notes
+):
+  mesh = dict.fromkeys(AXES, 1) | axes
+  config = toy_config(sharding=DEFAULT_RULES)
+  kwargs = {"vocabulary": VOCABULARY, "mesh": mesh, "num_steps": 1, "platform": platform}
+  assert derive(config, **kwargs).model.padded_vocab_size == padded
+  assert ("a multiple of 128" in "".join(notes) or "of 128," in "".join(notes)) == (
+    platform != "cpu"
+  )
+
+
 def test_data_without_a_vocabulary_leaves_its_fields_alone():
   config = _derived(toy_config(), vocabulary=None)
   assert "vocab_size" not in config.model.__arguments__

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -79,6 +80,8 @@ def test_the_state_without_padding_has_the_vocabulary_for_rows():
     for path, x in jax.tree_util.tree_leaves_with_path(state)
   }
   padded, real = shapes(initializer.abstract), shapes(initializer.unpadded())
+  num_real = sum(math.prod(shape) for name, shape in real.items() if name.startswith(".params"))
+  assert initializer.num_params() == num_real
   differing = {name: (padded[name], real[name]) for name in real if padded[name] != real[name]}
   assert padded.keys() == real.keys()
   assert differing == {
