@@ -169,12 +169,14 @@ def _library_product(instruction: Instruction, operands: Sequence[Array]) -> int
 
 
 def _pallas(instruction: Instruction, kernels: Collection[KernelFlops]) -> int:
-  """A Pallas kernel, by its name and the shapes of its results, or by its name alone."""
+  """A Pallas kernel, by its name and the shapes of its results, or by one of them."""
   named = [one for one in kernels if one.name in f"{instruction.source}/{instruction.name}"]
   longest = max((len(one.name) for one in named), default=0)  # one name may begin another
   named = [one for one in named if len(one.name) == longest]
   shapes = tuple(array.dims for array in instruction.arrays)
   alike = [one for one in named if one.shapes == shapes] or named
+  if not alike and "pallas_call" in instruction.source:  # a GPU's, which tells no name
+    alike = [one for one in kernels if one.shapes == shapes]
   return max((one.flops for one in alike), default=0)
 
 

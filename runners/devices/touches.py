@@ -90,7 +90,7 @@ class Memory:
   def _results(self, instruction: Instruction) -> list[Touch]:
     arrays = list(instruction.arrays)
     called = target(instruction)
-    if called.startswith(_WITH_WORKSPACE) and arrays[-1].dtype in ("u8", "s8"):
+    if called.startswith(_WITH_WORKSPACE) and arrays and arrays[-1].dtype in ("u8", "s8"):
       del arrays[-1]
     if instruction.opcode == "copy-start":  # its operand stands in its result too
       del arrays[1:]
@@ -147,7 +147,9 @@ class _Body:
   @functools.cached_property
   def parts_written(self) -> dict[int, float]:
     """Result -> the part of it that is written, where that is less than all."""
-    (root,) = (instruction for instruction in self._made.values() if instruction.is_root)
+    root = next((made for made in self._made.values() if made.is_root), None)
+    if root is None:  # a computation that the text does not hold
+      return {}
     names = root.operands if root.opcode == "tuple" else (root.name,)
     parts = ((index, self._part_written(self._made[name])) for index, name in enumerate(names))
     return {index: part for index, part in parts if part < 1}

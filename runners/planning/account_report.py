@@ -68,14 +68,16 @@ def _bytes_by_part(found: StepAccount) -> Iterator[str]:
 def kernel_lines(kernels: Sequence[Kernel], rates: Rates | None) -> Iterator[str]:
   """The dearest kernels, each with the layers and the line of code that it came from."""
   kernels = merged(kernels)
-  size, unit = _scale(max((each.bytes for each in kernels), default=0))
-  yield f"the {min(_NUMBER, len(kernels))} dearest of {len(kernels):,} kinds of kernels"
-  head = f"{'ms':>9}{'times':>7}{unit:>9}{'GFLOP':>10}"
+  listed = dearest(kernels, rates, _NUMBER)
+  yield f"the {len(listed)} dearest of {len(kernels):,} kinds of kernels"
+  size, unit = _scale(max((each.bytes for each in listed), default=0))
+  work, prefix = _scale(max((each.flops for each in listed), default=0))
+  head = f"{'ms':>9} {'times':>7} {unit:>10} {f'{prefix[0]}FLOP':>10}"
   yield f"  {head}  {'what':11}  {'pass':8}  where"
-  for each in dearest(kernels, rates, _NUMBER):
+  for each in listed:
     figures = (
-      f"{_milliseconds(seconds_of(each, rates)):>9}{each.times:>7,}"
-      f"{each.bytes / size:>9,.2f}{each.flops / 1e9:>10,.1f}"
+      f"{_milliseconds(seconds_of(each, rates)):>9} {each.times:>7,} "
+      f"{each.bytes / size:>10,.2f} {each.flops / work:>10,.1f}"
     )
     yield f"  {figures}  {each.kind:11}  {_pass(each.source):8}  {_where(each)}"
 
@@ -113,4 +115,6 @@ def _unit(x: float, unit: str) -> str:
 
 
 def _scale(x: float) -> tuple[float, str]:
-  return (1e9, "GB") if x >= 1e9 else (1e6, "MB")
+  """The unit for numbers of which `x` is the largest."""
+  sizes = ((1e13, 1e12, "TB"), (1e9, 1e9, "GB"), (0, 1e6, "MB"))
+  return next((size, unit) for least, size, unit in sizes if x >= least)

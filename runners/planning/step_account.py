@@ -2,8 +2,8 @@
 
 Two sums over the kernels of one device. `seconds` has each kernel's products and memory one
 after the other, and so has been within a few per cent of large models' measured steps
-(docs/planning.md). `bound` lets a kernel's products and memory go on at once, and no exchange
-or pause is hidden: less than this no step of these kernels takes.
+(docs/planning.md). `bound` lets a kernel's products and memory go on at once: no kernel takes
+less at these rates. Both count exchanges and pauses in full, which devices hide in part.
 """
 
 import collections

@@ -84,7 +84,9 @@ def test_a_pallas_kernel_is_found_by_its_name_and_shapes():
   shapes = ("f32[4]{0}", "f32[4]{0}")
   assert _flops(shapes, f'f32[2,8]{{1,0}} {call}flash/pallas_call"}}', kernels) == 50
   assert _flops(shapes, f'f32[4,8]{{1,0}} {call}flash_residuals/pallas_call"}}', kernels) == 7
-  assert _flops(shapes, f'f32[4,8]{{1,0}} {call}other/pallas_call"}}', kernels) == 0
+  assert _flops(shapes, f'f32[2,8]{{1,0}} {call}pallas_call"}}', kernels) == 50  # by its shape
+  assert _flops(shapes, f'f32[6,8]{{1,0}} {call}other/pallas_call"}}', kernels) == 0
+  assert _flops(shapes, f'f32[4,8]{{1,0}} {call}other"}}', kernels) == 0
 
 
 def test_a_compiled_program_counts_what_its_source_does():

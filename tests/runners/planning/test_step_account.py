@@ -77,6 +77,13 @@ def test_the_dearest_are_those_with_most_seconds_and_without_rates_with_most_byt
   assert dearest(KERNELS, None, 1) == [NORM]
 
 
+def test_large_numbers_get_a_larger_unit_and_stay_apart():
+  large = dataclasses.replace(UP, bytes=2 * 10**15, flops=3 * 10**18)
+  _, head, line = kernel_lines([large], None)
+  assert head.split()[:4] == ["ms", "times", "TB", "TFLOP"]
+  assert line.split()[:4] == ["n/a", "4", "2,000.00", "3,000,000.0"]
+
+
 def test_what_every_layer_of_an_unrolled_model_does_is_one_line():
   again = dataclasses.replace(UP, name="gemm.2")
   other = dataclasses.replace(UP, name="gemm.3", bytes=UP.bytes * 2)
