@@ -19,6 +19,7 @@ SHRUNK = (
   "--set=batch_size=2",
   "--set=sequence_length=32",
   "--set=model.model_dim=32",
+  "--set=model.num_layers=1",
   "--set=eval_data['validation'].num_batches=1",
   "--set=writers=[@Console(), @JsonLines()]",
 )
