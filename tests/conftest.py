@@ -1,6 +1,7 @@
 """The suite runs on CPUs, leaves the user's caches alone, and can simulate many devices."""
 
 import collections
+import contextlib
 import json
 import os
 import shutil
@@ -8,6 +9,9 @@ import signal
 from pathlib import Path
 
 import pytest
+
+with contextlib.suppress(ImportError):
+  import triton  # noqa: F401  comes with torch; loaded after TensorFlow it kills the process
 
 from input_pipelines import allowed_packages
 from layers import notices
