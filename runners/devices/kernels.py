@@ -17,7 +17,7 @@ from runners.devices.kernel_flops import KernelFlops
 from runners.devices.stacks import Stacks
 from runners.devices.touches import FREE, Memory, Touches
 
-Kind = Literal["products", "elementwise", "reductions", "copies", "exchanges"]
+Kind = Literal["products", "elementwise", "reductions", "copies", "exchanges", "choices"]
 
 _REDUCES = frozenset({"reduce", "reduce-window", "sort", "scatter", "select-and-scatter"})
 _MOVES = frozenset(
@@ -38,7 +38,8 @@ class Kernel:
 
   Attributes:
     name: the compiler's.
-    kind: what it does; what is fused with a product counts as one.
+    kind: what it does; what is fused with a product counts as one. A choice between programs
+      is no kernel, but a GPU's host has to read which it is before it goes on.
     times: that it runs in a step.
     flops, bytes: of all times; bytes read and written.
     kept: those of the bytes that a loop stacks for a later one, or that this reads again.
@@ -112,6 +113,7 @@ class _Walk:
         for called, trips in self._program.calls(instruction):
           yield from self.run(called, times * trips)
       elif opcode == "conditional":
+        yield _Found(instruction, computation, times, 0, Touches((), ()))
         yield from self._dearest(instruction, times)
       elif opcode not in FREE and not opcode.endswith(("-done", "-update")):
         if target(instruction) not in _FREE_CALLS:
@@ -179,6 +181,8 @@ class _Walk:
 
   def _kind(self, found: _Found) -> Kind:
     opcodes = self._opcodes_of(found.instruction)
+    if "conditional" in opcodes:
+      return "choices"
     if any(opcode.removesuffix("-start") in EXCHANGES for opcode in opcodes):
       return "exchanges"
     if found.flops:

@@ -29,6 +29,8 @@ def account_lines(found: StepAccount, rates: Rates | None, mfu: float | None) ->
     yield "  no times: the rates of the device that this is compiled for are not known"
   else:
     yield from _times(found, rates, mfu)
+  if found.choices:
+    yield f"  {found.choices:,} choices between programs, which a GPU's host has to wait for"
   yield ""
   yield from _bytes_by_part(found)
 

@@ -24,7 +24,7 @@ class StepAccount:
 
   Attributes:
     flops, bytes: of all kernels.
-    launches: the number of kernels that run.
+    launches: the number of kernels that run; choices: between programs (`lax.cond`).
     parts: part of the model -> kind -> bytes, the largest part first.
     products, memory, exchanges, pauses: seconds of each alone; None: rates unknown.
     seconds: all of them, one after the other.
@@ -34,6 +34,7 @@ class StepAccount:
   flops: int
   bytes: int
   launches: int
+  choices: int
   parts: Mapping[str, Mapping[str, int]]
   products: float | None
   memory: float | None
@@ -54,7 +55,7 @@ def account(
     exchanges: seconds that its exchanges take; None if unknown.
   """
   flops, size = sum(each.flops for each in kernels), sum(each.bytes for each in kernels)
-  launches = sum(each.times for each in kernels)
+  launches = sum(each.times for each in kernels if each.kind != "choices")
   parts = _by_part(kernels)
   if rates is None:
     products = memory = pauses = seconds = bound = None
@@ -70,6 +71,7 @@ def account(
     flops=flops,
     bytes=size,
     launches=launches,
+    choices=sum(each.times for each in kernels) - launches,
     parts=parts,
     products=products,
     memory=memory,
@@ -89,7 +91,8 @@ def merged(kernels: Iterable[Kernel]) -> list[Kernel]:
   """The same kernels of every layer of an unrolled model as one, by the first's name."""
   groups = collections.defaultdict[tuple, list[Kernel]](list)
   for each in kernels:
-    alike = (each.bytes // each.times, each.flops // each.times)
+    times = max(1, each.times)  # a loop may run no time at all
+    alike = (each.bytes // times, each.flops // times)
     groups[each.kind, each.source, each.place, *alike].append(each)
   sums = ("times", "flops", "bytes", "kept", "results")
   return [
@@ -107,7 +110,7 @@ def seconds_of(kernel: Kernel, rates: Rates | None) -> float | None:
 
 def bytes_by_kind(kernel: Kernel) -> dict[str, int]:
   """Kind -> bytes of one kernel."""
-  if kernel.kind == "exchanges":
+  if kernel.kind in ("exchanges", "choices"):
     return {}
   rest = kernel.bytes - kernel.kept
   if kernel.kind == "products":

@@ -136,13 +136,14 @@ def test_a_choice_counts_by_its_dearest_branch():
   branch = "%{0} ({0}p: f32[8]) -> f32[8] {{\n  %{0}p = f32[8]{{0}} parameter(0)\n{1}}}\n\n"
   cheap = branch.format("cheap", "  ROOT %c1 = f32[8]{0} copy(%cheapp)\n")
   two = "  %d1 = f32[8]{0} copy(%dearp)\n  ROOT %d2 = f32[8]{0} copy(%d1)\n"
-  (first, second) = _entry(
+  choice, first, second = _entry(
     "  %a = f32[8]{0} parameter(0)",
     "  %p = pred[] parameter(1)",
     "  ROOT %c = f32[8]{0} conditional(%p, %a, %a), branch_computations={%cheap, %dear}",
     before=cheap + branch.format("dear", two),
   )
   assert (first.name, second.name) == ("d1", "d2")
+  assert (choice.kind, choice.times, choice.bytes) == ("choices", 1, 0)
 
 
 def test_memory_on_the_chip_is_no_memory_and_exchanges_are_counted_elsewhere():

@@ -92,6 +92,16 @@ def test_what_every_layer_of_an_unrolled_model_does_is_one_line():
   assert both.flops == 2 * UP.flops and alone == other
 
 
+def test_a_choice_is_told_and_is_no_kernel():
+  choice = Kernel("cond", "choices", 24, 0, 0, 0, 0, UP.source, "")
+  found = account([*KERNELS, choice], RATES, None)
+  assert (found.launches, found.choices) == (12, 24)
+  assert found.seconds == account(KERNELS, RATES, None).seconds
+  said = "\n".join(account_lines(found, RATES, None))
+  assert "  24 choices between programs, which a GPU's host has" in said
+  assert "choices" not in "\n".join(account_lines(account(KERNELS, RATES, None), RATES, None))
+
+
 def test_an_exchange_has_no_bytes_of_its_own():
   assert bytes_by_kind(GATHER) == {}
 
