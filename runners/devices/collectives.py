@@ -1,6 +1,7 @@
 """The exchanges (collectives) of a compiled program in one run, read from its HLO text.
 
-A collective inside loops counts once for every iteration. Its bytes are the larger of input and
+A collective inside loops counts once for every iteration; of a choice the branch that exchanges
+most counts. Its bytes are the larger of input and
 output on one device: the output of an all-gather, the input of a reduce-scatter.
 """
 
@@ -51,7 +52,7 @@ def collectives(program: Program, mesh: Mapping[str, int]) -> list[Collective]:
     program: compiled, for devices in the order of the mesh.
     mesh: axis -> devices along it.
   """
-  times = program.times()
+  times = program.times(_weight)
   repeated = _repeated(program.computations)
   found = [
     collective
@@ -113,6 +114,11 @@ def _collective(
   if computation.startswith("all-reduce-scatter"):  # how a TPU fuses the two
     kind = "reduce-scatter"
   return Collective(kind, axes or ("?",), times * count, times * size, instruction.source)
+
+
+def _weight(instruction: Instruction) -> int:
+  is_one = instruction.opcode.removesuffix("-start") in KINDS
+  return _arrays_and_bytes(instruction)[1] if is_one else 0
 
 
 def _arrays_and_bytes(instruction: Instruction) -> tuple[int, int]:

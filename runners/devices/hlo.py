@@ -3,7 +3,7 @@
 import functools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
@@ -125,10 +125,27 @@ class Program:
     bounds = {int(bound[1]) for line in lines if (bound := _BOUND.search(line.text))}
     return bounds.pop() if len(bounds) == 1 else 1
 
-  def times(self) -> dict[str, int]:
-    """Computation -> how often it runs. A loop with an unknown count counts once."""
+  def times(self, weigh: Callable[[Instruction], int] = lambda _: 0) -> dict[str, int]:
+    """Computation -> how often it runs. A loop with an unknown count counts once.
+
+    Args:
+      weigh: weight of an instruction; of a choice the branch runs that weighs most.
+    """
+
+    def taken(instruction: Instruction) -> list[tuple[str, int]]:
+      found = [*self.calls(instruction)]
+      if instruction.opcode != "conditional":
+        return found
+      return [max(found, key=lambda call: weight(call[0]))] if found else []
+
+    @functools.cache
+    def weight(name: str) -> int:
+      body = self.computations[name]
+      inside = sum(trips * weight(called) for each in body for called, trips in taken(each))
+      return inside + sum(map(weigh, body))
+
     calls = {
-      name: [call for instruction in body for call in self.calls(instruction)]
+      name: [call for instruction in body for call in taken(instruction)]
       for name, body in self.computations.items()
     }
     times = dict.fromkeys(self.computations, 0)

@@ -1,13 +1,13 @@
 """The kernels of a compiled program: how often each runs, its bytes and FLOPs, and its place.
 
 Every instruction that runs by itself is one: a fusion, a product, a call of a library, a copy.
-Loops count as often as they run, and a choice by its dearest branch.
+Loops count as often as they run, and a choice by its dearest branch, or by its cheapest.
 """
 
 import dataclasses
 import functools
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from runners.devices.collectives import KINDS as EXCHANGES
@@ -60,7 +60,11 @@ class Kernel:
 
 
 def kernels(
-  program: Program, platform: str, pallas: Collection[KernelFlops] = ()
+  program: Program,
+  platform: str,
+  pallas: Collection[KernelFlops] = (),
+  *,
+  cheapest: bool = False,
 ) -> list[Kernel]:
   """The kernels of a step, in the program's order.
 
@@ -68,9 +72,10 @@ def kernels(
     program: compiled.
     platform: cpu, gpu or tpu.
     pallas: the Pallas kernels of its jaxpr.
+    cheapest: of a choice take the branch with the fewest bytes, not with the most.
   """
   memory = Memory(program, _VMEM if platform == "tpu" else None)
-  walk = _Walk(program, memory, pallas)
+  walk = _Walk(program, memory, pallas, min if cheapest else max)
   if program.entry is None:
     return []
   found = list(walk.run(program.entry, 1))
@@ -98,8 +103,15 @@ class _Found(NamedTuple):
 class _Walk:
   """A walk through a program as it runs."""
 
-  def __init__(self, program: Program, memory: Memory, pallas: Collection[KernelFlops]):
+  def __init__(
+    self,
+    program: Program,
+    memory: Memory,
+    pallas: Collection[KernelFlops],
+    choose: Callable[..., list[_Found]],
+  ):
     self._program, self._memory, self._pallas = program, memory, pallas
+    self._choose = choose
     self._flops_within = functools.cache(lambda name: flops_within(program, name, pallas))
     self._opcodes_within = functools.cache(self._opcodes)
 
@@ -114,14 +126,15 @@ class _Walk:
           yield from self.run(called, times * trips)
       elif opcode == "conditional":
         yield _Found(instruction, computation, times, 0, Touches((), ()))
-        yield from self._dearest(instruction, times)
+        yield from self._chosen(instruction, times)
       elif opcode not in FREE and not opcode.endswith(("-done", "-update")):
         if target(instruction) not in _FREE_CALLS:
           yield self._found(instruction, computation, times, shapes)
 
-  def _dearest(self, choice: Instruction, times: int) -> Iterator[_Found]:
+  def _chosen(self, choice: Instruction, times: int) -> Iterator[_Found]:
     branches = [list(self.run(called, times)) for called, _ in self._program.calls(choice)]
-    yield from max(branches, key=lambda found: sum(map(_bytes, found)), default=[])
+    by_bytes = lambda found: sum(map(_bytes, found))
+    yield from self._choose(branches, key=by_bytes, default=[])
 
   def _found(
     self,

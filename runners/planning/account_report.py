@@ -13,7 +13,19 @@ _NUMBER = 20  # kernels listed
 
 
 def account_lines(found: StepAccount, rates: Rates | None, mfu: float | None) -> Iterator[str]:
-  """Where the time and the bytes of a step go.
+  """Where the time and the bytes of a step go: sums, and the bytes by part and kind."""
+  yield from sum_lines(found, rates, mfu)
+  if found.choices:
+    plural = "s" if found.choices > 1 else ""
+    yield (
+      f"  {found.choices:,} choice{plural} between programs, which a GPU's host has to wait for"
+    )
+  yield ""
+  yield from _bytes_by_part(found)
+
+
+def sum_lines(found: StepAccount, rates: Rates | None, mfu: float | None) -> Iterator[str]:
+  """The sums over all kernels of a step.
 
   Args:
     found: the account.
@@ -29,10 +41,6 @@ def account_lines(found: StepAccount, rates: Rates | None, mfu: float | None) ->
     yield "  no times: the rates of the device that this is compiled for are not known"
   else:
     yield from _times(found, rates, mfu)
-  if found.choices:
-    yield f"  {found.choices:,} choices between programs, which a GPU's host has to wait for"
-  yield ""
-  yield from _bytes_by_part(found)
 
 
 def _times(found: StepAccount, rates: Rates, mfu: float | None) -> Iterator[str]:

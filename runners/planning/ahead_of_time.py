@@ -164,12 +164,16 @@ def _read(
 ) -> dict[str, list[dict[str, Any]] | None]:
   """Every collective and every kernel of the program, as JSON; None without a program."""
   if compiled is None:
-    return {"collectives": None, "kernels": None}
+    return {"collectives": None, "kernels": None, "cheapest_kernels": None}
   program = hlo.Program(compiled.as_text())
   found = collectives.collectives(program, mesh.shape)
+  dearest = kernels.kernels(program, platform, pallas)
+  choices = any(kernel.kind == "choices" for kernel in dearest)
+  cheapest = kernels.kernels(program, platform, pallas, cheapest=True) if choices else []
   return {
     "collectives": [collective._asdict() for collective in found],
-    "kernels": [*map(dataclasses.asdict, kernels.kernels(program, platform, pallas))],
+    "kernels": [*map(dataclasses.asdict, dearest)],
+    "cheapest_kernels": [*map(dataclasses.asdict, cheapest)] or None,
   }
 
 

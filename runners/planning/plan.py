@@ -71,7 +71,8 @@ class Plan:
     over_budget: a line for each kind of collective beyond the experiment's allowance.
     notes: messages from the parts of the run, such as the attention core chosen.
     peak_flops: FLOP/s of one device; None if unknown.
-    kernels: of the program, on one device; None without a program.
+    kernels: of the program, on one device; None without a program. Of a choice between
+      programs those of the dearest branch; cheapest_kernels: of the cheapest, None without one.
     exchange_seconds: for the collectives, one after another; None if unknown.
     rates: of the device that the program is compiled for; None if unknown.
   """
@@ -95,6 +96,7 @@ class Plan:
   peak_flops: float | None
   units: str = "tokens"
   kernels: Sequence[Kernel] | None = None
+  cheapest_kernels: Sequence[Kernel] | None = None
   exchange_seconds: float | None = None
   rates: Rates | None = None
 
@@ -146,11 +148,14 @@ class Plan:
     flops = self.hardware_flops_per_step
     return self.peak_flops and flops / (self.devices * self.peak_flops * mfu)
 
-  def account(self) -> StepAccount | None:
-    """Where the time of a step goes; None without a program."""
-    if self.kernels is None:
-      return None
-    return account(self.kernels, self.rates, self.exchange_seconds)
+  def account(self, *, cheapest: bool = False) -> StepAccount | None:
+    """Where the time of a step goes; None without a program.
+
+    Args:
+      cheapest: by the cheapest branch of each choice; None also if there is no choice.
+    """
+    kernels = self.cheapest_kernels if cheapest else self.kernels
+    return None if kernels is None else account(kernels, self.rates, self.exchange_seconds)
 
   def model_utilisation(self, seconds: float | None) -> float | None:
     """The MFU of steps of so many seconds; None if unknown."""
@@ -188,7 +193,7 @@ def plan(
   budget: Sequence[Allowance] = [fdl.build(each) for each in config.collective_budget or ()]
   counts = {name: facts[name] for name in ("num_layers", "num_microbatches")}
   kind = topology.accelerator.device_kind if topology else facts["device_kind"]
-  kernels = facts.pop("kernels")
+  made = {name: facts.pop(name) for name in ("kernels", "cheapest_kernels")}
   del facts["device_kind"]
   if topology and (usable := usable_bytes(topology)) is not None:
     facts["bytes_per_device"]["available"] = usable
@@ -198,10 +203,15 @@ def plan(
     collectives=found,
     over_budget=violations(budget, found or (), **counts),
     peak_flops=peak_flops(kind),
-    kernels=kernels and [Kernel(**each) for each in kernels],
+    kernels=_kernels(made["kernels"]),
+    cheapest_kernels=_kernels(made["cheapest_kernels"]),
     exchange_seconds=topology and exchange_seconds(found or (), facts["mesh"], topology),
     rates=rates(kind) if topology is None or topology.can_compile() else None,
   )
+
+
+def _kernels(found: Sequence[Mapping[str, Any]] | None) -> list[Kernel] | None:
+  return None if found is None else [Kernel(**each) for each in found]
 
 
 def usable_bytes(topology: Topology) -> int | None:
@@ -236,10 +246,10 @@ def as_json(plan: Plan, *, kernels: bool = False, **asked: Any) -> dict[str, Any
     {"kind": kind, "axes": axes, "count": count, "bytes": size}
     for kind, axes, count, size, _ in by_kind(found)
   ]  # fmt: skip
-  bare = dataclasses.replace(plan, kernels=None)
+  bare = dataclasses.replace(plan, kernels=None, cheapest_kernels=None)
   facts, run = dataclasses.asdict(bare), dataclasses.asdict(plan.run(**asked))
   units = facts.pop("units")
-  del facts["kernels"], facts["exchange_seconds"]
+  del facts["kernels"], facts["cheapest_kernels"], facts["exchange_seconds"]
   listed = map(dataclasses.asdict, dearest(made, plan.rates, len(made)))
   return {
     **_renamed(facts, "units_per_step", f"{units}_per_step"),
@@ -247,13 +257,13 @@ def as_json(plan: Plan, *, kernels: bool = False, **asked: Any) -> dict[str, Any
     "fits": plan.fits,
     "within_budget": not plan.over_budget,
     "run": _renamed(run, "amount", units),
-    "step": _account_as_json(plan),
+    "step": _account_as_json(plan, plan.account()),
+    "cheapest_step": _account_as_json(plan, plan.account(cheapest=True)),
     **({"kernels": [*listed]} if kernels else {}),
   }
 
 
-def _account_as_json(plan: Plan) -> dict[str, Any] | None:
-  found = plan.account()
+def _account_as_json(plan: Plan, found: StepAccount | None) -> dict[str, Any] | None:
   if found is None:
     return None
   return dataclasses.asdict(found) | {

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from runners.devices.collectives import by_kind
-from runners.planning.account_report import account_lines, kernel_lines
+from runners.planning.account_report import account_lines, kernel_lines, sum_lines
 from runners.planning.plan import Plan, RunCost
 
 _MIB, _GIB = 2**20, 2**30
@@ -107,6 +107,10 @@ def _account(plan: Plan, *, kernels: bool) -> Iterator[str]:
   if found is None:
     return
   yield from account_lines(found, plan.rates, plan.model_utilisation(found.seconds))
+  if (cheapest := plan.account(cheapest=True)) is not None:
+    yield ""
+    yield "the same by the cheapest branch of each choice"
+    yield from sum_lines(cheapest, plan.rates, plan.model_utilisation(cheapest.seconds))
   if kernels:
     yield ""
     yield from kernel_lines(plan.kernels or (), plan.rates)

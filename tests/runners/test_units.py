@@ -68,6 +68,7 @@ def test_images_are_evaluated_over_the_whole_set(run, capsys):
 
 def test_a_plan_names_what_the_data_are_counted_in():
   facts = plan_step(image_config(), None)
+  assert facts["cheapest_kernels"] is None  # nothing is chosen
   facts["kernels"] = [Kernel(**each) for each in facts["kernels"]]
   kind = facts.pop("device_kind")
   plan = Plan(**facts, notes=(), compiled_for=kind, over_budget=(), peak_flops=1e12)

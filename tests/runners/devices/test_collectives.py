@@ -145,6 +145,34 @@ print(json.dumps([c[:4] for c in collectives(Program(hlo), mesh.shape)]))
   assert found == [["all-reduce", ["tensor"], 5, 5 * 4 * 32 * 4]]
 
 
+CHOICE = """HloModule jit_step
+
+%whole (p: bf16[4]) -> bf16[32] {
+  %p = bf16[4]{0} parameter(0)
+  ROOT %all-gather.1 = bf16[32]{0} all-gather(%p), channel_id=1, replica_groups={}
+}
+
+%packed (q: bf16[4]) -> bf16[32] {
+  %q = bf16[4]{0} parameter(0)
+  %twice = bf16[4]{0} all-reduce(%q), channel_id=2, replica_groups={}, to_apply=%add
+  ROOT %all-gather.2 = bf16[32]{0} all-gather(%twice), channel_id=3, replica_groups={}
+}
+
+ENTRY %main (a: bf16[4], b: pred[]) -> bf16[32] {
+  %a = bf16[4]{0} parameter(0)
+  %b = pred[] parameter(1)
+  ROOT %c = bf16[32]{0} conditional(%b, %a, %a), branch_computations={%whole, %packed}
+}
+"""
+
+
+def test_of_a_choice_the_branch_counts_that_exchanges_most():
+  assert [found[:4] for found in collectives(Program(CHOICE), MESH)] == [
+    ("all-gather", ("fsdp", "tensor"), 1, 64),
+    ("all-reduce", ("fsdp", "tensor"), 1, 8),
+  ]
+
+
 FUSIONS = """HloModule jit_step
 
 %start (p: bf16[4]) -> bf16[32] {

@@ -125,25 +125,29 @@ def test_kernels_say_what_they_do_and_where_they_come_from(found):
   assert found["made"].source == "jit(step)/jvp(Block)/feed_forward/add"
 
 
-def _entry(*lines, before=""):
-  return kernels(
-    Program(f"{before}ENTRY %main (a: f32[8]) -> f32[8] {{\n" + "\n".join(lines) + "\n}\n"),
-    "tpu",
-  )
+def _program(*lines, before=""):
+  head = "ENTRY %main (a: f32[8]) -> f32[8] {\n"
+  return Program(before + head + "\n".join(lines) + "\n}\n")
 
 
-def test_a_choice_counts_by_its_dearest_branch():
+def _entry(*lines):
+  return kernels(_program(*lines), "tpu")
+
+
+def test_a_choice_counts_by_its_dearest_branch_or_its_cheapest():
   branch = "%{0} ({0}p: f32[8]) -> f32[8] {{\n  %{0}p = f32[8]{{0}} parameter(0)\n{1}}}\n\n"
   cheap = branch.format("cheap", "  ROOT %c1 = f32[8]{0} copy(%cheapp)\n")
   two = "  %d1 = f32[8]{0} copy(%dearp)\n  ROOT %d2 = f32[8]{0} copy(%d1)\n"
-  choice, first, second = _entry(
+  program = _program(
     "  %a = f32[8]{0} parameter(0)",
     "  %p = pred[] parameter(1)",
     "  ROOT %c = f32[8]{0} conditional(%p, %a, %a), branch_computations={%cheap, %dear}",
     before=cheap + branch.format("dear", two),
   )
+  choice, first, second = kernels(program, "tpu")
   assert (first.name, second.name) == ("d1", "d2")
   assert (choice.kind, choice.times, choice.bytes) == ("choices", 1, 0)
+  assert [each.name for each in kernels(program, "tpu", cheapest=True)] == ["c", "c1"]
 
 
 def test_memory_on_the_chip_is_no_memory_and_exchanges_are_counted_elsewhere():

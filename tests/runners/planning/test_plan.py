@@ -159,6 +159,22 @@ def test_json_says_where_a_steps_time_goes_and_lists_kernels_when_asked():
   assert listed[0]["place"] == "layers/feed_forward.py:9"
 
 
+def test_a_step_with_a_choice_is_told_by_its_dearest_and_its_cheapest_branch():
+  small = Kernel("whole", "products", 1, 10**12, 10**9, 0, 0, "", "")
+  large = dataclasses.replace(small, name="packed", bytes=3 * 10**9)
+  choice = Kernel("cond", "choices", 1, 0, 0, 0, 0, "", "")
+  known = dataclasses.replace(
+    LARGE, kernels=[choice, large], cheapest_kernels=[choice, small], rates=Rates(1e15, 1e12, 0)
+  )
+  asked = {"mfu": 0.4, "tokens": None, "price": 0.0}
+  answer = as_json(known, **asked)
+  assert answer["step"]["bytes"] == 3 * 10**9 and answer["cheapest_step"]["bytes"] == 10**9
+  said = report(known, "toy", **asked)
+  assert said.index("memory, 3 GB") < said.index("the same by the cheapest branch")
+  assert said.index("the same by the cheapest branch") < said.index("memory, 1 GB")
+  assert as_json(LARGE, **asked)["cheapest_step"] is None
+
+
 def test_jax_leaves_a_part_of_a_gpu_to_others(monkeypatch):
   monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
   assert usable_bytes(parse("h100:1x8")) == int(0.75 * 84_942_979_072)
