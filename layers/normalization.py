@@ -1,15 +1,17 @@
 """Normalisation over the feature dimension, in float32 whatever the activations are."""
 
 import functools
+from typing import cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from layers import dtypes
 from layers.dtypes import DType
 from layers.ranges import PositiveFloat
-from layers.sharding import partitioned_init
+from layers.sharding import partitioned_init, platform
 
 
 class LayerNorm(nn.Module):
@@ -28,14 +30,16 @@ class LayerNorm(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """x [..., D] gives the same shape and dtype."""
-    dtype = dtypes.resolve(self.param_dtype)
-    y = standardize(x.astype(jnp.float32), self.epsilon)
+    dtype, bias = dtypes.resolve(self.param_dtype), None
     ones = partitioned_init(nn.initializers.ones, "embed")
-    y *= self.param("scale", ones, x.shape[-1:], dtype).astype(jnp.float32)
+    scale = self.param("scale", ones, x.shape[-1:], dtype).astype(jnp.float32)
     if self.use_bias:
       zeros = partitioned_init(nn.initializers.zeros, "embed")
-      y += self.param("bias", zeros, x.shape[-1:], dtype).astype(jnp.float32)
-    return y.astype(x.dtype)
+      bias = self.param("bias", zeros, x.shape[-1:], dtype).astype(jnp.float32)
+    if platform() != "cpu":
+      return cast(jax.Array, _normalized(x, scale, bias, self.epsilon))
+    y = standardize(x.astype(jnp.float32), self.epsilon) * scale
+    return (y if bias is None else y + bias).astype(x.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -84,3 +88,36 @@ def _backward(epsilon, residuals, gradient):
 
 
 standardize.defvjp(_forward, _backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _normalized(x, scale, bias, epsilon):
+  """`standardize` with scale and bias (or None) of x [..., D], in its dtype, for accelerators.
+
+  The backward pass reads x and two moments of a token, not float32 arrays of x's size.
+  """
+  return _normalize(x, scale, bias, epsilon)[0]
+
+
+def _normalize(x, scale, bias, epsilon):
+  exact = x.astype(jnp.float32)
+  mean = checkpoint_name(exact.mean(axis=-1, keepdims=True), "moments")
+  variance = jnp.square(exact - mean).mean(axis=-1, keepdims=True)
+  inverse = checkpoint_name(jax.lax.rsqrt(variance + epsilon), "moments")
+  y = (exact - mean) * inverse * scale
+  return (y if bias is None else y + bias).astype(x.dtype), (x, mean, inverse, scale, bias)
+
+
+def _normalize_backward(epsilon, residuals, gradient):
+  del epsilon
+  x, mean, inverse, scale, bias = residuals
+  gradient = gradient.astype(jnp.float32)
+  y, scaled = (x.astype(jnp.float32) - mean) * inverse, gradient * scale
+  along = (scaled * y).mean(axis=-1, keepdims=True)
+  dx = inverse * (scaled - scaled.mean(axis=-1, keepdims=True) - y * along)
+  tokens = tuple(range(x.ndim - 1))
+  dbias = None if bias is None else gradient.sum(tokens)
+  return dx.astype(x.dtype), (gradient * y).sum(tokens), dbias
+
+
+_normalized.defvjp(_normalize, _normalize_backward)

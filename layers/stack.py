@@ -18,8 +18,11 @@ from layers.initializers import one_by_one
 from layers.ranges import PositiveInt
 from layers.rematerialization import RematPolicy, rematerialized
 from layers.reports import COLLECTION, over_layers, seen_in_stack
+from layers.sharding import is_split, platform
 from layers.tokens import Tokens
 from layers.variables import first_variables
+
+_MOST_UNROLLED = 24
 
 
 class Stack(nn.Module):
@@ -28,11 +31,11 @@ class Stack(nn.Module):
   Attributes:
     block: a template, called as (x, tokens).
     num_layers: how many.
-    scan_layers: True: one compiled body, with parameters stacked on a leading axis "layers"
-      (compile time does not depend on depth). A number: the same parameters, with so many
-      layers in a body; with all of them there is no loop, and nothing that is kept for the
-      backward pass is copied into a stack and out of it. False: separate layers, which compile
-      longer and run faster if layers are small.
+    scan_layers: a number: parameters stacked on a leading axis "layers", and so many layers in
+      the body of a loop. With 1, compile time does not depend on depth; with all layers there
+      is no loop, and nothing that is kept for the backward pass is copied into a stack and out
+      of it. True: 1, but all layers on a single GPU, unless they are more than 24, which would
+      compile for minutes. False: separate layers, each with parameters of its own.
     remat: which tensors the backward pass recomputes.
   """
 
@@ -98,6 +101,9 @@ class Stack(nn.Module):
 
   def _group(self) -> int:
     """Layers in the body of the loop."""
+    if self.scan_layers is True and platform() == "gpu" and not cache.in_use(self):
+      # On several devices a loop keeps gathered weights from waiting for the backward pass.
+      return self.num_layers if self.num_layers <= _MOST_UNROLLED and not is_split() else 1
     return min(int(self.scan_layers), self.num_layers)
 
   def _is_loop(self) -> bool:

@@ -4,8 +4,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from layers.normalization import LayerNorm, RMSNorm, standardize
+from layers.sharding import on_platform
 
 
 def test_layer_norm_has_mean_zero_and_variance_one_at_first():
@@ -56,3 +58,22 @@ def test_rms_norm_divides_by_the_root_of_the_mean_square_in_float32():
   low = module.apply(params, x.astype(jnp.bfloat16))
   assert low.dtype == jnp.bfloat16
   np.testing.assert_allclose(low.astype(np.float32), want * np.arange(64), rtol=2e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("norm", [LayerNorm(), LayerNorm(use_bias=False)])
+def test_on_accelerators_values_and_gradients_are_those_of_a_cpu(norm):
+  keys = jax.random.split(jax.random.key(0), 3)
+  x, weights = 3 + 2 * jax.random.normal(keys[0], (2, 4, 16)), jax.random.normal(keys[1], (16,))
+  params = jax.tree.map(
+    lambda p: p + jax.random.normal(keys[2], p.shape), nn.unbox(norm.init(keys[0], x))
+  )
+  results = lambda: jax.value_and_grad(
+    lambda x, params: (weights * jnp.sin(norm.apply(params, x))).sum(), (0, 1)
+  )(x, params)
+  want = results()
+  with on_platform("gpu"):
+    got = results()
+    low = norm.apply(params, x.astype(jnp.bfloat16))
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+  jax.tree.map(close, got, want)
+  assert low.dtype == jnp.bfloat16

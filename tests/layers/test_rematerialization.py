@@ -137,8 +137,8 @@ def test_accelerators_keep_the_inputs_of_cheap_work_rounded_and_not_what_it_give
   with on_platform("gpu"):
     kept = kept_by_scanned_layers(model, params, packed)
   stream, heads, narrow = (2, 12, D), (2, 12, 4, D // 4), (2, 12, 2, D // 4)
-  of_sums = (2, 2, 2, 12)  # the log
-  assert [shape for shape, dtype in kept if dtype == "float32"] == [of_sums]
+  of_sums, moments = (2, 2, 2, 12), (2, 12, 1)  # of attention; of two norms
+  assert [shape for shape, dtype in kept if dtype == "float32"] == [of_sums, *[moments] * 4]
   shapes = [shape for shape, dtype in kept if dtype == "bfloat16"]
   # What the block was given, and what attention added to it.
   assert shapes.count((2, 12, F)) == (2 if gated else 1)  # not what the activation gives
