@@ -2,7 +2,8 @@
 
 Attention kernels are fastest where each row has one document. Who chooses by the data within a
 layer makes a GPU's host wait for that answer in every layer, forward and backward. Instead
-`decided_once` computes the answer once, and has the whole step in two forms, one for each.
+`decided_once` computes the answer once, and has the whole step in two forms, one for each; on
+several devices the layers still choose.
 
 Letters: B batch, T length.
 """
@@ -16,7 +17,7 @@ from typing import Any
 import jax
 from jax.extend.core import jaxpr_as_fun
 
-from layers.sharding import platform
+from layers.sharding import is_split, platform
 from layers.tokens import Tokens
 
 
@@ -73,7 +74,9 @@ def decided_once(function: Callable[[], Any], inputs: Callable[[], Sequence[Any]
     inputs: gives the inputs of the model, of all its rows; without `Tokens` among them nothing
       is known of rows.
   """
-  if platform() != "gpu":  # no kernel of another platform depends on it
+  # No kernel of another platform depends on it. On several devices the layers choose: what leaves
+  # a choice is not split as what it goes into, and whole gradients would lie on every device.
+  if platform() != "gpu" or is_split():
     return function()
   tokens = next((x for x in inputs() if isinstance(x, Tokens)), None)
   if tokens is None:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from layers.attention_cores import whole_rows
 from layers.attention_cores.cudnn import attend, dot_product
 from layers.attention_cores.whole_rows import are_whole, decided_once, known_to_be_whole
 from layers.sharding import on_platform
@@ -55,6 +56,13 @@ def test_who_asks_is_told_what_holds_for_these_rows(segments, strict, wanted):
     assert decide()["found"] == wanted
   assert jax.jit(lambda: decided_once(answer, _inputs(segments)))() == 0  # not on CPU
   assert known_to_be_whole(without_padding=strict) is None
+
+
+def test_on_several_devices_every_layer_chooses(monkeypatch):
+  monkeypatch.setattr(whole_rows, "is_split", lambda: True)
+  answer = lambda: jnp.float32(known_to_be_whole(without_padding=True) is None)
+  with on_platform("gpu"):
+    assert decided_once(answer, _inputs([[1, 1]])) == 1
 
 
 def test_where_nobody_asks_there_is_one_form():
