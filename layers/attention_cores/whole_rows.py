@@ -74,8 +74,8 @@ def decided_once(function: Callable[[], Any], inputs: Callable[[], Sequence[Any]
     inputs: gives the inputs of the model, of all its rows; without `Tokens` among them nothing
       is known of rows.
   """
-  # No kernel of another platform depends on it. On several devices the layers choose: what leaves
-  # a choice is not split as what it goes into, and whole gradients would lie on every device.
+  # No kernel of another platform depends on it. On several devices the layers choose: what
+  # leaves a choice is not split as what it goes into, so gradients would lie whole on each.
   if platform() != "gpu" or is_split():
     return function()
   tokens = next((x for x in inputs() if isinstance(x, Tokens)), None)
