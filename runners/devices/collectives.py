@@ -60,7 +60,7 @@ def collectives(program: Program, mesh: Mapping[str, int]) -> list[Collective]:
     if times[name]
     for instruction in instructions
     if instruction not in repeated.get(name, ())
-    and (collective := _collective(name, instruction, times[name], mesh)) is not None
+    and (collective := _collective(name, instruction, times[name], mesh, program)) is not None
   ]
   return sorted(found, key=lambda c: -c.bytes)
 
@@ -99,7 +99,11 @@ def _repeated(
 
 
 def _collective(
-  computation: str, instruction: Instruction, times: int, mesh: Mapping[str, int]
+  computation: str,
+  instruction: Instruction,
+  times: int,
+  mesh: Mapping[str, int],
+  program: Program,
 ) -> Collective | None:
   """The instruction as a Collective; None if it is none or involves a single device."""
   kind = instruction.opcode.removesuffix("-start")
@@ -113,7 +117,18 @@ def _collective(
     size *= math.prod(mesh.get(axis, 1) for axis in axes or ())
   if computation.startswith("all-reduce-scatter"):  # how a TPU fuses the two
     kind = "reduce-scatter"
-  return Collective(kind, axes or ("?",), times * count, times * size, instruction.source)
+  source = _source(instruction, program.computations[computation])
+  return Collective(kind, axes or ("?",), times * count, times * size, source)
+
+
+def _source(instruction: Instruction, computation: Sequence[Instruction]) -> str:
+  """Its place; without one, as the partitioner may add it, the place of its first user."""
+  while not instruction.source:
+    users = (user for user in computation if instruction.name in user.operands)
+    if (user := next(users, None)) is None:
+      return ""
+    instruction = user
+  return instruction.source
 
 
 def _weight(instruction: Instruction) -> int:

@@ -60,7 +60,7 @@ def test_a_program_beyond_its_budget_is_code_3_and_names_the_offender(run):
   code, out, _ = run(*SMALL, "--topology=cpu:4", budget)
   assert code == 3
   (line,) = [line for line in out.splitlines() if "OVER BUDGET" in line]
-  assert "all-gather along fsdp" in line and "2 allowed" in line and "Block" in line
+  assert "all-gather along fsdp" in line and "2 allowed" in line and "stack" in line
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from runners.assembly import jitted_train_step
 from runners.blueprint import draw, lay_ground
 from runners.devices.collective_budget import violations
 from runners.devices.collectives import collectives
+from runners.devices.hlo import Program
 from runners.devices.meshes import batch_sharding
 from tests.experiments.mesh_runs import tiny
 
@@ -36,7 +37,7 @@ def report(name: str, dtype: str) -> None:
   step = jitted_train_step(trainer, initializer, mesh)
   batch = step_flops.global_batch(trainer, batch_sharding(mesh))
   compiled = step.trace(initializer.abstract, batch).lower().compile()
-  found = collectives(compiled.as_text(), mesh.shape)
+  found = collectives(Program(compiled.as_text()), mesh.shape)
   counts = {"num_layers": config.model.num_layers, "num_microbatches": 1}
   budget: Any = [fdl.build(each) for each in config.collective_budget]
   print(

@@ -17,7 +17,7 @@ from runners.processes.folder_lock import is_held
 from runners.workdir import read_starts
 from tests.shown_commands import SHRUNK, run
 
-SWEEP = ("sweep", "--exp=gpt2.Nano", "--set=model.num_layers=1", *SHRUNK)
+SWEEP = ("sweep", "--exp=gpt2.Nano", *SHRUNK)
 SIX = (*SWEEP, "--sweep=seed=1,2", "--sweep=optimizer.learning_rate.peak=1e-4,1e-3,1e-2")
 FOLDER = Path("sweeps", "gpt2.Nano")
 

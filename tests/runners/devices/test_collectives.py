@@ -200,3 +200,17 @@ def test_an_exchange_that_several_fusions_share_counts_once():
     ("all-gather", ("fsdp", "tensor"), 1, 64),
     ("all-gather", ("fsdp", "tensor"), 1, 64),
   ]
+
+
+def test_an_exchange_without_a_place_is_named_by_its_first_user():
+  gather = "%gathered = f32[8]{0} all-gather(%weight), replica_groups={{0,1}}, dimensions={0}"
+  program = Program(
+    "ENTRY %main (weight: f32[4]) -> f32[8] {\n"
+    "  %weight = f32[4]{0} parameter(0)\n"
+    f"  {gather}\n"
+    "  %rounded = bf16[8]{0} convert(%gathered)\n"
+    '  ROOT %product = f32[8]{0} negate(%rounded), metadata={op_name="stack/Block/up"}\n'
+    "}\n"
+  )
+  (found,) = collectives(program, {"fsdp": 2})
+  assert found.source == "stack/Block/up"
