@@ -34,7 +34,7 @@ MODELS: dict[str, Any] = {
     "title": "GPT-2 124M, 16 rows of 1,024",
     "experiment": "gpt2.Small",
     "rows": (16, 1024),
-    "programs": {"as registered": {}, "12 layers in a body": {"scan_layers": 12}},
+    "programs": {"as registered": {}},
   },
   "llama": {
     "title": "LLaMA 1.2 B, 4 rows of 4,096",
@@ -42,8 +42,7 @@ MODELS: dict[str, Any] = {
     "rows": (4, 4096),
     "programs": {
       "as registered": {},
-      "remat minimal": {"remat": "minimal", "loss_chunk": None},
-      "22 layers in a body": {"remat": "minimal", "loss_chunk": None, "scan_layers": 22},
+      "nothing recomputed": {"remat": "none", "loss_chunk": None},
     },
   },
 }
