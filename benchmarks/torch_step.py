@@ -76,7 +76,8 @@ class LanguageModel(nn.Module):
     for parameter in self.parameters():
       if parameter.dim() > 1:
         nn.init.normal_(parameter, std=0.02)
-    frequencies = 10_000.0 ** -torch.linspace(0, 1, dim // num_heads // 2 + 1)[:-1]
+    features = torch.linspace(0, 1, dim // num_heads // 2 + 1)[:-1]
+    frequencies = torch.exp(-math.log(10_000) * features)
     angles = torch.arange(length)[:, None] * frequencies
     self.register_buffer("rotation", torch.stack([angles.cos(), angles.sin()]))
 

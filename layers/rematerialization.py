@@ -87,11 +87,11 @@ _KEEPS_ATTENTION = jax.checkpoint_policies.save_from_both_policies(
 
 # One operation or a few on each element of what is read, or only another view of it.
 _CHEAP = frozenset(
-  "abs add and broadcast_in_dim clamp concatenate convert_element_type copy cos div eq erf exp "
-  "exp2 expand_dims expm1 floor ge gt integer_pow iota is_finite le log log1p logistic lt max "
-  "min mul ne neg not or pad pow reduce_max reduce_precision reduce_sum rem reshape rsqrt "
-  "select_n sharding_constraint sign sin slice split sqrt square squeeze stop_gradient sub "
-  "tanh transpose".split()
+  "abs add and broadcast_in_dim clamp concatenate convert_element_type copy cos div eq erf "
+  "erfc exp exp2 expand_dims expm1 floor ge gt integer_pow iota is_finite le log log1p "
+  "logistic lt max min mul ne neg not one_minus_square or pad pow reduce_max "
+  "reduce_precision reduce_sum rem reshape rsqrt select_n sharding_constraint sign sin "
+  "slice split sqrt square squeeze stop_gradient sub tanh transpose".split()
 )
 _CHEAP_TENSORS = ("attention_norm", "feed_forward_norm", "hidden")
 

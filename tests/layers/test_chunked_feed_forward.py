@@ -69,12 +69,14 @@ def test_a_chunk_has_tokens():
 
 
 CODE = """
-import collections, json, re
+import json
 import flax.linen as nn, jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from experiments.llama import RULES
 from layers.sharding import constrain, partitioned
 from layers.tokens import Tokens
+from runners.devices.collectives import collectives
+from runners.devices.hlo import Program
 from tests.layers.test_chunked_feed_forward import MAKERS, assert_like_plain
 mesh = Mesh(np.array(jax.devices()).reshape(1, 2, 2, 2), ("data", "fsdp", "sequence", "tensor"))
 with partitioned(mesh, RULES):
@@ -95,14 +97,14 @@ def exchanged(chunk):
   step = jax.jit(
     jax.grad(loss, (0, 1)), in_shardings=(shardings, rows), out_shardings=(shardings, rows)
   )
-  text = step.lower(nn.unbox(boxed), x).compile().as_text()
-  inside = [line for line in text.splitlines() if "while/body" in line]
-  kinds = r" (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)[(]"
-  return re.findall(kinds, text), re.findall(kinds, "".join(inside))
+  program = Program(step.lower(nn.unbox(boxed), x).compile().as_text())
+  found = collectives(program, mesh.shape)
+  # An all-reduce passes each array on twice, as a reduce-scatter and an all-gather.
+  passed_on = sum(one.bytes * (2 if one.kind == "all-reduce" else 1) for one in found)
+  return passed_on, sum("while/body" in one.source for one in found)
 
 
-plain, chunked = exchanged(None), exchanged(4)
-print(json.dumps([*map(len, plain), *map(len, chunked)]))
+print(json.dumps([*exchanged(None), *exchanged(4)]))
 """
 
 

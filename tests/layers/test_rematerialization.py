@@ -119,7 +119,10 @@ def kept_by_scanned_layers(model, params, batch):
   loss = lambda params: model.apply(params, *batch).astype(jnp.float32).mean()
   jaxpr = jax.make_jaxpr(jax.grad(loss))(params).jaxpr
   loop = next(equation for equation in jaxpr.eqns if equation.primitive.name == "scan")
-  stacked = [x.aval for x in loop.outvars[loop.params["num_carry"] :]]
+  body = loop.params["jaxpr"]
+  body = getattr(body, "jaxpr", body)
+  within = zip(loop.outvars, body.outvars, strict=True)
+  stacked = [x.aval for x, one in within if x.aval.shape != one.aval.shape]  # not carried on
   return sorted((x.shape[1:], str(x.dtype)) for x in stacked if x.ndim > 2)
 
 
