@@ -17,11 +17,11 @@ from workers import confine, serve
 
 
 class Attention(nn.Module):
-  def __init__(self, dim: int, num_heads: int):
+  def __init__(self, dim: int, num_heads: int, use_bias: bool):
     super().__init__()
     self.num_heads = num_heads
-    self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-    self.out = nn.Linear(dim, dim, bias=False)
+    self.qkv = nn.Linear(dim, 3 * dim, bias=use_bias)
+    self.out = nn.Linear(dim, dim, bias=use_bias)
 
   def forward(self, x):
     B, T, D = x.shape
@@ -32,13 +32,13 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-  def __init__(self, dim: int, num_heads: int):
+  def __init__(self, dim: int, num_heads: int, use_bias: bool):
     super().__init__()
-    self.attention_norm = nn.LayerNorm(dim, bias=False)
-    self.attention = Attention(dim, num_heads)
-    self.feed_forward_norm = nn.LayerNorm(dim, bias=False)
-    self.up = nn.Linear(dim, 4 * dim, bias=False)
-    self.down = nn.Linear(4 * dim, dim, bias=False)
+    self.attention_norm = nn.LayerNorm(dim, bias=use_bias)
+    self.attention = Attention(dim, num_heads, use_bias)
+    self.feed_forward_norm = nn.LayerNorm(dim, bias=use_bias)
+    self.up = nn.Linear(dim, 4 * dim, bias=use_bias)
+    self.down = nn.Linear(4 * dim, dim, bias=use_bias)
 
   def forward(self, x):
     x = x + self.attention(self.attention_norm(x))
@@ -49,12 +49,20 @@ class Block(nn.Module):
 class GPT(nn.Module):
   """Learned positions, pre-norm blocks, a head that is the transposed embedding."""
 
-  def __init__(self, vocab_size: int, length: int, dim: int, num_layers: int, num_heads: int):
+  def __init__(
+    self,
+    vocab_size: int,
+    length: int,
+    dim: int,
+    num_layers: int,
+    num_heads: int,
+    use_bias: bool = False,
+  ):
     super().__init__()
     self.embedding = nn.Embedding(vocab_size, dim)
     self.positions = nn.Embedding(length, dim)
-    self.blocks = nn.ModuleList(Block(dim, num_heads) for _ in range(num_layers))
-    self.norm = nn.LayerNorm(dim, bias=False)
+    self.blocks = nn.ModuleList(Block(dim, num_heads, use_bias) for _ in range(num_layers))
+    self.norm = nn.LayerNorm(dim, bias=use_bias)
 
   def forward(self, ids):
     x = self.embedding(ids) + self.positions.weight

@@ -12,30 +12,13 @@ from typing import Any
 import torch  # pyright: ignore[reportMissingImports]
 import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
 from torch import nn  # pyright: ignore[reportMissingImports]
+from torch_gpt import GPT
 
 _TILE = 64
 
 
-class GPTBlock(nn.Module):
-  """GPT-2's: LayerNorm, tanh GELU, biases."""
-
-  def __init__(self, dim: int, num_heads: int, hidden_dim: int):
-    super().__init__()
-    self.num_heads = num_heads
-    self.attention_norm, self.feed_forward_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
-    self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-    self.up, self.down = nn.Linear(dim, hidden_dim), nn.Linear(hidden_dim, dim)
-
-  def forward(self, x, rotation):
-    del rotation
-    heads = [_heads(y, self.num_heads) for y in self.qkv(self.attention_norm(x)).chunk(3, -1)]
-    x = x + self.out(_attend(*heads))
-    hidden = F.gelu(self.up(self.feed_forward_norm(x)), approximate="tanh")
-    return x + self.down(hidden)
-
-
-class LlamaBlock(nn.Module):
-  """LLaMA's: RMSNorm, rotary positions, SwiGLU, no biases."""
+class Block(nn.Module):
+  """RMSNorm, rotary positions, SwiGLU, no biases."""
 
   def __init__(self, dim: int, num_heads: int, hidden_dim: int):
     super().__init__()
@@ -57,38 +40,35 @@ class LlamaBlock(nn.Module):
     return x + self.down(F.silu(self.gate(y)) * self.up(y))
 
 
-class LanguageModel(nn.Module):
-  """A GPT (learned positions, the head is the embedding transposed) or a LLaMA."""
+class Llama(nn.Module):
+  """Blocks that share one table of rotations, and a head of its own."""
 
-  def __init__(self, family: str, sizes: dict[str, int], length: int):
+  def __init__(self, vocab_size: int, length: int, sizes: dict[str, int]):
     super().__init__()
     dim, num_heads = sizes["model_dim"], sizes["num_heads"]
-    vocab_size = _TILE * math.ceil(sizes["vocab_size"] / _TILE)
-    block, norm = (GPTBlock, nn.LayerNorm) if family == "gpt2" else (LlamaBlock, nn.RMSNorm)
     self.embedding = nn.Embedding(vocab_size, dim)
-    self.positions = nn.Embedding(length, dim) if family == "gpt2" else None
-    layers = (block(dim, num_heads, sizes["hidden_dim"]) for _ in range(sizes["num_layers"]))
+    layers = (Block(dim, num_heads, sizes["hidden_dim"]) for _ in range(sizes["num_layers"]))
     self.blocks = nn.ModuleList(layers)
-    self.norm = norm(dim)
+    self.norm = nn.RMSNorm(dim)
     self.head = nn.Linear(dim, vocab_size, bias=False)
-    if family == "gpt2":
-      self.head.weight = self.embedding.weight
-    for parameter in self.parameters():
-      if parameter.dim() > 1:
-        nn.init.normal_(parameter, std=0.02)
     features = torch.linspace(0, 1, dim // num_heads // 2 + 1)[:-1]
-    frequencies = torch.exp(-math.log(10_000) * features)
-    angles = torch.arange(length)[:, None] * frequencies
+    angles = torch.arange(length)[:, None] * torch.exp(-math.log(10_000) * features)
     self.register_buffer("rotation", torch.stack([angles.cos(), angles.sin()]))
 
-  def forward(self, ids, targets):
+  def forward(self, ids):
     x = self.embedding(ids)
-    if self.positions is not None:
-      x = x + self.positions.weight
     for block in self.blocks:
       x = block(x, self.rotation)
-    logits = self.head(self.norm(x))
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+    return self.head(self.norm(x))
+
+
+def model(family: str, sizes: dict[str, int], length: int) -> Any:
+  """ids [B, T] -> logits [B, T, V], of family "gpt2" or "llama"."""
+  vocab_size = _TILE * math.ceil(sizes["vocab_size"] / _TILE)
+  if family == "llama":
+    return Llama(vocab_size, length, sizes)
+  dim, num_layers, num_heads = (sizes[f] for f in ("model_dim", "num_layers", "num_heads"))
+  return GPT(vocab_size, length, dim, num_layers, num_heads, use_bias=True)
 
 
 def measured(
@@ -101,20 +81,24 @@ def measured(
   device = "cuda" if on_gpu else "cpu"
   torch.manual_seed(0)
   torch.set_float32_matmul_precision("high")
-  model: Any = LanguageModel(family, sizes, length).to(device)
+  trained = model(family, sizes, length).to(device)
+  for parameter in trained.parameters():
+    if parameter.dim() > 1:
+      nn.init.normal_(parameter, std=0.02)
   if on_gpu:
-    for block in model.blocks:
+    for block in trained.blocks:
       block.compile()
   optimizer = torch.optim.AdamW(
-    model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True
+    trained.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True
   )
   ids = torch.randint(sizes["vocab_size"], (num_rows, length), device=device)
 
   def run() -> None:
     with torch.autocast(device, torch.bfloat16):
-      loss = model(ids, ids.roll(-1, dims=1))
+      logits = trained(ids)
+      loss = F.cross_entropy(logits.flatten(0, 1).float(), ids.roll(-1, dims=1).flatten())
     loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     if not math.isfinite(loss.item()):  # waits for the device

@@ -2,8 +2,8 @@
 
 The public call supports a causal mask, a window, and an explicit mask for every pair of tokens,
 but no segments. Rows of one segment need no explicit mask. Packed rows do; only some queries'
-part of it is in memory at a time. Which they are is decided for a whole step on
-one device (layers/attention_cores/whole_rows.py).
+part of it is in memory at a time. On one device a whole step is told which rows it has
+(layers/attention_cores/whole_rows.py).
 
 Letters: B batch, T length, C queries at a time, N query heads, K key heads, H head dimension.
 """

@@ -1,8 +1,8 @@
 """The exchanges (collectives) of a compiled program in one run, read from its HLO text.
 
 A collective inside loops counts once for every iteration; of a choice the branch that exchanges
-most counts. Its bytes are the larger of input and
-output on one device: the output of an all-gather, the input of a reduce-scatter.
+most counts. Its bytes are the larger of input and output on one device: the output of an
+all-gather, the input of a reduce-scatter.
 """
 
 import collections
@@ -56,11 +56,11 @@ def collectives(program: Program, mesh: Mapping[str, int]) -> list[Collective]:
   repeated = _repeated(program.computations)
   found = [
     collective
-    for name, instructions in program.computations.items()
+    for name, body in program.computations.items()
     if times[name]
-    for instruction in instructions
+    for instruction in body
     if instruction not in repeated.get(name, ())
-    and (collective := _collective(name, instruction, times[name], mesh, program)) is not None
+    and (collective := _collective(name, body, instruction, times[name], mesh)) is not None
   ]
   return sorted(found, key=lambda c: -c.bytes)
 
@@ -100,10 +100,10 @@ def _repeated(
 
 def _collective(
   computation: str,
+  body: Sequence[Instruction],
   instruction: Instruction,
   times: int,
   mesh: Mapping[str, int],
-  program: Program,
 ) -> Collective | None:
   """The instruction as a Collective; None if it is none or involves a single device."""
   kind = instruction.opcode.removesuffix("-start")
@@ -117,14 +117,14 @@ def _collective(
     size *= math.prod(mesh.get(axis, 1) for axis in axes or ())
   if computation.startswith("all-reduce-scatter"):  # how a TPU fuses the two
     kind = "reduce-scatter"
-  source = _source(instruction, program.computations[computation])
+  source = _source(instruction, body)
   return Collective(kind, axes or ("?",), times * count, times * size, source)
 
 
-def _source(instruction: Instruction, computation: Sequence[Instruction]) -> str:
+def _source(instruction: Instruction, body: Sequence[Instruction]) -> str:
   """Its place; without one, as the partitioner may add it, the place of its first user."""
   while not instruction.source:
-    users = (user for user in computation if instruction.name in user.operands)
+    users = (user for user in body if instruction.name in user.operands)
     if (user := next(users, None)) is None:
       return ""
     instruction = user

@@ -28,7 +28,7 @@ def test_both_train_as_many_parameters(family, monkeypatch):
   ours = draw(ground := lay_ground(config), ground.mesh.describe(1)).initializer.num_params()
   sizes = gpu_step._sizes(config)
   with torch.device("meta"):
-    model = torch_step.LanguageModel(family, sizes, length=1024)
+    model = torch_step.model(family, sizes, length=1024)
   tables_ = 1 if family == "gpt2" else 2
   padding = model.embedding.num_embeddings - sizes["vocab_size"]
   theirs = sum(parameter.numel() for parameter in model.parameters())

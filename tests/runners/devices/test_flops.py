@@ -140,10 +140,17 @@ def test_shards_that_share_the_work_add_up_to_the_whole():
     assert flops.count(lambda x, w, s=spec: sharded(x, w, s), SQUARE, SQUARE) == SQUARE_FLOPS
 
 
-def test_a_kernel_counts_once_for_every_block_of_its_grid():
-  def kernel(x, w, out):
-    out[...] = x[...] @ w[...]
+def multiply(x, w, out):
+  out[...] = x[...] @ w[...]
 
+
+def multiply_but_in_the_first(x, w, out):
+  pallas.when(pallas.program_id(0) > 0)(lambda: multiply(x, w, out))
+
+
+# What a kernel decides upon counts as if it were always done.
+@pytest.mark.parametrize("kernel", [multiply, multiply_but_in_the_first])
+def test_a_kernel_counts_once_for_every_block_of_its_grid(kernel):
   def product(x, w):
     rows = pallas.BlockSpec((2, 8), lambda i: (i, 0))
     whole = pallas.BlockSpec((8, 8), lambda i: (0, 0))
